@@ -1,0 +1,33 @@
+"""The Core ML backend: graphs -> `.mlpackage` for iOS 18 / macOS 15 and later."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from pathlib import Path
+
+from export.backends.base import Specs, WeightStream
+from export.graphs.graph import Graph
+from export.quant.recipe import Method
+
+
+class CoreMLBackend:
+    """Implements `export.backends.base.Backend`."""
+
+    name = "coreml"
+    suffix = ".mlpackage"
+    methods: frozenset[Method] = frozenset({"kmeans", "affine"})
+    # Above about 1 GB a package silently leaves the Neural Engine of an iPhone.
+    max_package_bytes = 950_000_000
+
+    def convert(self, graph: Graph, specs: Specs, weights: WeightStream, path: Path) -> int:
+        """Write `path`; return the bytes of its weight file."""
+        # coremltools warns at import that Core ML's runtime is absent: it is not needed here.
+        logging.getLogger("coremltools").setLevel(logging.ERROR)
+        from export.backends.coreml.package import write_package
+
+        return write_package(graph, specs, weights, path)
+
+    def tools(self) -> dict[str, str]:
+        """The converter's version."""
+        return {"coremltools": version("coremltools")}

@@ -1,0 +1,137 @@
+"""Constants of a MIL function that stand for weights without holding them.
+
+A placeholder has the right type and shape but zero strides, so it takes no memory. Its weight id
+names the piece of which parameter goes there; the same id in several functions is one weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import types
+
+from export.graphs.graph import Parameter
+from export.quant.recipe import QuantSpec
+from export.weights import AffineWeight, DenseWeight, LutWeight, Weight, packed_size
+from mobile_runtime.bundle import InputError
+
+_INDEX_TYPES = {
+    1: types.np_uint1_dtype,
+    2: types.np_uint2_dtype,
+    3: types.np_uint3_dtype,
+    4: types.np_uint4_dtype,
+    6: types.np_uint6_dtype,
+    8: np.dtype(np.uint8),
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of the weight file: how to take it from a weight, and its type there."""
+
+    weight_id: str
+    extract: Callable[[Weight], np.ndarray]
+    data_type: str
+    padding_bits: int = 0
+
+
+class Placeholders:
+    """Makes the constants and remembers the pieces of each parameter."""
+
+    def __init__(self) -> None:
+        self.pieces: dict[str, dict[str, Piece]] = {}
+
+    def vector(self, parameter: Parameter) -> Any:
+        """A bias or gain, float16 (n,)."""
+        piece = Piece(parameter.name, _values, "float16")
+        return self._const(parameter, piece, np.dtype(np.float16), parameter.shape)
+
+    def doubled_vector(self, parameter: Parameter) -> Any:
+        """A gain followed by as many zeros, float16 (2n,)."""
+        piece = Piece(f"{parameter.name}/doubled", _doubled, "float16")
+        shape = (2 * parameter.shape[0],)
+        return self._const(parameter, piece, np.dtype(np.float16), shape)
+
+    def kernel(self, parameter: Parameter, spec: QuantSpec | None) -> Any:
+        """The (rows, columns, 1, 1) kernel of a 1×1 convolution in the form of `spec`."""
+        if spec is None:
+            piece = Piece(parameter.name, _values, "float16")
+            shape = (*parameter.shape, 1, 1)
+            return self._const(parameter, piece, np.dtype(np.float16), shape)
+        if spec.method == "kmeans":
+            return self._lut(parameter, spec)
+        return self._affine(parameter)
+
+    def _lut(self, parameter: Parameter, spec: QuantSpec) -> Any:
+        if spec.bits not in _INDEX_TYPES:
+            raise InputError(
+                f"Core ML has no {spec.bits}-bit lookup tables (for {parameter.name}); "
+                f"use {', '.join(map(str, _INDEX_TYPES))} bits."
+            )
+        rows, columns = parameter.shape
+        padding = 8 * packed_size(rows * columns, spec.bits) - rows * columns * spec.bits
+        indices = Piece(f"{parameter.name}/indices", _packed, f"uint{spec.bits}", padding)
+        lut = Piece(f"{parameter.name}/lut", _lut_values, "float16")
+        lut_shape = (rows // spec.group_size, 1, 1, 1, 1 << spec.bits, 1)
+        return mb.constexpr_lut_to_dense(
+            indices=self._const(parameter, indices, _INDEX_TYPES[spec.bits], (rows, columns, 1, 1)),
+            lut=self._const(parameter, lut, np.dtype(np.float16), lut_shape),
+            name=_const_name(parameter.name),
+        )
+
+    def _affine(self, parameter: Parameter) -> Any:
+        rows, columns = parameter.shape
+        data = Piece(f"{parameter.name}/q", _integers, "int8")
+        scale = Piece(f"{parameter.name}/scale", _scales, "float16")
+        return mb.constexpr_blockwise_shift_scale(
+            data=self._const(parameter, data, np.dtype(np.int8), (rows, columns, 1, 1)),
+            scale=self._const(parameter, scale, np.dtype(np.float16), (rows, 1, 1, 1)),
+            name=_const_name(parameter.name),
+        )
+
+    def _const(
+        self, parameter: Parameter, piece: Piece, dtype: np.dtype[Any], shape: tuple[int, ...]
+    ) -> Any:
+        self.pieces.setdefault(parameter.name, {})[piece.weight_id] = piece
+        values = np.broadcast_to(np.zeros((), dtype), shape)
+        const = mb.const(val=values, name=_const_name(piece.weight_id))
+        const.op.weight_id = piece.weight_id
+        return const
+
+
+def _const_name(weight_id: str) -> str:
+    return "weight_" + weight_id.replace(".", "_").replace("/", "_")
+
+
+def _values(weight: Weight) -> np.ndarray:
+    assert isinstance(weight, DenseWeight)
+    return weight.values
+
+
+def _doubled(weight: Weight) -> np.ndarray:
+    assert isinstance(weight, DenseWeight)
+    return np.concatenate([weight.values, np.zeros_like(weight.values)])
+
+
+def _packed(weight: Weight) -> np.ndarray:
+    assert isinstance(weight, LutWeight)
+    return weight.packed
+
+
+def _lut_values(weight: Weight) -> np.ndarray:
+    assert isinstance(weight, LutWeight)
+    return weight.lut
+
+
+def _integers(weight: Weight) -> np.ndarray:
+    assert isinstance(weight, AffineWeight)
+    return weight.q
+
+
+def _scales(weight: Weight) -> np.ndarray:
+    assert isinstance(weight, AffineWeight)
+    return weight.scale

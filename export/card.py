@@ -1,0 +1,79 @@
+"""The bundle's README.md: what it is, what it holds, how to use it, whose weights they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mobile_runtime.bundle import GraphSpec, Manifest
+
+_TEMPLATE = """\
+# {model}, {format} bundle ({recipe})
+
+{warning}{model} for iPads and iPhones (iOS 18 / iPadOS 18, macOS 15 or later).
+Made from `{source}`,
+SHA-256 of its weights `{sha256}`.
+
+| package | blocks | functions | parameters | MB | bits per weight |
+|---|---|---|---|---|---|
+{rows}
+
+Context {context} tokens, prefill in blocks of {prefill}, key/value cache: {kv_cache}.
+Longest view: {max_patches} patches, which holds every picture between 1:20 and 20:1.
+
+## Use
+
+    python -m mobile_runtime info BUNDLE
+    python -m mobile_runtime chat BUNDLE --image photo.jpg "What is this?"
+    python -m validation parity BUNDLE --checkpoint DIR
+
+`manifest.json` describes every graph's inputs and outputs, the preprocessing constants, the special
+tokens and the SHA-256 of every file.
+
+## Compute units
+
+The decoder, head and resampler are shaped for the Neural Engine. Published tests of SigLIP towers
+in float16 there disagree with each other: load the vision encoder on the GPU unless your own
+measurement on the device says otherwise.
+
+## Licence of the weights
+
+{license}
+
+## Made with
+
+{tools}
+"""
+
+
+def write_card(path: Path, manifest: Manifest) -> None:
+    """Write the card; every figure comes from the manifest."""
+    warning = ""
+    if manifest.source.random_weights:
+        warning = "**Random weights: this bundle tests the tools, its answers mean nothing.**\n\n"
+    path.write_text(
+        _TEMPLATE.format(
+            model=manifest.model,
+            format=manifest.format,
+            recipe=manifest.recipe["name"],
+            warning=warning,
+            source=manifest.source.name,
+            sha256=manifest.source.sha256,
+            rows="\n".join(_row(graph) for graph in manifest.graphs),
+            context=manifest.decoding.context_length,
+            prefill=manifest.decoding.prefill_length,
+            kv_cache=manifest.decoding.kv_cache,
+            max_patches=manifest.preprocessing.max_patches,
+            license=manifest.source.license,
+            tools="\n".join(f"- {name} {version}" for name, version in manifest.tools.items()),
+        ),
+        encoding="utf-8",
+    )
+
+
+def _row(graph: GraphSpec) -> str:
+    functions = ", ".join(function.name for function in graph.functions)
+    bits = 8 * graph.weight_bytes / graph.parameters
+    return (
+        f"| {graph.name} | {graph.blocks[0]}–{graph.blocks[1] - 1} | {functions} "
+        f"| {graph.parameters:,} | {graph.weight_bytes / 1e6:,.1f} | {bits:.2f} |"
+    )

@@ -1,0 +1,185 @@
+"""A Hugging Face checkpoint folder as lazy, named tensors.
+
+Tensors come out as stored (bfloat16, float16 or float32 numpy arrays), one at a time, straight from
+the memory-mapped shards; nothing but safetensors is ever read. Knows no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes  # noqa: F401  (registers "bfloat16" with numpy, which safetensors asks for)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from export.models.config import read_json
+from mobile_runtime.bundle import InputError
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "LICENSE*"]
+_LISTED = 12
+
+
+class TensorSource(Protocol):
+    """Anything that hands out tensors by name."""
+
+    def read(self, name: str) -> np.ndarray: ...
+
+    def read_rows(self, name: str, begin: int, end: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a shard's header says of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    shard: str
+
+
+class Checkpoint:
+    """The tensors of one checkpoint folder. Opening it checks every shard's header."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shards: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        for shard, names in _shard_names(folder).items():
+            self._open(shard, names)
+
+    def _open(self, shard: str, indexed: frozenset[str] | None) -> None:
+        path = self.folder / shard
+        if not path.is_file():
+            raise InputError(f"{self.folder} lacks the shard {shard}; download it again.")
+        try:
+            file: Any = safe_open(path, framework="np")
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{path} is truncated or not a safetensors file ({error}); download it again."
+            ) from error
+        self._shards[shard] = file
+        names = frozenset(file.keys())
+        if indexed is not None and names != indexed:
+            raise InputError(
+                f"{shard} does not hold the tensors that the index lists for it "
+                f"({_some(names ^ indexed)}); download it again."
+            )
+        for name in sorted(names):
+            self._add(name, shard)
+
+    def _add(self, name: str, shard: str) -> None:
+        if name in self.tensors:
+            raise InputError(
+                f"tensor {name} stands in both {self.tensors[name].shard} and {shard}; "
+                "the checkpoint must hold it once."
+            )
+        entry = self._shards[shard].get_slice(name)
+        dtype = str(entry.get_dtype())
+        if dtype not in _DTYPES:
+            raise InputError(
+                f"tensor {name} in {shard} has type {dtype}; "
+                f"supported are {', '.join(_DTYPES)}: convert the checkpoint first."
+            )
+        self.tensors[name] = TensorInfo(tuple(entry.get_shape()), _DTYPES[dtype], shard)
+
+    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Compare names and shapes with `expected`; list what is missing, unexpected, misshapen."""
+        problems = []
+        if missing := expected.keys() - self.tensors.keys():
+            problems.append(f"missing: {_some(missing)}")
+        if unexpected := self.tensors.keys() - expected.keys():
+            problems.append(f"unexpected: {_some(unexpected)}")
+        wrong = [
+            f"{name} is {list(self.tensors[name].shape)}, expected {list(shape)}"
+            for name, shape in expected.items()
+            if name in self.tensors and self.tensors[name].shape != shape
+        ]
+        if wrong:
+            problems.append(f"wrong shape: {_some(wrong)}")
+        if problems:
+            raise InputError(
+                f"{self.folder} does not fit its config.json; {'; '.join(problems)}; "
+                "give a complete MiniCPM-V 4.5 checkpoint."
+            )
+
+    def read(self, name: str) -> np.ndarray:
+        """The whole tensor, as stored."""
+        tensor: np.ndarray = self._shards[self.tensors[name].shard].get_tensor(name)
+        if name not in self._digests:
+            self._digests[name] = hashlib.sha256(tensor.view(np.uint8).data).hexdigest()
+        return tensor
+
+    def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Rows `begin` to `end` (clipped to the tensor) of a matrix, as stored."""
+        info = self.tensors[name]
+        rows = slice(min(begin, info.shape[0]), min(end, info.shape[0]))
+        block: np.ndarray = self._shards[info.shard].get_slice(name)[rows]
+        return block
+
+    def sha256(self) -> str:
+        """Digest over name, type, shape and bytes of every tensor, whatever the sharding."""
+        total = hashlib.sha256()
+        for name, info in sorted(self.tensors.items()):
+            if name not in self._digests:
+                self.read(name)
+            entry = [name, info.dtype, list(info.shape), self._digests[name]]
+            total.update(json.dumps(entry).encode())
+        return total.hexdigest()
+
+
+def _shard_names(folder: Path) -> dict[str, frozenset[str] | None]:
+    """Shard file -> names that the index lists for it (None without an index)."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give the folder of a checkpoint.")
+    if not (folder / _INDEX).is_file():
+        if (folder / _SINGLE).is_file():
+            return {_SINGLE: None}
+        raise InputError(
+            f"{folder} holds neither {_INDEX} nor {_SINGLE}; "
+            "give a checkpoint in safetensors format (pickled weights are not read)."
+        )
+    weight_map = read_json(folder / _INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{folder / _INDEX} has no 'weight_map'; download it again.")
+    shards: dict[str, set[str]] = {}
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise InputError(f"{folder / _INDEX} names the shard {shard!r} outside the folder.")
+        shards.setdefault(shard, set()).add(name)
+    return {shard: frozenset(names) for shard, names in sorted(shards.items())}
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first names of a long list, with the count of the rest."""
+    ordered = sorted(names)
+    rest = len(ordered) - _LISTED
+    return ", ".join(ordered[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def locate_checkpoint(given: str) -> Path:
+    """A folder as it is; a hub id ("openbmb/MiniCPM-V-4_5") downloaded to the hub's cache."""
+    folder = Path(given).expanduser()
+    if folder.is_dir():
+        return folder
+    if given.count("/") != 1 or folder.is_absolute() or given.startswith("."):
+        raise InputError(
+            f"no checkpoint at {given}; give a folder with config.json and safetensors, "
+            "or a hub id such as openbmb/MiniCPM-V-4_5."
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(given, allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub client raises its own, httpx's and OS errors
+        raise InputError(
+            f"{given} is no folder, and could not be fetched from the hub either "
+            f"({type(error).__name__}); check the name and the network, or give a folder."
+        ) from error

@@ -1,0 +1,77 @@
+"""`python -m export BACKEND`: one subcommand a backend, one flag a field of ExportConfig."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.backends import BACKENDS
+from export.config import ExportConfig
+from export.pipeline import export_bundle
+from export.progress import Progress
+from export.quant.recipes import PARTS, RECIPES, SPECS
+from mobile_runtime.bundle import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run an export; the bundle's path is the last line on stdout. 0, or 2 for a user's mistake."""
+    options = vars(_parser().parse_args(arguments))
+    backend, quiet = BACKENDS[options.pop("backend")], options.pop("quiet")
+    try:
+        config = ExportConfig(**options | {"override": _overrides(options["override"])})
+        bundle = export_bundle(config, backend, Progress(quiet))
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    if not config.plan:
+        print(bundle)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = ExportConfig()
+    parser = argparse.ArgumentParser(
+        prog="python -m export", description="Export MiniCPM-V 4.5 for phones and tablets."
+    )
+    backends = parser.add_subparsers(dest="backend", required=True, metavar="BACKEND")
+    for name in BACKENDS:
+        sub = backends.add_parser(name, help=f"write a {name} bundle")
+        sub.add_argument(
+            "--checkpoint",
+            help="folder or hub id (openbmb/MiniCPM-V-4_5); without it, tiny random weights",
+        )
+        sub.add_argument(
+            "--output", type=Path, default=default.output, help="folder that gets the bundle"
+        )
+        sub.add_argument("--quant", choices=RECIPES, default=default.quant, help="recipe")
+        sub.add_argument(
+            "--override",
+            action="append",
+            default=[],
+            metavar="PART=PRECISION",
+            help=f"change one part ({', '.join(PARTS)}) to {', '.join(SPECS)}; may be repeated",
+        )
+        sub.add_argument("--context-length", type=int, default=default.context_length)
+        sub.add_argument("--prefill-length", type=int, default=default.prefill_length)
+        sub.add_argument(
+            "--kv-cache",
+            choices=("state", "io"),
+            default=default.kv_cache,
+            help="state: Core ML keeps the cache; io: the host passes it in and stores new rows",
+        )
+        sub.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+        sub.add_argument("--plan", action="store_true", help="print what would be written, stop")
+        sub.add_argument("--quiet", action="store_true", help="print the bundle's path alone")
+    return parser
+
+
+def _overrides(given: Sequence[str]) -> dict[str, str]:
+    pairs = [item.partition("=") for item in given]
+    if wrong := [item for item, (_, equals, _) in zip(given, pairs, strict=True) if not equals]:
+        raise InputError(f"--override {wrong[0]} is not PART=PRECISION, such as lm_head=int8.")
+    return {part: precision for part, _, precision in pairs}

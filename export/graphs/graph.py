@@ -1,0 +1,191 @@
+"""What a graph is: functions over named weights, written once in the vocabulary of `Ops`.
+
+A body calls the operations of whichever backend builds it and names its weights as `Parameter`s;
+it holds no weight itself, so building a graph of any size costs milliseconds and no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from export.checkpoint import TensorSource
+from mobile_runtime.bundle import FunctionSpec, GraphSpec, TensorSpec
+
+Role = Literal["vision_encoder", "resampler", "decoder", "lm_head"]
+Value = Any  # a backend's handle of an activation
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A weight of a graph, computed from checkpoint tensors when it is asked for.
+
+    A matrix is (rows, columns) with one row per output; `load` may return fewer rows than `shape`
+    says: the rest is padding. Recipes speak of matrices by `name`; vectors always stay float16.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    load: Callable[[TensorSource], np.ndarray]
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether a recipe may quantize it."""
+        return len(self.shape) == 2
+
+    @property
+    def size(self) -> int:
+        """Number of values, padding included."""
+        return int(np.prod(self.shape))
+
+
+class Ops(Protocol):
+    """The operations that graph bodies are written in.
+
+    An activation has `channels` and `length`; "heads" are activations split into
+    (heads, head_dim, length), "rows" are keys or values as (kv_heads, length, head_dim).
+    """
+
+    def linear(self, x: Value, weight: Parameter, bias: Parameter | None = None) -> Value:
+        """weight · x + bias on every position."""
+
+    def add(self, x: Value, y: Value) -> Value:
+        """x + y."""
+
+    def multiply(self, x: Value, y: Value) -> Value:
+        """x · y."""
+
+    def silu(self, x: Value) -> Value:
+        """x · sigmoid(x)."""
+
+    def gelu_tanh(self, x: Value) -> Value:
+        """GELU, tanh approximation."""
+
+    def layer_norm(self, x: Value, weight: Parameter, bias: Parameter, eps: float) -> Value:
+        """Normalise over the channels."""
+
+    def rms_norm(self, x: Value, weight: Parameter, eps: float) -> Value:
+        """x / sqrt(mean(x²) + eps) · weight over the channels."""
+
+    def heads(self, x: Value, num_heads: int) -> Value:
+        """Split the channels into heads."""
+
+    def head_rms_norm(self, x: Value, weight: Parameter, eps: float) -> Value:
+        """RMS norm of every head."""
+
+    def rope(self, x: Value, cos: Value, sin: Value) -> Value:
+        """Rotary embedding of heads in the rotate-half form."""
+
+    def rows(self, x: Value) -> Value:
+        """Heads -> rows."""
+
+    def scaled(self, q: Value, k: Value, scale: float) -> Value:
+        """The pair (q, k) with scale spread over both such that their product is exact."""
+
+    def attend(self, q: Value, k: Value, v: Value, mask: Value) -> Value:
+        """Bidirectional attention of heads over heads; q and k already scaled."""
+
+    def weighted_values(self, scores: Value, values: Value, num_heads: int) -> Value:
+        """softmax of (heads · queries) scores over the length, applied to values."""
+
+    def grouped_mask(self, mask: Value, groups: int) -> Value:
+        """The mask for `groups` query heads folded into the length."""
+
+    def write_cache(self, state: Value, rows: Value, index: int, position: Value) -> Value:
+        """Store rows in row `index` of the cache state at `position`; return that whole row."""
+
+    def cache_row(self, cache: Value, index: int) -> Value:
+        """Row `index` of a cache input."""
+
+    def grouped_attention(
+        self, q: Value, keys: Sequence[Value], values: Sequence[Value], mask: Value
+    ) -> Value:
+        """Grouped-query attention of heads over the rows of all `keys` together."""
+
+    def stack_rows(self, rows: Sequence[Value]) -> Value:
+        """Rows stacked as a cache is."""
+
+
+Body = Callable[[Any, Mapping[str, Value]], Mapping[str, Value]]
+
+
+@dataclass(frozen=True)
+class Function:
+    """Inputs and states by name -> outputs by name."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    body: Body
+
+    @property
+    def spec(self) -> FunctionSpec:
+        """What the manifest says of it."""
+        return FunctionSpec(self.name, self.inputs, self.outputs)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One package: functions that share weights and states."""
+
+    name: str
+    role: Role
+    functions: tuple[Function, ...]
+    states: tuple[TensorSpec, ...]
+    blocks: range
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every weight, in the order of first use."""
+        return tuple(
+            {
+                parameter.name: parameter
+                for function in self.functions
+                for parameter in collect_parameters(function.body)
+            }.values()
+        )
+
+    def spec(self, path: str, weight_bytes: int) -> GraphSpec:
+        """What the manifest says of it."""
+        return GraphSpec(
+            name=self.name,
+            role=self.role,
+            path=path,
+            functions=tuple(function.spec for function in self.functions),
+            states=self.states,
+            blocks=(self.blocks.start, self.blocks.stop),
+            parameters=sum(parameter.size for parameter in self.parameters),
+            weight_bytes=weight_bytes,
+        )
+
+
+class _Recorder:
+    """Stands in for a backend and notes the parameters that a body uses."""
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, Parameter] = {}
+
+    def __getattr__(self, operation: str) -> Callable[..., tuple[None, None]]:
+        def record(*arguments: Any, **named: Any) -> tuple[None, None]:
+            for argument in (*arguments, *named.values()):
+                if isinstance(argument, Parameter):
+                    self.parameters[argument.name] = argument
+            return None, None
+
+        return record
+
+
+class _AnyName(dict[str, None]):
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+def collect_parameters(body: Body) -> tuple[Parameter, ...]:
+    """The weights that `body` uses, found by running it without computing anything."""
+    recorder = _Recorder()
+    body(recorder, _AnyName())
+    return tuple(recorder.parameters.values())

@@ -1,0 +1,77 @@
+"""Parameters as the graphs hold them, derived from the checkpoint's tensors.
+
+Folds and paddings live here, so that a reference with the same weights can repeat them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from export.checkpoint import TensorSource
+from export.graphs.graph import Parameter
+from export.models.config import ModelConfig
+from export.models.resampler_constants import LAYER_NORM_EPS
+
+KEY_QUERY = "resampler.attn.key_query.weight"
+POSITION_EMBEDDING = "vpm.embeddings.position_embedding.weight"
+
+
+def stored(name: str, *shape: int) -> Parameter:
+    """The tensor as the checkpoint has it."""
+    return Parameter(name, shape, lambda source: source.read(name))
+
+
+def flattened(name: str, rows: int, columns: int) -> Parameter:
+    """A convolution's weight as a matrix."""
+    return Parameter(name, (rows, columns), lambda source: source.read(name).reshape(rows, columns))
+
+
+def transposed(name: str, rows: int, columns: int) -> Parameter:
+    """A matrix that the checkpoint stores the other way round."""
+    return Parameter(
+        name, (rows, columns), lambda source: np.ascontiguousarray(source.read(name).T)
+    )
+
+
+def row_block(name: str, tensor: str, begin: int, end: int, columns: int) -> Parameter:
+    """Rows `begin` to `end` of `tensor`; rows past its end are padding."""
+    shape = (end - begin, columns)
+    return Parameter(name, shape, lambda source: source.read_rows(tensor, begin, end))
+
+
+def vector_block(name: str, tensor: str, begin: int, end: int) -> Parameter:
+    """Elements `begin` to `end` of a vector."""
+    return Parameter(name, (end - begin,), lambda source: source.read(tensor)[begin:end])
+
+
+def key_query(config: ModelConfig) -> Parameter:
+    """The resampler's queries folded into its key projection: see `fold_key_query`."""
+    rows = config.resampler_heads * config.num_queries
+    shape = (rows, config.decoder.hidden_size)
+    return Parameter(KEY_QUERY, shape, partial(fold_key_query, num_heads=config.resampler_heads))
+
+
+def fold_key_query(source: TensorSource, num_heads: int) -> np.ndarray:
+    """(heads·queries, D) float32, row (h, m) = head_dim^−½ · W_k,hᵀ q_h,m.
+
+    The queries are constants: q = W_q·LN(query) + b_q. So q·(W_k·key + b_k) = row·key + constant,
+    and the constant, equal for all keys, cancels in the softmax.
+    """
+    query = source.read("resampler.query").astype(np.float64)
+    centred = query - query.mean(-1, keepdims=True)
+    normed = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + LAYER_NORM_EPS)
+    normed = normed * source.read("resampler.ln_q.weight").astype(np.float64)
+    normed = normed + source.read("resampler.ln_q.bias").astype(np.float64)
+    size = query.shape[1]
+    head_dim = size // num_heads
+    in_proj = source.read("resampler.attn.in_proj_weight")
+    q_bias = source.read("resampler.attn.in_proj_bias")[:size].astype(np.float64)
+    q = normed @ in_proj[:size].astype(np.float64).T + q_bias  # (queries, D)
+    k_weight = in_proj[size : 2 * size].astype(np.float64)
+    folded = [
+        (q[:, rows] * head_dim**-0.5) @ k_weight[rows]
+        for rows in (slice(h * head_dim, (h + 1) * head_dim) for h in range(num_heads))
+    ]
+    return np.concatenate(folded).astype(np.float32)

@@ -1,0 +1,59 @@
+"""The 3D resampler as one package: a function for each number of frames in a group.
+
+`score_bias` carries everything that depends on positions: key_query · (P2d + T) for each patch,
+and the mask of padded patches. The host computes it from the folded queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from export.graphs.graph import Function, Graph, Ops, Value
+from export.graphs.parameters import key_query, row_block, stored, transposed, vector_block
+from export.models.config import ModelConfig
+from export.models.resampler_constants import LAYER_NORM_EPS, MAX_FRAMES
+from mobile_runtime.bundle import TensorSpec
+
+
+def resampler_graph(config: ModelConfig, max_patches: int, name: str = "resampler") -> Graph:
+    """The package; function `frames_n` takes n frames side by side along the length."""
+    functions = tuple(_function(config, max_patches, n) for n in range(1, MAX_FRAMES + 1))
+    return Graph(name, "resampler", functions, (), range(1))
+
+
+def _function(config: ModelConfig, max_patches: int, frames: int) -> Function:
+    size, length = config.decoder.hidden_size, frames * max_patches
+    score_rows = config.resampler_heads * config.num_queries
+
+    def body(ops: Ops, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
+        return {"image_embeds": _resample(ops, inputs, config)}
+
+    inputs = (
+        TensorSpec("image_features", (1, config.vision.hidden_size, 1, length), "float16"),
+        TensorSpec("score_bias", (1, score_rows, 1, length), "float16"),
+    )
+    output = TensorSpec("image_embeds", (1, size, 1, config.num_queries), "float16")
+    return Function(f"frames_{frames}", inputs, (output,), body)
+
+
+def _resample(ops: Ops, inputs: Mapping[str, Value], config: ModelConfig) -> Value:
+    size, attn = config.decoder.hidden_size, "resampler.attn"
+
+    def norm(y: Value, which: str) -> Value:
+        scale = stored(f"resampler.{which}.weight", size)
+        return ops.layer_norm(y, scale, stored(f"resampler.{which}.bias", size), LAYER_NORM_EPS)
+
+    kv_proj = stored("resampler.kv_proj.weight", size, config.vision.hidden_size)
+    x = norm(ops.linear(inputs["image_features"], kv_proj), "ln_kv")
+    scores = ops.add(ops.linear(x, key_query(config)), inputs["score_bias"])
+    v_rows = (2 * size, 3 * size)
+    values = ops.linear(
+        x,
+        row_block(f"{attn}.v_proj.weight", f"{attn}.in_proj_weight", *v_rows, size),
+        vector_block(f"{attn}.v_proj.bias", f"{attn}.in_proj_bias", *v_rows),
+    )
+    attended = ops.weighted_values(scores, values, config.resampler_heads)
+    out_proj = stored(f"{attn}.out_proj.weight", size, size), stored(f"{attn}.out_proj.bias", size)
+    return ops.linear(
+        norm(ops.linear(attended, *out_proj), "ln_post"), transposed("resampler.proj", size, size)
+    )

@@ -1,0 +1,36 @@
+"""A parameter's values in the storage form that its specification asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from export.checkpoint import TensorSource
+from export.graphs.graph import Parameter
+from export.quant.affine import quantize_affine
+from export.quant.checks import check_finite
+from export.quant.kmeans import palettize
+from export.quant.recipe import QuantSpec
+from export.weights import DenseWeight, Weight
+
+
+def quantize(parameter: Parameter, source: TensorSource, spec: QuantSpec | None) -> Weight:
+    """Load `parameter` from `source` and store it as `spec` says; None is float16."""
+    values = parameter.load(source)
+    rows = parameter.shape[0]
+    if spec is None:
+        return to_float16(values, parameter.name, rows)
+    if spec.method == "affine":
+        return quantize_affine(values, bits=spec.bits, name=parameter.name, rows=rows)
+    return palettize(
+        values, bits=spec.bits, group_size=spec.group_size, name=parameter.name, rows=rows
+    )
+
+
+def to_float16(values: np.ndarray, name: str, rows: int) -> DenseWeight:
+    """Round to float16, padded with zero rows; NaN, infinity and overflow are refused."""
+    check_finite(values, name)
+    if len(values) == rows:
+        return DenseWeight(values.astype(np.float16))
+    padded = np.zeros((rows, *values.shape[1:]), np.float16)
+    padded[: len(values)] = values
+    return DenseWeight(padded)

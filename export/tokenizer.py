@@ -1,0 +1,169 @@
+"""The tokenizer of a checkpoint, made into the files of a bundle and its manifest's Prompt.
+
+A checkpoint folder goes in; tokenizer.json (copied, or built from vocab.json and merges.txt) and
+the published files come out. It knows no weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from export.chat_template import is_supported
+from export.models.config import read_json
+from mobile_runtime.bundle import InputError, Prompt, SpecialToken
+
+# Role in the manifest -> how the published checkpoint writes the token.
+SPECIAL_TOKENS: Mapping[str, str] = {
+    "message_start": "<|im_start|>",
+    "message_end": "<|im_end|>",
+    "end_of_text": "<|endoftext|>",
+    "think_start": "<think>",
+    "think_end": "</think>",
+    "image_start": "<image>",
+    "image_end": "</image>",
+    "slice_start": "<slice>",
+    "slice_end": "</slice>",
+    "image_id_start": "<image_id>",
+    "image_id_end": "</image_id>",
+    "image_placeholder": "<unk>",
+}
+STOP_ROLES = ("message_end", "end_of_text")  # the terminators of the published chat()
+
+
+# How Qwen2's tokenizer cuts text before byte-pair encoding.
+_WORD_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_COPIED = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def build_tokenizer_files(checkpoint_dir: Path, out_dir: Path, vocab_size: int) -> Prompt:
+    """Write the tokenizer's files to `out_dir` (made if absent) and describe its special tokens.
+
+    Every token id must be below `vocab_size`, the rows of the embedding table.
+    """
+    config = read_json(checkpoint_dir / "tokenizer_config.json")
+    template = _chat_template(checkpoint_dir, config)
+    given = checkpoint_dir / "tokenizer.json"
+    tokenizer = _load(given) if given.is_file() else _build(checkpoint_dir, config)
+    _check_added_tokens(tokenizer, config)
+    _check_vocab_size(tokenizer, vocab_size)
+    special_tokens = _special_tokens(tokenizer)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    if given.is_file():
+        shutil.copyfile(given, out_dir / given.name)
+    else:
+        tokenizer.save(str(out_dir / given.name), pretty=False)
+    for name in _COPIED:
+        if (checkpoint_dir / name).is_file():
+            shutil.copyfile(checkpoint_dir / name, out_dir / name)
+    (out_dir / "chat_template.jinja").write_text(template, encoding="utf-8")
+    stop_token_ids = tuple(special_tokens[role].id for role in STOP_ROLES)
+    return Prompt(special_tokens, stop_token_ids, template)
+
+
+def _chat_template(checkpoint_dir: Path, config: Mapping[str, Any]) -> str:
+    path = checkpoint_dir / "chat_template.jinja"
+    template = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    if not isinstance(template, str):
+        raise InputError(
+            f"{checkpoint_dir} has no chat template; tokenizer_config.json or chat_template.jinja "
+            "must hold the published one."
+        )
+    if not is_supported(template):
+        raise InputError(
+            f"The chat template in {checkpoint_dir} is not MiniCPM-V 4.5's, the only one that the "
+            "runtime writes; restore the published template."
+        )
+    return template
+
+
+def _load(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"{path} is not a tokenizer ({error}); download it again.") from error
+    if not isinstance(tokenizer.decoder, decoders.ByteLevel):
+        raise InputError(
+            f"{path} is not a byte-level tokenizer; give the published tokenizer.json."
+        )
+    return tokenizer
+
+
+def _build(checkpoint_dir: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """Qwen2's byte-level BPE with the checkpoint's added tokens."""
+    vocab, merges = checkpoint_dir / "vocab.json", checkpoint_dir / "merges.txt"
+    if missing := [path.name for path in (vocab, merges) if not path.is_file()]:
+        raise InputError(
+            f"{checkpoint_dir} has no tokenizer.json and no {' and no '.join(missing)} to build it "
+            "from; download the checkpoint's tokenizer files."
+        )
+    try:
+        model = models.BPE.from_file(str(vocab), str(merges))
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(
+            f"{vocab.name} and {merges.name} in {checkpoint_dir} do not fit together ({error}); "
+            "download them again."
+        ) from error
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(_WORD_PATTERN), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    flags = ("special", "normalized", "lstrip", "rstrip", "single_word")
+    for _, entry in sorted(_declared_tokens(config).items()):
+        added = {flag: entry[flag] for flag in flags if flag in entry}
+        tokenizer.add_tokens([AddedToken(entry["content"], **added)])
+    return tokenizer
+
+
+def _declared_tokens(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    entries = config.get("added_tokens_decoder")
+    if not isinstance(entries, dict) or not entries:
+        raise InputError(
+            "tokenizer_config.json has no added_tokens_decoder; give the published file."
+        )
+    return {int(token_id): entry for token_id, entry in entries.items()}
+
+
+def _check_added_tokens(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
+    """Each declared token must be an added token of the tokenizer, with the declared id."""
+    added = tokenizer.get_added_tokens_decoder()
+    for token_id, entry in _declared_tokens(config).items():
+        if token_id not in added or added[token_id].content != entry["content"]:
+            raise InputError(
+                f"tokenizer_config.json declares {entry['content']} as token {token_id}, which the "
+                "tokenizer's vocabulary contradicts; use the files of one checkpoint."
+            )
+
+
+def _check_vocab_size(tokenizer: Tokenizer, vocab_size: int) -> None:
+    content, token_id = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if token_id >= vocab_size:
+        raise InputError(
+            f"The tokenizer gives {content} the id {token_id} and the model has {vocab_size} "
+            "embeddings; use the tokenizer of this checkpoint."
+        )
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, SpecialToken]:
+    added = {token.content: n for n, token in tokenizer.get_added_tokens_decoder().items()}
+    if missing := [content for content in SPECIAL_TOKENS.values() if content not in added]:
+        raise InputError(
+            f"The tokenizer lacks the special tokens {', '.join(missing)}; "
+            "use MiniCPM-V 4.5's tokenizer files."
+        )
+    return {role: SpecialToken(text, added[text]) for role, text in SPECIAL_TOKENS.items()}

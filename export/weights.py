@@ -1,0 +1,235 @@
+"""The forms in which a quantized weight is stored: lookup table, affine, or plain float16.
+
+Each form gives back float32 values, whole or a block of rows at a time, and its size on disk.
+It does not know how the numbers were chosen, nor which file format they will be written to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobile_runtime.bundle import InputError
+
+_PER_WORD = 8  # eight indices of b bits fill b whole bytes, for every b from 1 to 8
+
+UInt8 = NDArray[np.uint8]
+Int8 = NDArray[np.int8]
+Float16 = NDArray[np.float16]
+Float32 = NDArray[np.float32]
+
+
+def pack_indices(indices: NDArray[np.integer[Any]], bits: int) -> UInt8:
+    """Pack indices (any shape, 0 … 2**bits - 1) in C order into ceil(count * bits / 8) bytes.
+
+    Element 0 takes the lowest bits of byte 0, as in Core ML's weight blob (uint1 … uint8; 5 and 7
+    bits are not Core ML types and follow the same rule). Unused bits of the last byte are zero.
+    """
+    _check_bits(bits)
+    if indices.size and not 0 <= indices.min() <= indices.max() < 1 << bits:
+        raise InputError(
+            f"indices from {indices.min()} to {indices.max()} do not fit {bits} bits; "
+            f"give 0 to {(1 << bits) - 1}."
+        )
+    flat = np.ascontiguousarray(indices, dtype=np.uint8).reshape(-1)
+    if bits == 8:
+        return flat.copy()
+    padded = np.zeros(-(-flat.size // _PER_WORD) * _PER_WORD, np.uint8)
+    padded[: flat.size] = flat
+    words = np.zeros(padded.size // _PER_WORD, "<u8")
+    for place in range(_PER_WORD):
+        words |= padded[place::_PER_WORD].astype("<u8") << np.uint64(place * bits)
+    stream = words.view(np.uint8).reshape(-1, 8)[:, :bits].reshape(-1)
+    return stream[: packed_size(flat.size, bits)].copy()
+
+
+def unpack_indices(packed: UInt8, bits: int, count: int) -> UInt8:
+    """Return the first `count` indices of a stream that `pack_indices` made, shape (count,)."""
+    _check_bits(bits)
+    if packed.size < packed_size(count, bits):
+        raise InputError(
+            f"{packed.size} bytes hold fewer than {count} indices of {bits} bits; "
+            f"give {packed_size(count, bits)} bytes."
+        )
+    stream = packed.reshape(-1)[: packed_size(count, bits)]
+    if bits == 8:
+        return stream.copy()
+    size = -(-count // _PER_WORD)
+    padded = np.zeros(size * bits, np.uint8)
+    padded[: stream.size] = stream
+    spread = np.zeros((size, 8), np.uint8)
+    spread[:, :bits] = padded.reshape(size, bits)
+    words = spread.view("<u8").reshape(-1)
+    indices = np.empty((size, _PER_WORD), np.uint8)
+    for place in range(_PER_WORD):
+        indices[:, place] = (words >> np.uint64(place * bits)) & np.uint64((1 << bits) - 1)
+    return indices.reshape(-1)[:count]
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Bytes that `count` indices of `bits` bits take."""
+    return -(-count * bits // 8)
+
+
+@dataclass(frozen=True, eq=False)
+class LutWeight:
+    """Indices into one table of 2**bits float16 values for every `group_size` rows.
+
+    Element (r, c) is `lut[r // group_size, index(r, c)]`; `packed` is `pack_indices` of the
+    row-major indices, without a gap between rows.
+    """
+
+    packed: UInt8  # (ceil(rows * columns * bits / 8),)
+    lut: Float16  # (rows / group_size, 2**bits)
+    bits: int
+    group_size: int
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_bits(self.bits)
+        rows, columns = self.shape
+        if rows % self.group_size or self.lut.shape != (rows // self.group_size, 1 << self.bits):
+            raise InputError(
+                f"a table of shape {self.lut.shape} cannot serve {rows} rows in groups of "
+                f"{self.group_size} with {self.bits} bits; give (rows / group_size, 2**bits)."
+            )
+        if self.packed.shape != (packed_size(rows * columns, self.bits),):
+            raise InputError(
+                f"packed indices of shape {self.packed.shape} do not fit a weight of "
+                f"{rows} × {columns} with {self.bits} bits; use pack_indices."
+            )
+
+    def indices(self) -> UInt8:
+        """Unpack all indices, (rows, columns)."""
+        return self._indices(0, self.shape[0])
+
+    def rows(self, begin: int, end: int) -> Float32:
+        """Dequantize rows begin … end - 1, (end - begin, columns); the rest stays packed."""
+        groups = np.arange(begin, end)[:, None] // self.group_size
+        return self.lut.astype(np.float32)[groups, self._indices(begin, end)]
+
+    def dequantize(self) -> Float32:
+        """Expand the whole weight, (rows, columns)."""
+        return self.rows(0, self.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk: indices and tables."""
+        return self.packed.nbytes + self.lut.nbytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits for each element, tables included."""
+        return _bits_per_weight(self.nbytes, self.shape)
+
+    def _indices(self, begin: int, end: int) -> UInt8:
+        columns = self.shape[1]
+        # Unpacking starts at the last whole word before the block; `skip` elements are not its own.
+        word, skip = divmod(begin * columns, _PER_WORD)
+        count = (end - begin) * columns
+        flat = unpack_indices(self.packed[word * self.bits :], self.bits, skip + count)
+        return flat[skip:].reshape(end - begin, columns)
+
+
+@dataclass(frozen=True, eq=False)
+class AffineWeight:
+    """Integers of `bits` bits with a scale for each row, or for each block of a row's columns.
+
+    Element (r, c) is `(q[r, c] - zero_point[r, c // block]) * scale[r, c // block]`; no zero
+    point means 0. `q` holds one integer a byte whatever `bits` is; a backend packs it.
+    """
+
+    q: Int8  # (rows, columns)
+    scale: Float16  # (rows, columns / block); one block spans the row when it is (rows, 1)
+    zero_point: Int8 | None  # the shape of scale
+    bits: int
+
+    def __post_init__(self) -> None:
+        _check_bits(self.bits)
+        rows, columns = self.q.shape
+        blocks = self.scale.shape[-1]
+        if self.scale.shape != (rows, blocks) or columns % blocks:
+            raise InputError(
+                f"scales of shape {self.scale.shape} do not fit a weight of {rows} × {columns}; "
+                "give (rows, 1) or (rows, blocks) with blocks dividing the columns."
+            )
+        if self.zero_point is not None and self.zero_point.shape != self.scale.shape:
+            raise InputError(
+                f"zero points of shape {self.zero_point.shape} do not match the scales' "
+                f"{self.scale.shape}; give one for each scale."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        rows, columns = self.q.shape
+        return rows, columns
+
+    def rows(self, begin: int, end: int) -> Float32:
+        """Dequantize rows begin … end - 1, (end - begin, columns)."""
+        columns, blocks = self.q.shape[1], self.scale.shape[1]
+        values = self.q[begin:end].astype(np.float32).reshape(-1, blocks, columns // blocks)
+        if self.zero_point is not None:
+            values -= self.zero_point[begin:end, :, None]
+        values *= self.scale[begin:end, :, None]
+        return values.reshape(-1, columns)
+
+    def dequantize(self) -> Float32:
+        """Expand the whole weight, (rows, columns)."""
+        return self.rows(0, self.q.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk: integers packed to `bits` bits, scales, zero points a byte each."""
+        offsets = 0 if self.zero_point is None else self.zero_point.nbytes
+        return packed_size(self.q.size, self.bits) + self.scale.nbytes + offsets
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits for each element, scales and zero points included."""
+        return _bits_per_weight(self.nbytes, self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseWeight:
+    """A weight that is not quantized; any rank, the first axis counts as rows."""
+
+    values: Float16
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the values."""
+        return self.values.shape
+
+    def rows(self, begin: int, end: int) -> Float32:
+        """Rows begin … end - 1 in float32, (end - begin, …)."""
+        return self.values[begin:end].astype(np.float32)
+
+    def dequantize(self) -> Float32:
+        """The whole weight in float32."""
+        return self.values.astype(np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return self.values.nbytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits for each element."""
+        return _bits_per_weight(self.nbytes, self.shape)
+
+
+Weight = LutWeight | AffineWeight | DenseWeight
+
+
+def _bits_per_weight(nbytes: int, shape: tuple[int, ...]) -> float:
+    return 8 * nbytes / int(np.prod(shape))
+
+
+def _check_bits(bits: int) -> None:
+    if bits not in range(1, 9):
+        raise InputError(f"{bits} bits were asked for; use 1 to 8.")

@@ -1,0 +1,354 @@
+"""The bundle on disk: the schema of manifest.json, reading, writing and verifying it.
+
+The leaf of the project: it knows no model, no engine and no exporter. The writer (`export`) and
+every reader (`mobile_runtime`, `validation`, the Swift package) meet here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+_HASH_BLOCK = 1 << 22
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """A mistake that the caller can correct. The text is one sentence: what was given, what is
+    allowed, what to do. Command lines print it and exit with 2; every other exception is a bug."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, static shape and element type ("float16", "int32", …) of one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """One callable function of a package."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One package of the bundle. Functions of one package share its weights and its states."""
+
+    name: str
+    role: Literal["vision_encoder", "resampler", "decoder", "lm_head"]
+    path: str
+    functions: tuple[FunctionSpec, ...]
+    states: tuple[TensorSpec, ...]
+    blocks: tuple[int, int]  # half-open range of the layers (or head slices) it holds
+    parameters: int
+    weight_bytes: int
+
+    def function(self, name: str) -> FunctionSpec:
+        """The function called `name`; `InputError` lists what there is instead."""
+        for function in self.functions:
+            if function.name == name:
+                return function
+        raise InputError(
+            f"{self.name} has no function {name!r}; it has "
+            f"{', '.join(function.name for function in self.functions)}."
+        )
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A raw little-endian C-order array, to be mapped into memory."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Token embeddings: `table[id] * scales[id]`; without scales the table holds them directly."""
+
+    table: TensorFile
+    scales: TensorFile | None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of the model that the host needs besides the graphs' own shapes."""
+
+    hidden_size: int
+    num_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rope_theta: float
+    vocab_size: int
+    vision_hidden_size: int
+    resampler_heads: int
+    num_queries: int
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Constants of the published image processor."""
+
+    scale_resolution: int
+    patch_size: int
+    max_slice_nums: int
+    slice_mode: bool
+    use_image_id: bool
+    norm_mean: tuple[float, ...]
+    norm_std: tuple[float, ...]
+    num_queries: int  # placeholders a view, or a group of video frames
+    position_buckets: int  # the position table has position_buckets² rows
+    max_patches: int  # L: patches of the longest view that the vision graph takes
+
+
+@dataclass(frozen=True)
+class SpecialToken:
+    """A token that is written by its id and never found in a user's text."""
+
+    content: str
+    id: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Chat format: special tokens by role, the ids that end an answer, the published template."""
+
+    special_tokens: Mapping[str, SpecialToken]
+    stop_token_ids: tuple[int, ...]
+    chat_template: str
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """Neutral values: temperature 1, top_k 0 (all tokens), top_p 1, repetition_penalty 1."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Decoding defaults of the published chat(), without and with thinking."""
+
+    answer: SamplingDefaults
+    thinking: SamplingDefaults
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the decoder's functions are to be driven."""
+
+    context_length: int
+    prefill_length: int
+    kv_cache: Literal["state", "io"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights come from."""
+
+    name: str
+    sha256: str  # over names, types, shapes and bytes of the checkpoint's tensors
+    random_weights: bool
+    license: str
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the bundle, path relative to it with forward slashes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a reader needs to know; manifest.json holds exactly these fields."""
+
+    schema_version: int
+    format: str
+    model: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    prompt: Prompt
+    generation: Generation
+    decoding: Decoding
+    graphs: tuple[GraphSpec, ...]
+    embed_tokens: EmbeddingTable
+    position_embeddings: TensorFile  # of the vision tower: one row a position id
+    resampler_key_query: TensorFile  # (heads·queries, D): times a key gives its scores
+    recipe: Mapping[str, Any]
+    source: Source
+    tools: Mapping[str, str]
+    files: tuple[FileEntry, ...]
+
+    def graphs_of(self, role: str) -> tuple[GraphSpec, ...]:
+        """The packages with `role`, in the order in which they run."""
+        return tuple(graph for graph in self.graphs if graph.role == role)
+
+
+def decode(cls: type[T], value: Any, where: str) -> T:
+    """Build dataclass `cls` from parsed JSON, refusing missing, unknown and mistyped fields."""
+    return typing.cast(T, _decode(cls, value, where))
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        kinds = [k for k in arguments if k is not type(None)]
+        return None if value is None else _decode(kinds[0], value, where)
+    if origin is Literal:
+        _require(value in arguments, where, f"one of {', '.join(map(str, arguments))}", value)
+        return value
+    if origin is tuple:
+        return _decode_tuple(arguments, value, where)
+    if origin is not None:  # Mapping[str, V]
+        _require(isinstance(value, dict), where, "an object", value)
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _require(type(value) is kind, where, f"a value of type {kind.__name__}", value)
+    return value
+
+
+def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
+    _require(isinstance(value, dict), where, "an object", value)
+    hints = typing.get_type_hints(kind)
+    if wrong := sorted(hints.keys() ^ value.keys()):
+        raise InputError(
+            f"{where} in {MANIFEST_NAME} has missing or unknown fields: {', '.join(wrong)}; "
+            f"it needs exactly {', '.join(hints)}; export the bundle again."
+        )
+    return kind(**{key: _decode(hints[key], value[key], f"{where}.{key}") for key in hints})
+
+
+def _decode_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    _require(isinstance(value, list), where, "a list", value)
+    if arguments[-1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    _require(len(value) == len(arguments), where, f"a list of {len(arguments)}", value)
+    pairs = zip(arguments, value, strict=True)
+    return tuple(_decode(kind, item, f"{where}[{n}]") for n, (kind, item) in enumerate(pairs))
+
+
+def _require(good: bool, where: str, wanted: str, value: Any) -> None:
+    if not good:
+        raise InputError(
+            f"{where} in {MANIFEST_NAME} must be {wanted}, not {str(value)[:80]!r}; "
+            "export the bundle again."
+        )
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Parse and check manifest.json; the files that it lists are not touched."""
+    path = bundle / MANIFEST_NAME
+    if not path.is_file():
+        raise InputError(
+            f"{bundle} is not a bundle: it has no {MANIFEST_NAME}; "
+            "give the folder that `python -m export` printed."
+        )
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); export the bundle again.") from error
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version!r}, this program reads {SCHEMA_VERSION}; "
+            "use a matching version of the program or export the bundle again."
+        )
+    manifest = decode(Manifest, value, "manifest")
+    listed = {entry.path for entry in manifest.files}
+    for name in _referenced_paths(manifest):
+        resolve_inside(bundle, name)
+        if not any(entry == name or entry.startswith(name + "/") for entry in listed):
+            raise InputError(f"{MANIFEST_NAME} uses {name!r} without listing it; export again.")
+    return manifest
+
+
+def _referenced_paths(manifest: Manifest) -> Iterator[str]:
+    yield from (graph.path for graph in manifest.graphs)
+    yield manifest.embed_tokens.table.path
+    if manifest.embed_tokens.scales is not None:
+        yield manifest.embed_tokens.scales.path
+    yield manifest.position_embeddings.path
+    yield manifest.resampler_key_query.path
+
+
+def write_manifest(bundle: Path, manifest: Manifest) -> None:
+    """Write manifest.json (sorted by schema, no timestamps: same manifest, same bytes)."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False)
+    temporary = bundle / (MANIFEST_NAME + ".partial")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(bundle / MANIFEST_NAME)
+
+
+def resolve_inside(bundle: Path, name: str) -> Path:
+    """The path of `name` inside `bundle`; refuses absolute paths, '..', and links that lead out."""
+    pure = PurePosixPath(name)
+    root = bundle.resolve()
+    path = (root / pure).resolve()
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not path.is_relative_to(root):
+        raise InputError(f"{MANIFEST_NAME} names {name!r}, which leaves the bundle; do not use it.")
+    return path
+
+
+def list_files(bundle: Path) -> tuple[FileEntry, ...]:
+    """Every file below `bundle` except the manifest, sorted by path, with size and SHA-256."""
+    paths = sorted(p for p in bundle.rglob("*") if p.is_file() and p.name != MANIFEST_NAME)
+    return tuple(
+        FileEntry(p.relative_to(bundle).as_posix(), p.stat().st_size, file_sha256(p)) for p in paths
+    )
+
+
+def verify_files(bundle: Path, manifest: Manifest) -> None:
+    """Check that each listed file is there with the listed size and SHA-256."""
+    for entry in manifest.files:
+        path = resolve_inside(bundle, entry.path)
+        if not path.is_file():
+            raise InputError(f"{bundle} lacks {entry.path}; copy or export the bundle again.")
+        if path.stat().st_size != entry.size:
+            raise InputError(
+                f"{entry.path} has {path.stat().st_size} bytes, the manifest says {entry.size}; "
+                "copy or export the bundle again."
+            )
+        if file_sha256(path) != entry.sha256:
+            raise InputError(
+                f"{entry.path} does not match its checksum: the file was changed or damaged; "
+                "copy or export the bundle again."
+            )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,200 @@
+"""`python -m mobile_runtime chat|info BUNDLE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mobile_runtime.bundle import InputError, Manifest, read_manifest, verify_files
+from mobile_runtime.engines import ENGINES, EngineOptions
+from mobile_runtime.prompt import PromptOptions
+from mobile_runtime.session import ChatOptions, ChatStream, Session
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m mobile_runtime", description=__doc__)
+    parser.add_argument("command", choices=_COMMANDS, help="add -h after it for its own options")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    build, run = _COMMANDS[chosen.command]
+    # Intermixed: the question may stand before or after the options.
+    options = build(f"{parser.prog} {chosen.command}").parse_intermixed_args(chosen.arguments)
+    try:
+        return run(options)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _info_parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="What a bundle holds and needs.")
+    parser.add_argument("bundle", type=Path)
+    return parser
+
+
+def _chat_parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Ask about pictures and videos; without a question, a dialogue."
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("question", nargs="?")
+    parser.add_argument("--image", action="append", default=[], help="may be repeated")
+    parser.add_argument("--video", action="append", default=[], help="may be repeated")
+    parser.add_argument("--system", help="system prompt")
+    parser.add_argument("--thinking", action="store_true", help="let the model think first")
+    parser.add_argument("--max-slice-nums", type=int, help="slices a picture may be cut into")
+    parser.add_argument("--greedy", action="store_true", help="always the best token, no penalty")
+    for name, kind in (
+        ("temperature", float),
+        ("top-k", int),
+        ("top-p", float),
+        ("repetition-penalty", float),
+        ("seed", int),
+        ("max-new-tokens", int),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help="default: as the published chat()")
+    parser.add_argument("--engine", choices=["auto", *ENGINES], default="auto")
+    parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
+    parser.add_argument("--statistics", action="store_true", help="print times and counts")
+    return parser
+
+
+def _chat(options: argparse.Namespace) -> int:
+    engine = EngineOptions(name=options.engine, precision=options.precision)
+    session = Session.load(options.bundle, engine)
+    if session.manifest.source.random_weights:
+        print("This bundle has random weights: its answers mean nothing.", file=sys.stderr)
+    messages: list[dict[str, Any]] = []
+    if options.system:
+        messages.append({"role": "system", "content": options.system})
+    parts = [{"type": "image", "image": path} for path in options.image]
+    parts += [{"type": "video", "video": path} for path in options.video]
+    if options.question is not None:
+        return _answer(session, messages, [*parts, _text(options.question)], options)
+    while (question := _read_line()) is not None:
+        if question:
+            _answer(session, messages, [*parts, _text(question)], options)
+            parts = []
+    return 0
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _read_line() -> str | None:
+    """The next question, None at the end of the input."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None
+
+
+def _answer(
+    session: Session,
+    messages: list[dict[str, Any]],
+    parts: list[dict[str, str]],
+    options: argparse.Namespace,
+) -> int:
+    messages.append({"role": "user", "content": parts})
+    stream = session.chat(messages, _chat_options(options))
+    answer = ""
+    try:
+        for piece in stream:
+            answer += piece
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        stream.cancel()
+        print("\ninterrupted", file=sys.stderr)
+        if options.question is not None:
+            return _INTERRUPTED
+    print()
+    messages.append({"role": "assistant", "content": answer})
+    _report(stream, options.statistics)
+    return 0
+
+
+def _chat_options(options: argparse.Namespace) -> ChatOptions:
+    return ChatOptions(
+        prompt=PromptOptions(enable_thinking=options.thinking),
+        max_slice_nums=options.max_slice_nums,
+        temperature=0.0 if options.greedy else options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_penalty=1.0 if options.greedy else options.repetition_penalty,
+        seed=options.seed,
+        max_new_tokens=options.max_new_tokens,
+    )
+
+
+def _report(stream: ChatStream, wanted: bool) -> None:
+    if stream.finish_reason == "context_full":
+        print("(the context is full: the answer was cut)", file=sys.stderr)
+    if wanted:
+        counts = stream.statistics
+        print(
+            f"{counts.prompt_tokens} prompt tokens ({counts.reused_tokens} reused), "
+            f"vision {counts.vision_seconds:.2f} s, prefill {counts.prefill_seconds:.2f} s, "
+            f"{counts.new_tokens} tokens in {counts.decode_seconds:.2f} s",
+            file=sys.stderr,
+        )
+
+
+def _info(options: argparse.Namespace) -> int:
+    manifest = read_manifest(options.bundle)
+    verify_files(options.bundle, manifest)
+    console = Console(highlight=False)
+    table = Table("part", "functions", "parameters", "MB", "bits/weight")
+    for graph in manifest.graphs:
+        table.add_row(
+            graph.name,
+            ", ".join(function.name for function in graph.functions),
+            f"{graph.parameters:,}",
+            f"{graph.weight_bytes / 1e6:,.1f}",
+            f"{8 * graph.weight_bytes / graph.parameters:.2f}",
+        )
+    console.print(table)
+    for line in _facts(manifest):
+        console.print(line, markup=False)
+    return 0
+
+
+def _facts(manifest: Manifest) -> list[str]:
+    weights = sum(graph.weight_bytes for graph in manifest.graphs)
+    cache = _cache_bytes(manifest)
+    total = sum(entry.size for entry in manifest.files)
+    source = manifest.source
+    return [
+        f"{manifest.model} ({manifest.format}), recipe {manifest.recipe['name']}, "
+        f"from {source.name}" + (" (RANDOM weights)" if source.random_weights else ""),
+        f"context {manifest.decoding.context_length} tokens, prefill "
+        f"{manifest.decoding.prefill_length}, key/value cache in {manifest.decoding.kv_cache}",
+        f"on disk {total / 1e6:,.1f} MB; in memory {weights / 1e6:,.1f} MB of weights and "
+        f"{cache / 1e6:,.1f} MB of cache, embedding table mapped",
+        "all checksums match",
+    ]
+
+
+def _cache_bytes(manifest: Manifest) -> int:
+    """Keys and values of the whole context in float16."""
+    shape = manifest.architecture
+    values = 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
+    return 2 * values * manifest.decoding.context_length
+
+
+_COMMANDS: Mapping[
+    str,
+    tuple[Callable[[str], argparse.ArgumentParser], Callable[[argparse.Namespace], int]],
+] = {"chat": (_chat_parser, _chat), "info": (_info_parser, _info)}

@@ -1,0 +1,84 @@
+"""Messages -> a prompt ready to run: token ids, the views of each picture group, reuse keys.
+
+Needs the chat format and the image processor's constants, no graph and no weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobile_runtime.bundle import Preprocessing, Prompt
+from mobile_runtime.media import Frames, load_frames, view_digest
+from mobile_runtime.preprocess import View
+from mobile_runtime.prompt import EncodedPrompt, PromptOptions, encode_prompt
+from mobile_runtime.tokenizer import Tokenizer
+
+Key = int | tuple[bytes, int]  # a token, or one embedding of a group of views
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """What turns messages into token ids."""
+
+    tokenizer: Tokenizer
+    prompt: Prompt
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class PreparedPrompt:
+    """Token ids, the views that fill each row of `image_bound`, all views' sizes (n, 2) in
+    patches, and a key a position by which a cache recognises what it already holds."""
+
+    encoded: EncodedPrompt
+    groups: tuple[tuple[View, ...], ...]
+    tgt_sizes: np.ndarray
+    keys: tuple[Key, ...]
+
+
+def prepare_prompt(
+    messages: Sequence[Mapping[str, Any]],
+    chat_format: ChatFormat,
+    options: PromptOptions,
+    max_slice_nums: int | None = None,
+    folder: Path | None = None,
+) -> PreparedPrompt:
+    """Read the pictures and build the prompt; relative paths start at `folder`."""
+    config = chat_format.preprocessing
+    media = load_frames(messages, config, max_slice_nums, folder)
+    encoded = encode_prompt(
+        messages,
+        [frames.layout for frames in media],
+        chat_format.tokenizer,
+        chat_format.prompt,
+        config,
+        options,
+    )
+    groups = _group_views(media, encoded)
+    sizes = [view.tgt_size for item in media for views in item.views for view in views]
+    tgt_sizes = np.array(sizes, np.int32).reshape(-1, 2)
+    return PreparedPrompt(encoded, groups, tgt_sizes, _keys(encoded, groups))
+
+
+def _group_views(media: Sequence[Frames], encoded: EncodedPrompt) -> tuple[tuple[View, ...], ...]:
+    frames = [views for item in media for views in item.views]
+    return tuple(
+        tuple(frames[frame][group.view] for frame in group.frames) for group in encoded.groups
+    )
+
+
+def _keys(encoded: EncodedPrompt, groups: Sequence[Sequence[View]]) -> tuple[Key, ...]:
+    keys: list[Key] = encoded.input_ids.tolist()
+    for bound, group, views in zip(encoded.image_bound, encoded.groups, groups, strict=True):
+        digest = hashlib.sha256(repr(group.temporal_ids).encode())
+        for view in views:
+            digest.update(view_digest(view))
+        begin, end = map(int, bound)
+        keys[begin:end] = [(digest.digest(), n) for n in range(end - begin)]
+    return tuple(keys)

@@ -1,0 +1,157 @@
+"""The decoder of a bundle: embeddings and positions in, hidden states and logits out.
+
+Owns the key/value cache of every package, in either form. It does not know what the tokens mean.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobile_runtime.bundle import GraphSpec, Manifest
+from mobile_runtime.engines import EngineOptions, open_engine
+from mobile_runtime.positions import rope_tables
+from mobile_runtime.vision import MASKED, map_table
+
+CACHE = "key_value_cache"
+Array = np.ndarray
+
+
+class Embedding:
+    """Token embeddings out of the bundle's table."""
+
+    def __init__(self, bundle: Path, manifest: Manifest) -> None:
+        self._table = map_table(bundle, manifest.embed_tokens.table)
+        scales = manifest.embed_tokens.scales
+        self._scales = None if scales is None else map_table(bundle, scales)
+
+    def __call__(self, input_ids: Array) -> Array:
+        """(T,) ids -> (T, D) float32."""
+        rows = self._table[input_ids].astype(np.float32)
+        if self._scales is not None:
+            rows *= self._scales[input_ids, None].astype(np.float32)
+        return np.asarray(rows)
+
+
+class DecoderPackage:
+    """One package with its cache."""
+
+    def __init__(self, bundle: Path, graph: GraphSpec, options: EngineOptions) -> None:
+        self.graph = graph
+        self._engine = open_engine(bundle / graph.path, options)
+        self._state: Any = None
+        self._cache: Array | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Empty the cache."""
+        if self.graph.states:
+            self._state = self._engine.new_state()
+        else:
+            (cache,) = (s for s in self.graph.functions[0].inputs if s.name == CACHE)
+            self._cache = np.zeros(cache.shape, np.float32)
+
+    def run(self, function: str, inputs: dict[str, Array], position: int, valid: int) -> Array:
+        """Run one block of which `valid` rows count; returns its hidden states."""
+        if self._cache is None:
+            position_input = {"position": np.array([position], np.int32)}
+            outputs = self._engine.run(
+                inputs | position_input, function=function, state=self._state
+            )
+        else:
+            outputs = self._engine.run(inputs | {CACHE: self._cache}, function=function)
+            new = outputs["new_key_value_rows"][:, :, :valid]
+            self._cache[:, :, position : position + valid] = new
+        return outputs["output_hidden_states"]
+
+
+class Decoder:
+    """All packages in a row, then the head."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, options: EngineOptions) -> None:
+        self._bundle, self._manifest, self._options = bundle, manifest, options
+        self._decoding = manifest.decoding
+
+    @cached_property
+    def packages(self) -> list[DecoderPackage]:
+        """The packages, opened when they are first needed."""
+        graphs = self._manifest.graphs_of("decoder")
+        return [DecoderPackage(self._bundle, graph, self._options) for graph in graphs]
+
+    @cached_property
+    def _heads(self) -> list[Any]:
+        graphs = self._manifest.graphs_of("lm_head")
+        return [open_engine(self._bundle / graph.path, self._options) for graph in graphs]
+
+    def reset(self) -> None:
+        """Empty the cache of every package."""
+        for package in self.packages:
+            package.reset()
+
+    def block_length(self, remaining: int, position: int) -> int:
+        """Rows of the next block: a prefill block, or one row where that would pass the cache's
+        end or nothing is gained."""
+        length = self._decoding.prefill_length
+        fits = position + length <= self._decoding.context_length
+        return length if fits and remaining > 1 else 1
+
+    def block_inputs(self, embeddings: Array, position: int, length: int) -> dict[str, Array]:
+        """Inputs shared by all packages for rows (n ≤ length, D) that start at `position`."""
+        architecture, decoding = self._manifest.architecture, self._decoding
+        hidden = np.zeros((1, embeddings.shape[1], 1, length), np.float32)
+        hidden[0, :, 0, : len(embeddings)] = embeddings.T
+        positions = np.arange(position, position + length)
+        cos, sin = rope_tables(positions, architecture.head_dim, architecture.rope_theta)
+        return {
+            "hidden_states": hidden,
+            "cos": cos.T[None, None],
+            "sin": sin.T[None, None],
+            "attention_mask": self._mask(position, length, decoding.context_length),
+        }
+
+    def _mask(self, position: int, length: int, context: int) -> Array:
+        """Causal: row i sees keys up to position + i. With an outside cache, the block's own keys
+        follow the cached ones."""
+        rows, columns = np.arange(length)[:, None], np.arange(context)[None, :]
+        if self._decoding.kv_cache == "state":
+            visible = columns <= position + rows
+        else:
+            own = np.arange(length)[None, :] <= rows
+            visible = np.concatenate(
+                [np.broadcast_to(columns < position, (length, context)), own], 1
+            )
+        return np.where(visible, np.float32(0), MASKED)[None, None]
+
+    def run_block(self, embeddings: Array, position: int) -> Array:
+        """Run rows (n, D), at most one block, from `position`; returns hidden states (n, D)."""
+        valid = len(embeddings)
+        length = self.block_length(valid, position)
+        function = "decode" if length == 1 else "prefill"
+        inputs = self.block_inputs(embeddings, position, length)
+        for package in self.packages:
+            hidden = package.run(function, inputs, position, valid)
+            inputs = inputs | {"hidden_states": hidden}
+        return inputs["hidden_states"][0, :, 0, :valid].T
+
+    def run(self, embeddings: Array, position: int) -> Array:
+        """Run any number of rows in blocks; returns the hidden state of the last, (D,)."""
+        hidden = None
+        done = 0
+        while done < len(embeddings):
+            length = self.block_length(len(embeddings) - done, position + done)
+            hidden = self.run_block(embeddings[done : done + length], position + done)
+            done += length
+        assert hidden is not None, "there must be at least one row"
+        return np.asarray(hidden[-1])
+
+    def logits(self, hidden: Array) -> Array:
+        """Hidden state (D,) of the last package -> logits (vocab_size,), padding removed."""
+        inputs = {"hidden_states": hidden[None, :, None, None]}
+        slices: dict[str, Array] = {}
+        for head in self._heads:
+            slices |= head.run(inputs, function="main")
+        joined = np.concatenate([slices[name].reshape(-1) for name in sorted(slices)])
+        return joined[: self._manifest.architecture.vocab_size]

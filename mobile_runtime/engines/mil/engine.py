@@ -1,0 +1,144 @@
+"""Executes a saved `.mlpackage` on any system: dict of arrays in, dict of arrays out.
+
+"fp16" rounds as a device does: the result of every operation that is declared half precision, the
+inputs and the states. "fp32" rounds nothing, which isolates what quantization costs. Arithmetic
+within one operation is float32 in both. It knows no model and no bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mobile_runtime.bundle import InputError, TensorSpec
+
+from . import ops as _operations  # noqa: F401 — registers them
+from .constexpr import WeightBuilder
+from .dtypes import ELEMENT_TYPES, Array
+from .plan import compile_function
+from .program import ANY_SIZE, Function, load_program
+from .rounding import round_to_half
+from .values import ExpandedWeights
+
+Precision = Literal["fp32", "fp16"]
+_PRECISIONS = ("fp32", "fp16")
+
+
+class MilEngine:
+    """One package, loaded. Weights stay compressed except for `cache_bytes` of expansions."""
+
+    def __init__(
+        self, package: Path, *, precision: Precision = "fp16", cache_bytes: int = 2 << 30
+    ) -> None:
+        """Load `package`; `InputError` where it is damaged or uses an operation unknown here."""
+        if precision not in _PRECISIONS:
+            raise InputError(
+                f"Precision {precision!r} is not known; choose one of {', '.join(_PRECISIONS)}."
+            )
+        self._package = package
+        self._half = precision == "fp16"
+        self._program = load_program(package)
+        weights = WeightBuilder(ExpandedWeights(cache_bytes), self._half)
+        self._plans = {
+            name: compile_function(function, weights, self._half)
+            for name, function in self._program.functions.items()
+        }
+
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """The package's functions with their inputs, outputs and states."""
+        return self._program.functions
+
+    def new_state(self) -> dict[str, Array]:
+        """Zeros for every state of the package; all functions use the same dict."""
+        return {spec.name: np.zeros(spec.shape, _computed(spec)) for spec in self._states()}
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        function: str | None = None,
+        state: Mapping[str, Array] | None = None,
+        keep: Collection[str] = (),
+    ) -> dict[str, Array]:
+        """Run a function (the default one if None) and return its outputs by name.
+
+        Floats are float32, other types int32. States in `state` are updated in place; without it
+        the call starts from zeros. `keep` names intermediate values to return too.
+        """
+        name = self._program.default_function if function is None else function
+        chosen = self._function(name)
+        values = {spec.name: self._input(spec, chosen, inputs) for spec in chosen.inputs}
+        if unknown := sorted(inputs.keys() - values.keys()):
+            raise self._wrong(chosen, f"has no input {', '.join(unknown)}")
+        values |= self._state_arrays(chosen, self.new_state() if state is None else state)
+        plan = self._plans[name]
+        if absent := sorted(set(keep) - plan.names.keys()):
+            raise self._wrong(chosen, f"has no value {', '.join(absent)} to keep")
+        with np.errstate(all="ignore"):
+            results = plan.execute(values, [spec.name for spec in chosen.outputs], keep)
+        return {key: _output(value) for key, value in results.items()}
+
+    def _function(self, name: str) -> Function:
+        if name not in self.functions:
+            raise InputError(
+                f"{self._package.name} has no function {name!r}; "
+                f"it has {', '.join(self.functions)}."
+            )
+        return self.functions[name]
+
+    def _states(self) -> list[TensorSpec]:
+        return list({s.name: s for f in self.functions.values() for s in f.states}.values())
+
+    def _input(self, spec: TensorSpec, function: Function, inputs: Mapping[str, Array]) -> Array:
+        """The input as it is computed with: checked, converted, rounded if it is half."""
+        if spec.name not in inputs:
+            raise self._wrong(function, f"needs the input {spec.name}")
+        given = np.asarray(inputs[spec.name])
+        wanted = _computed(spec)
+        if not _fits(given.shape, spec.shape) or not np.can_cast(given.dtype, wanted, "same_kind"):
+            raise self._wrong(
+                function,
+                f"got {spec.name} with shape {given.shape} and type {given.dtype}, "
+                f"expected {spec.shape} and {spec.dtype}",
+            )
+        if self._half and spec.dtype == "float16":
+            return round_to_half(given.astype(np.float32))
+        return given.astype(wanted, copy=False)
+
+    def _state_arrays(self, function: Function, state: Mapping[str, Array]) -> dict[str, Array]:
+        for spec in function.states:
+            array = state.get(spec.name)
+            if array is None or array.shape != spec.shape or array.dtype != _computed(spec):
+                found = "nothing" if array is None else f"{array.shape} {array.dtype}"
+                raise self._wrong(
+                    function,
+                    f"got {found} for the state {spec.name}, "
+                    f"expected {spec.shape} {_computed(spec)}",
+                )
+        return {spec.name: state[spec.name] for spec in function.states}
+
+    def _wrong(self, function: Function, problem: str) -> InputError:
+        takes = ", ".join(f"{s.name} {s.shape} {s.dtype}" for s in function.inputs)
+        return InputError(
+            f"Graph {self._package.name}, function {function.name!r} {problem}; its inputs are "
+            f"{takes or 'none'}."
+        )
+
+
+def _computed(spec: TensorSpec) -> np.dtype[np.generic]:
+    return ELEMENT_TYPES[spec.dtype].computed
+
+
+def _fits(given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether the sizes agree; a size that the program leaves open accepts any."""
+    same_rank = len(given) == len(expected)
+    return same_rank and all(e in (g, ANY_SIZE) for g, e in zip(given, expected, strict=True))
+
+
+def _output(value: Array) -> Array:
+    is_float = value.dtype.kind == "f"
+    return value.astype(np.float32 if is_float else np.int32, copy=False)

@@ -1,0 +1,122 @@
+"""Convolutions over one, two or three spatial axes, as matrix products."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import Array
+from ..registry import register
+from ..values import Weight, dense
+from .windows import padding, sizes, windows
+
+
+@register("conv", weights=("weight",))
+def conv(  # noqa: PLR0913 — the operation's own signature
+    x: Array,
+    weight: Array | Weight,
+    bias: Array | None = None,
+    strides: Any = None,
+    pad_type: Any = "valid",
+    pad: Any = None,
+    dilations: Any = None,
+    groups: Any = 1,
+) -> Array:
+    """Cross-correlation of x (n, c, …) with weight (out, c/groups, …)."""
+    kernel, axes = weight.shape[2:], x.ndim - 2
+    step, dilation = sizes(strides, 1, axes), sizes(dilations, 1, axes)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    ends = padding(pad_type, pad, x.shape[2:], reach, step)
+    if prod(kernel) == 1 and int(groups) == 1 and prod(step) == 1 and not np.any(ends):
+        result = _pointwise(x, weight)
+    else:
+        padded = np.pad(x, [(0, 0), (0, 0), *ends])
+        result = _grouped(windows(padded, kernel, step, dilation), dense(weight), int(groups))
+    if bias is not None:
+        result += bias.reshape(-1, *(1,) * axes)
+    return result
+
+
+def _pointwise(x: Array, weight: Array | Weight) -> Array:
+    """A kernel of one element: weight · x for each example, compressed weights in blocks."""
+    rows = weight.shape[0]
+    columns = np.ascontiguousarray(x).reshape(x.shape[0], x.shape[1], -1)
+    out = np.empty((x.shape[0], rows, columns.shape[2]), np.float32)
+    matrix = weight.kept() if isinstance(weight, Weight) else weight
+    if matrix is not None:
+        np.matmul(matrix.reshape(rows, -1), columns, out=out)
+    else:
+        assert isinstance(weight, Weight)
+        for begin, end in weight.blocks():
+            block = weight.rows(begin, end).reshape(end - begin, -1)
+            np.matmul(block, columns, out=out[:, begin:end])
+    return out.reshape(x.shape[0], rows, *x.shape[2:])
+
+
+def _grouped(view: Array, weight: Array, groups: int) -> Array:
+    """Multiply windows (n, c, *positions, *kernel) with the weights of each group."""
+    axes = weight.ndim - 2
+    n, positions = view.shape[0], view.shape[2 : 2 + axes]
+    inputs, outputs = view.shape[1] // groups, weight.shape[0] // groups
+    out = np.empty((n, weight.shape[0], prod(positions)), np.float32)
+    order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
+    for group in range(groups):
+        part = view[:, group * inputs : (group + 1) * inputs].transpose(order)
+        matrix = weight[group * outputs : (group + 1) * outputs].reshape(outputs, -1)
+        columns = part.reshape(n, prod(positions), -1)
+        out[:, group * outputs : (group + 1) * outputs] = matrix @ columns.swapaxes(1, 2)
+    return out.reshape(n, weight.shape[0], *positions)
+
+
+@register("conv_transpose")
+def conv_transpose(  # noqa: PLR0913 — the operation's own signature
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    pad: Any = None,
+    output_shape: Any = None,
+    pad_type: Any = "valid",
+    strides: Any = None,
+    dilations: Any = None,
+    groups: Any = 1,
+) -> Array:
+    """Gradient of `conv` with respect to its input; weight (c, out/groups, …)."""
+    kernel, axes = weight.shape[2:], x.ndim - 2
+    step, dilation = sizes(strides, 1, axes), sizes(dilations, 1, axes)
+    full = [
+        (n - 1) * s + (k - 1) * d + 1
+        for n, s, k, d in zip(x.shape[2:], step, kernel, dilation, strict=True)
+    ]
+    if str(pad_type).startswith("same"):
+        wanted = [n * s for n, s in zip(x.shape[2:], step, strict=True)]
+        before = [max(0, f - w) // 2 for f, w in zip(full, wanted, strict=True)]
+    else:
+        ends = padding(pad_type, pad, full, kernel, step)
+        before = [first for first, _ in ends]
+        wanted = [f - sum(end) for f, end in zip(full, ends, strict=True)]
+    if output_shape is not None:
+        wanted = [int(size) for size in np.ravel(output_shape)[2:]]
+    length = [max(f, b + w) for f, b, w in zip(full, before, wanted, strict=True)]
+    out = np.zeros((x.shape[0], weight.shape[1] * int(groups), *length), np.float32)
+    for number, position in enumerate(product(*(range(k) for k in kernel))):
+        target: list[Any] = [...]
+        for p, d, n, s in zip(position, dilation, x.shape[2:], step, strict=True):
+            target.append(slice(p * d, p * d + (n - 1) * s + 1, s))
+        taps = weight.reshape(*weight.shape[:2], -1)[..., number]
+        out[tuple(target)] += _mix_channels(x, taps, int(groups))
+    kept: list[Any] = [..., *(slice(b, b + w) for b, w in zip(before, wanted, strict=True))]
+    result: Array = out[tuple(kept)]
+    if bias is not None:
+        result += bias.reshape(-1, *(1,) * axes)
+    return result
+
+
+def _mix_channels(x: Array, taps: Array, groups: int) -> Array:
+    """Multiply the channels of x (n, c, …) by taps (c, out/groups), group by group."""
+    n, channels = x.shape[:2]
+    columns = x.reshape(n, groups, channels // groups, -1)
+    matrix = taps.reshape(groups, channels // groups, -1).swapaxes(1, 2)
+    return np.asarray(matrix @ columns).reshape(n, -1, *x.shape[2:])

@@ -1,0 +1,112 @@
+"""Reading and writing elements by index. Negative indices count from the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import Array
+from ..registry import UnsupportedOperation, register
+
+Index = tuple[Any, ...]
+
+
+def _assign(target: Array, index: Index, updates: Array) -> None:
+    target[index] = updates
+
+
+_MODES: dict[str, Callable[[Array, Index, Array], None]] = {
+    "update": _assign,
+    "add": np.add.at,
+    "sub": np.subtract.at,
+    "mul": np.multiply.at,
+    "div": np.divide.at,
+    "max": np.maximum.at,
+    "min": np.minimum.at,
+}
+
+
+def _scattered(data: Array, index: Index, updates: Array, mode: Any) -> Array:
+    if str(mode) not in _MODES:
+        raise UnsupportedOperation(
+            f"Scatter mode {str(mode)!r} is not known; allowed are {', '.join(_MODES)}."
+        )
+    out = data.copy()
+    _MODES[str(mode)](out, index, updates)
+    return out
+
+
+def _along(indices: Array, axis: int) -> Index:
+    """Index of the elements whose position along `axis` is `indices` and is their own else."""
+    index: list[Array] = list(np.ogrid[tuple(slice(size) for size in indices.shape)])
+    index[axis] = indices
+    return tuple(index)
+
+
+@register("gather", result="copied")
+def gather(
+    x: Array, indices: Array, axis: int = 0, batch_dims: int = 0, validate_indices: Any = False
+) -> Array:
+    """Slices of `x` along `axis`, in the order of `indices`; leading batch axes in common."""
+    batch, along = int(batch_dims), int(axis) % x.ndim
+    if not batch:
+        return np.take(x, indices, along)
+    rows = x.reshape(-1, *x.shape[batch:])
+    chosen = indices.reshape(rows.shape[0], *indices.shape[batch:])
+    parts = [np.take(row, index, along - batch) for row, index in zip(rows, chosen, strict=True)]
+    return np.stack(parts).reshape(*x.shape[:batch], *parts[0].shape)
+
+
+@register("gather_along_axis", result="copied")
+def gather_along_axis(
+    x: Array, indices: Array, axis: int = 0, validate_indices: Any = False
+) -> Array:
+    """Elements of `x` whose position along `axis` is given, element by element."""
+    return np.take_along_axis(x, indices, int(axis))
+
+
+@register("gather_nd", result="copied")
+def gather_nd(
+    x: Array, indices: Array, batch_dims: int = 0, validate_indices: Any = False
+) -> Array:
+    """Slices of `x` at the index vectors along the last axis of `indices`."""
+    batch = int(batch_dims)
+    own = np.ogrid[tuple(slice(size) for size in x.shape[:batch])] if batch else ()
+    spread = [grid.reshape(grid.shape + (1,) * (indices.ndim - 1 - batch)) for grid in own]
+    return np.asarray(x[(*spread, *np.moveaxis(indices, -1, 0))])
+
+
+@register("scatter")
+def scatter(
+    data: Array,
+    indices: Array,
+    updates: Array,
+    axis: int = 0,
+    mode: Any = "add",
+    validate_indices: Any = False,
+) -> Array:
+    """Combine `updates` into the slices of `data` along `axis` that `indices` names."""
+    return _scattered(data, (slice(None),) * (int(axis) % data.ndim) + (indices,), updates, mode)
+
+
+@register("scatter_along_axis")
+def scatter_along_axis(
+    data: Array,
+    indices: Array,
+    updates: Array,
+    axis: int = 0,
+    mode: Any = "add",
+    validate_indices: Any = False,
+) -> Array:
+    """Combine `updates` into `data`, element by element, at positions along `axis`."""
+    return _scattered(data, _along(indices, int(axis) % data.ndim), updates, mode)
+
+
+@register("scatter_nd")
+def scatter_nd(
+    data: Array, indices: Array, updates: Array, mode: Any = "add", validate_indices: Any = False
+) -> Array:
+    """Combine `updates` into the slices of `data` at the index vectors of `indices`."""
+    return _scattered(data, tuple(np.moveaxis(indices, -1, 0)), updates, mode)

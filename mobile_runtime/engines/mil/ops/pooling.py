@@ -1,0 +1,104 @@
+"""Poolings over one, two or three spatial axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import Array
+from ..registry import register
+from .windows import padding, sizes, windows
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Where the windows lie. `ends`: declared padding; `extra`: what ceil_mode adds behind."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    ends: list[tuple[int, int]]
+    extra: list[int]
+
+    def windows(self, x: Array, fill: float) -> Array:
+        """View (n, c, *positions, *kernel) of `x`, padded with `fill`."""
+        widths = [(b, a + e) for (b, a), e in zip(self.ends, self.extra, strict=True)]
+        padded = np.pad(x, [(0, 0), (0, 0), *widths], constant_values=fill)
+        return windows(padded, self.kernel, self.strides, (1,) * len(self.kernel))
+
+    def counts(self, x: Array, with_padding: bool) -> Array:
+        """How many elements of `x` (and of its declared padding) each window holds."""
+        ones = np.ones((1, 1, *x.shape[2:]), np.float32)
+        ends = self.ends
+        if with_padding:
+            ones = np.pad(ones, [(0, 0), (0, 0), *ends], constant_values=1)
+            ends = [(0, 0)] * len(self.kernel)
+        return _Pool(self.kernel, self.strides, ends, self.extra).sum(ones)
+
+    def sum(self, x: Array) -> Array:
+        """The sum of each window."""
+        return np.asarray(self.windows(x, 0).sum(axis=self.kernel_axes))
+
+    @property
+    def kernel_axes(self) -> tuple[int, ...]:
+        """The axes of `windows` that run over the kernel."""
+        return tuple(range(-len(self.kernel), 0))
+
+
+def _pool(x: Array, kernel_sizes: Any, strides: Any, pad_type: Any, pad: Any, ceil: Any) -> _Pool:
+    axes = x.ndim - 2
+    kernel, step = sizes(kernel_sizes, 1, axes), sizes(strides, 1, axes)
+    ends = padding(pad_type, pad, x.shape[2:], kernel, step)
+    extra = [0] * axes
+    if ceil:
+        for n, (before, after) in enumerate(ends):
+            length = x.shape[2 + n] + before + after
+            count = -(-(length - kernel[n]) // step[n]) + 1
+            if (count - 1) * step[n] >= x.shape[2 + n] + before and before + after > 0:
+                count -= 1  # a window that would begin behind the data is left out
+            extra[n] = max(0, (count - 1) * step[n] + kernel[n] - length)
+    return _Pool(kernel, step, ends, extra)
+
+
+@register("max_pool")
+def max_pool(
+    x: Array,
+    kernel_sizes: Any,
+    strides: Any = None,
+    pad_type: Any = "valid",
+    pad: Any = None,
+    ceil_mode: Any = False,
+) -> Array:
+    """The largest element of each window."""
+    pool = _pool(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    return np.asarray(pool.windows(x, -np.inf).max(axis=pool.kernel_axes))
+
+
+@register("avg_pool")
+def avg_pool(  # noqa: PLR0913 — the operation's own signature
+    x: Array,
+    kernel_sizes: Any,
+    strides: Any = None,
+    pad_type: Any = "valid",
+    pad: Any = None,
+    exclude_padding_from_average: Any = False,
+    ceil_mode: Any = False,
+) -> Array:
+    """The mean of each window, padding counted as zeros or not at all."""
+    pool = _pool(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    return pool.sum(x) / pool.counts(x, with_padding=not exclude_padding_from_average)
+
+
+@register("l2_pool")
+def l2_pool(
+    x: Array,
+    kernel_sizes: Any,
+    strides: Any = None,
+    pad_type: Any = "valid",
+    pad: Any = None,
+    ceil_mode: Any = False,
+) -> Array:
+    """The Euclidean norm of each window."""
+    pool = _pool(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    return np.asarray(np.sqrt(pool.sum(np.square(x))))

@@ -1,0 +1,25 @@
+"""States: arrays that stay between calls. A state's value is the array itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..dtypes import Array
+from ..registry import register
+
+
+@register("read_state", result="viewed")
+def read_state(input: Array) -> Array:
+    """The state's present value."""
+    return input
+
+
+@register("write_state")
+def write_state(input: Array, data: Array, detach: Callable[[Array], None]) -> None:
+    """Make `data` the state's value; nothing to do where it was computed in place."""
+    if data is input:
+        return
+    detach(input)
+    np.copyto(input, data)

@@ -1,0 +1,295 @@
+"""A function of a program, prepared to run: constants in their places, operations bound.
+
+Values live in numbered slots. `compile_function` turns names into slots and looks operations up;
+`Plan.execute` walks the steps. What is known here is order and memory, not what operations do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .constexpr import WeightBuilder
+from .dtypes import ELEMENT_TYPES, Array
+from .liveness import Draft, MemoryPlan, plan_memory
+from .program import BlobTensor, Block, Constant, Function, Operation, Port
+from .registry import OPERATIONS, Definition, UnsupportedOperation
+from .rounding import round_to_half
+from .values import Weight, dense
+
+_STATE_OPERATIONS = ("read_state", "write_state")
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One input of a step: the slot, or slots, that it is read from."""
+
+    parameter: str
+    slots: tuple[int, ...]
+    is_list: bool
+    expands: bool  # weights are to be expanded first
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One result of a step: its slot, the type it must have, whether it is rounded to half."""
+
+    name: str
+    slot: int
+    dtype: np.dtype[Any] | None
+    rounds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One bound operation. `detach`: slots that a write in place must not change, if it is one."""
+
+    operation: Operation
+    call: Callable[..., Any]
+    arguments: tuple[Argument, ...]
+    outputs: tuple[Output, ...]
+    blocks: tuple[NestedBlock, ...]
+    release: tuple[int, ...]
+    detach: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class NestedBlock:
+    """A block of a `cond` or `while_loop`; it shares the slots of its function."""
+
+    inputs: tuple[int, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A function ready to run. `slots` holds the constants, None elsewhere."""
+
+    slots: tuple[Any, ...]
+    names: Mapping[str, int]
+    steps: tuple[Step, ...]
+    copied_outputs: frozenset[int]
+
+    def execute(
+        self, values: Mapping[str, Any], outputs: Sequence[str], keep: Collection[str]
+    ) -> dict[str, Array]:
+        """Run on `values` (inputs and states by name); return `outputs` and the named `keep`."""
+        slots = list(self.slots)
+        for name, value in values.items():
+            slots[self.names[name]] = value
+        kept = {n: slots[self.names[n]] for n in keep if slots[self.names[n]] is not None}
+        _run(self.steps, slots, keep, kept)
+        results = {name: np.array(dense(value)) for name, value in kept.items()}
+        for name in outputs:
+            slot = self.names[name]
+            value = dense(slots[slot])
+            results[name] = value.copy() if slot in self.copied_outputs else value
+        return results
+
+
+def _run(steps: Sequence[Step], slots: list[Any], keep: Collection[str], kept: Any) -> None:
+    for step in steps:
+        arguments: dict[str, Any] = {}
+        for argument in step.arguments:
+            found = [slots[slot] for slot in argument.slots]
+            if argument.expands:
+                found = [dense(value) for value in found]
+            arguments[argument.parameter] = tuple(found) if argument.is_list else found[0]
+        if step.blocks:
+            arguments["blocks"] = [partial(_nested, b, slots, keep, kept) for b in step.blocks]
+        if step.detach is not None:
+            arguments["detach"] = partial(_detach, step.detach, slots)
+        results = step.call(**arguments)
+        if not isinstance(results, tuple):
+            results = (results,) if step.outputs else ()
+        for output, result in zip(step.outputs, results, strict=True):
+            value = slots[output.slot] = _finish(result, output)
+            if keep and output.name in keep:
+                kept[output.name] = np.array(value)
+        for slot in step.release:
+            slots[slot] = None
+
+
+def _nested(
+    block: NestedBlock, slots: list[Any], keep: Collection[str], kept: Any, *inputs: Any
+) -> tuple[Any, ...]:
+    for slot, value in zip(block.inputs, inputs, strict=True):
+        slots[slot] = value
+    _run(block.steps, slots, keep, kept)
+    return tuple(dense(slots[slot]) for slot in block.outputs)
+
+
+def _detach(candidates: Sequence[int], slots: list[Any], region: Array) -> None:
+    """Give the values in `candidates` that share memory with `region` memory of their own."""
+    for slot in candidates:
+        value = slots[slot]
+        if isinstance(value, np.ndarray) and np.may_share_memory(value, region):
+            slots[slot] = value.copy()
+
+
+def _finish(result: Any, output: Output) -> Any:
+    if output.dtype is None or isinstance(result, str):
+        return result
+    value = np.asarray(result)
+    if value.dtype != output.dtype:
+        value = value.astype(output.dtype)
+    return round_to_half(value) if output.rounds else value
+
+
+def compile_function(function: Function, weights: WeightBuilder, half: bool) -> Plan:
+    """Bind `function`. `half`: results declared float16 are rounded.
+
+    Raises `UnsupportedOperation` for what the interpreter does not have.
+    """
+    compiler = _Compiler(function.name, weights, half)
+    for spec in (*function.inputs, *function.states):
+        compiler.declare(spec.name)
+    steps = compiler.steps(function.block)
+    outputs = [compiler.names[name] for name in function.block.outputs]
+    memory = plan_memory(
+        [_draft(step) for step in steps],
+        states={compiler.names[spec.name] for spec in function.states},
+        owned_elsewhere={slot for slot, v in enumerate(compiler.slots) if v is not None}
+        | {compiler.names[spec.name] for spec in function.inputs},
+        outputs=outputs,
+    )
+    return Plan(
+        slots=tuple(compiler.slots),
+        names=compiler.names,
+        steps=tuple(_with_memory(step, n, memory) for n, step in enumerate(steps)),
+        copied_outputs=memory.copied_outputs,
+    )
+
+
+def _with_memory(step: Step, index: int, memory: MemoryPlan) -> Step:
+    return replace(step, release=memory.release[index], detach=memory.detach.get(index))
+
+
+def _draft(step: Step) -> Draft:
+    """What the memory plan needs to know of a step."""
+    kind = step.operation.type
+    by_name = {argument.parameter: argument.slots for argument in step.arguments}
+    reads = {slot for slots in by_name.values() for slot in slots}
+    viewed: set[int] = set()
+    if step.blocks:
+        reads |= _nested_reads(step.blocks)
+        viewed = reads
+    elif OPERATIONS[kind].result == "viewed":
+        viewed = set(by_name[OPERATIONS[kind].first])
+    return Draft(
+        type=kind,
+        reads=frozenset(reads),
+        viewed=frozenset(viewed),
+        outputs=tuple(output.slot for output in step.outputs),
+        arguments={name: slots[0] for name, slots in by_name.items() if slots},
+    )
+
+
+def _nested_reads(blocks: Sequence[NestedBlock]) -> set[int]:
+    reads: set[int] = set()
+    for block in blocks:
+        reads.update(block.outputs)
+        for step in block.steps:
+            reads.update(slot for argument in step.arguments for slot in argument.slots)
+            reads |= _nested_reads(step.blocks)
+    return reads
+
+
+@dataclass
+class _Compiler:
+    """Numbers the values of one function and binds its operations."""
+
+    function: str
+    weights: WeightBuilder
+    half: bool
+    names: dict[str, int] = field(default_factory=dict)
+    slots: list[Any] = field(default_factory=list)
+
+    def declare(self, name: str, value: Any = None) -> int:
+        self.names[name] = len(self.slots)
+        self.slots.append(value)
+        return self.names[name]
+
+    def steps(self, block: Block, nested: bool = False) -> list[Step]:
+        """Bind the operations of `block`; constants become values of slots and no steps."""
+        steps = []
+        for op in block.operations:
+            if op.type == "const":
+                self.declare(op.outputs[0].name, self._constant(op.attributes["val"]))
+            elif op.type.startswith("constexpr_"):
+                self.declare(op.outputs[0].name, self._weight(op))
+            else:
+                steps.append(self._step(op, nested))
+        return steps
+
+    def _constant(self, value: Constant) -> Any:
+        if not isinstance(value, BlobTensor):
+            return value
+        return self.weights.stored(value) if value.shape else self.weights.array(value)
+
+    def _weight(self, op: Operation) -> Weight:
+        parameters: dict[str, Any] = dict(op.attributes)
+        for name, bindings in op.inputs.items():
+            binding = bindings[0]
+            parameters[name] = (
+                self.slots[self.names[binding]] if isinstance(binding, str) else binding
+            )
+        try:
+            return self.weights.build(op.type, parameters)
+        except UnsupportedOperation as error:
+            raise UnsupportedOperation(f"{self._where(op)}: {error}") from error
+
+    def _step(self, op: Operation, nested: bool) -> Step:
+        definition = self._definition(op, nested)
+        arguments = tuple(
+            Argument(
+                name,
+                tuple(self._slot(binding) for binding in bindings),
+                name in definition.lists,
+                name not in definition.weights,
+            )
+            for name, bindings in op.inputs.items()
+        )
+        blocks = tuple(self._nested_block(block) for block in op.blocks)
+        outputs = tuple(self._output(port, definition) for port in op.outputs)
+        return Step(op, definition.function, arguments, outputs, blocks, (), None)
+
+    def _slot(self, binding: str | Constant) -> int:
+        if isinstance(binding, str):
+            return self.names[binding]
+        return self.declare(f"constant {len(self.slots)}", self._constant(binding))
+
+    def _nested_block(self, block: Block) -> NestedBlock:
+        inputs = tuple(self.declare(port.name) for port in block.inputs)
+        steps = tuple(self.steps(block, nested=True))
+        return NestedBlock(inputs, steps, tuple(self.names[name] for name in block.outputs))
+
+    def _output(self, port: Port, definition: Definition) -> Output:
+        element = ELEMENT_TYPES.get(port.dtype or "")
+        dtype = None if element is None else element.computed
+        rounds = self.half and port.dtype == "float16" and definition.result == "computed"
+        return Output(port.name, self.declare(port.name), dtype, rounds)
+
+    def _definition(self, op: Operation, nested: bool) -> Definition:
+        if op.type not in OPERATIONS or (nested and op.type in _STATE_OPERATIONS):
+            inside = " inside cond or while_loop" if op.type in OPERATIONS else ""
+            raise UnsupportedOperation(
+                f"{self._where(op)}: operation {op.type}{inside} is not supported; "
+                "write the model without it or add it to mobile_runtime/engines/mil/ops."
+            )
+        definition = OPERATIONS[op.type]
+        if unknown := sorted(op.inputs.keys() - definition.parameters):
+            raise UnsupportedOperation(
+                f"{self._where(op)}: {op.type} with {', '.join(unknown)} is not supported; "
+                f"allowed are {', '.join(sorted(definition.parameters))}."
+            )
+        return definition
+
+    def _where(self, op: Operation) -> str:
+        name = op.name or (op.outputs[0].name if op.outputs else op.type)
+        return f"Function {self.function!r}, operation {name!r}"

@@ -1,0 +1,101 @@
+"""Pictures and videos of a conversation -> views, with the layout that the prompt needs.
+
+Knows files and the image processor; knows neither tokens nor graphs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mobile_runtime.bundle import InputError, Preprocessing
+from mobile_runtime.images import load_image, to_rgb
+from mobile_runtime.messages import collect_media
+from mobile_runtime.preprocess import View, plan_slices, preprocess_image
+from mobile_runtime.prompt import MediaLayout
+from mobile_runtime.video import (
+    VideoOptions,
+    group_frames,
+    plan_frames,
+    probe_video,
+    read_frames,
+)
+
+_VIDEO_SLICES = 1  # the published setting: a frame is one view
+
+
+@dataclass(frozen=True)
+class Frames:
+    """One picture, or the frames of one video, and how they were cut."""
+
+    views: tuple[tuple[View, ...], ...]  # of each frame
+    layout: MediaLayout
+
+
+def load_frames(
+    messages: Sequence[Mapping[str, Any]],
+    config: Preprocessing,
+    max_slice_nums: int | None = None,
+    folder: Path | None = None,
+) -> list[Frames]:
+    """Read and cut everything that the messages show; relative paths start at `folder`."""
+    return [
+        _load_video(media.source, config, max_slice_nums or _VIDEO_SLICES, folder)
+        if media.kind == "video"
+        else _cut([_open_image(media.source, folder)], config, max_slice_nums, None)
+        for media in collect_media(messages)
+    ]
+
+
+def _open_image(source: Any, folder: Path | None) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return to_rgb(source, "the given picture")
+    return load_image(_locate(source, folder))
+
+
+def _locate(source: Any, folder: Path | None) -> Path:
+    if not isinstance(source, str | Path):
+        raise InputError(f"A picture or video is a path, not {str(source)[:80]!r}.")
+    return Path(source) if folder is None else folder / source
+
+
+def _load_video(source: Any, config: Preprocessing, slices: int, folder: Path | None) -> Frames:
+    if isinstance(source, list | tuple):
+        images = [_open_image(frame, folder) for frame in source]
+        if not images:
+            raise InputError("A video given as a list of frames needs at least one frame.")
+        return _cut(images, config, slices, _groups_of_frames(len(images)))
+    path = _locate(source, folder)
+    plan = plan_frames(probe_video(path))
+    return _cut(list(read_frames(path, plan.indices)), config, slices, plan.temporal_ids)
+
+
+def _groups_of_frames(count: int) -> tuple[tuple[int, ...], ...]:
+    """Frames without times stand alone until there are more than the sampler's groups."""
+    packing = -(-count // VideoOptions().max_num_frames)
+    if packing > 6:
+        raise InputError(f"A video of {count} frames is too long; give at most 1080 of them.")
+    return group_frames(range(count), packing)
+
+
+def _cut(
+    images: Sequence[Image.Image],
+    config: Preprocessing,
+    max_slice_nums: int | None,
+    temporal_ids: Sequence[Sequence[int]] | None,
+) -> Frames:
+    views = tuple(tuple(preprocess_image(image, config, max_slice_nums)) for image in images)
+    grids = tuple(plan_slices(*image.size, config, max_slice_nums).grid for image in images)
+    return Frames(views, MediaLayout(grids, temporal_ids))
+
+
+def view_digest(view: View) -> bytes:
+    """Identifies a view by its pixels and shape."""
+    digest = hashlib.sha256(repr(view.tgt_size).encode())
+    digest.update(view.strip.tobytes())
+    return digest.digest()

@@ -1,0 +1,89 @@
+"""Chat messages in the transformers convention, checked: roles, text, pictures and videos.
+
+It refuses what the chat format cannot say (tools, unknown parts) and knows no token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+from mobile_runtime.bundle import InputError
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Media:
+    """A picture or video found in a message; `source` is whatever the message gives."""
+
+    kind: Literal["image", "video"]
+    source: Any
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message: text and media in order, and the thoughts that came apart from the text."""
+
+    role: str
+    parts: tuple[str | Media, ...]
+    reasoning: str | None
+
+    def text(self) -> str:
+        """The content with its parts joined as published; a picture counts as no text."""
+        return "\n".join(part if isinstance(part, str) else "" for part in self.parts)
+
+
+def collect_media(messages: Sequence[Mapping[str, Any]]) -> list[Media]:
+    """Pictures and videos of a conversation, in order; refuses messages that are not valid."""
+    parts = chain.from_iterable(turn.parts for turn in read_turns(messages))
+    return [part for part in parts if isinstance(part, Media)]
+
+
+def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    """The messages as turns; `InputError` names the first thing that is not valid."""
+    if isinstance(messages, (str, Mapping)) or len(messages) == 0:
+        raise InputError('Messages must be a list such as [{"role": "user", "content": "Hi"}].')
+    return [_read_turn(message) for message in messages]
+
+
+def _read_turn(message: Mapping[str, Any]) -> Turn:
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        raise InputError(f"A message needs a role and a content, not {str(message)[:80]!r}.")
+    role, reasoning = message["role"], message.get("reasoning_content")
+    if unknown := sorted(message.keys() - {"role", "content", "reasoning_content"}):
+        raise InputError(
+            f"A message has {', '.join(unknown)}; only role, content and reasoning_content are "
+            "supported, tools are not."
+        )
+    if role not in ROLES:
+        raise InputError(f"A message has the role {role!r}; the roles are {', '.join(ROLES)}.")
+    if reasoning is not None and not isinstance(reasoning, str):
+        raise InputError(f"reasoning_content must be text, not {type(reasoning).__name__}.")
+    content = message["content"]
+    if isinstance(content, str):
+        return Turn(role, (content,), reasoning)
+    if not isinstance(content, (list, tuple)):
+        raise InputError(
+            f"A message's content must be text or a list of parts, not {type(content).__name__}."
+        )
+    parts = tuple(_read_part(part) for part in content)
+    if role != "user" and any(isinstance(part, Media) for part in parts):
+        raise InputError(f"A message of the role {role} holds a picture; only the user's may.")
+    return Turn(role, parts, reasoning)
+
+
+def _read_part(part: Any) -> str | Media:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in ("text", "image", "video") or kind not in part:
+        raise InputError(
+            'A content part must be {"type": "text", "text": …}, {"type": "image", "image": …} or '
+            f'{{"type": "video", "video": …}}, not one of type {kind or type(part).__name__!r}.'
+        )
+    if kind != "text":
+        return Media(kind, part[kind])
+    if not isinstance(part["text"], str):
+        raise InputError(f"A text part must hold text, not {type(part['text']).__name__}.")
+    return str(part["text"])

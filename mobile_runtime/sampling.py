@@ -1,0 +1,89 @@
+"""Logits to the next token, in the order and with the rules of Hugging Face's generate().
+
+Repetition penalty, temperature, top-k, top-p, then a draw; temperature 0 takes the best token.
+It knows neither the model nor the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobile_runtime.bundle import InputError
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Neutral values: temperature 1, top_k 0 (all tokens), top_p 1, repetition_penalty 1.
+
+    Two samplers with the same seed draw the same tokens from the same logits.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    seed: int | None = None
+    _generator: np.random.Generator = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        bounds = (
+            ("temperature", 0 <= self.temperature < np.inf, "0 (the best token) or more"),
+            ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < np.inf, "above 0"),
+            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
+        )
+        for name, good, allowed in bounds:
+            if not good:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be {allowed}.")
+        object.__setattr__(self, "_generator", np.random.default_rng(self.seed))
+
+    def next_token(self, logits: NDArray[np.float32], generated: Sequence[int]) -> int:
+        """Choose from logits (V,); `generated` holds the answer's ids so far, not the prompt's."""
+        assert not np.isnan(logits).any(), "logits hold NaN"
+        scores = penalize(logits.astype(np.float32), generated, self.repetition_penalty)
+        if self.temperature == 0:
+            return int(np.argmax(scores))
+        ids, probabilities = candidates(scores, self.temperature, self.top_k, self.top_p)
+        cumulative = np.cumsum(probabilities)
+        drawn = np.searchsorted(cumulative, self._generator.random() * cumulative[-1], "right")
+        return int(ids[min(drawn, len(ids) - 1)])
+
+
+def penalize(
+    scores: NDArray[np.float32], generated: Sequence[int], penalty: float
+) -> NDArray[np.float32]:
+    """Divide positive and multiply negative scores of the tokens in `generated`, each once."""
+    if penalty == 1 or not len(generated):
+        return scores
+    ids = np.asarray(generated, dtype=np.int64)
+    seen = scores[ids]
+    scores = scores.copy()
+    scores[ids] = np.where(seen < 0, seen * np.float32(penalty), seen / np.float32(penalty))
+    return scores
+
+
+def candidates(
+    scores: NDArray[np.float32], temperature: float, top_k: int, top_p: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids that may be drawn, worst first, and their probabilities (unnormalised sum ≤ 1).
+
+    top_k keeps ties with the k-th best. top_p drops the worst tokens while their probabilities
+    sum to at most 1 − top_p, and never the best one.
+    """
+    scores = scores / np.float32(temperature)
+    ids = np.arange(len(scores))
+    if 0 < top_k < len(scores):
+        ids = np.flatnonzero(scores >= np.partition(scores, -top_k)[-top_k])
+    ids = ids[np.argsort(scores[ids], kind="stable")]
+    weights = np.exp(scores[ids].astype(np.float64) - scores[ids[-1]])
+    probabilities = weights / weights.sum()
+    if top_p < 1:
+        first = np.searchsorted(np.cumsum(probabilities), 1 - top_p, side="right")
+        kept = slice(min(int(first), len(ids) - 1), None)
+        ids, probabilities = ids[kept], probabilities[kept]
+    return ids, probabilities

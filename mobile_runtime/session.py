@@ -1,0 +1,271 @@
+"""A conversation with a bundle: messages in, a stream of text out.
+
+The key/value cache is kept between calls: whatever the new prompt shares with the last one, token
+by token and picture by picture, is not computed again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobile_runtime.bundle import (
+    InputError,
+    Manifest,
+    SamplingDefaults,
+    read_manifest,
+    verify_files,
+)
+from mobile_runtime.conversation import ChatFormat, Key, PreparedPrompt, prepare_prompt
+from mobile_runtime.decoder import Decoder, Embedding
+from mobile_runtime.engines import EngineOptions
+from mobile_runtime.preprocess import check_view
+from mobile_runtime.prompt import EncodedPrompt, PromptOptions, check_prompt
+from mobile_runtime.sampling import Sampler
+from mobile_runtime.tokenizer import StreamDecoder, Tokenizer
+from mobile_runtime.vision import Vision
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """Options of the published chat(); None takes the published default."""
+
+    prompt: PromptOptions = PromptOptions()
+    max_slice_nums: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    max_new_tokens: int | None = None
+
+
+GREEDY = ChatOptions(temperature=0.0, repetition_penalty=1.0)
+
+
+@dataclass
+class Statistics:
+    """What one answer took; times in seconds."""
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    new_tokens: int = 0
+    vision_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+@dataclass
+class ChatStream:
+    """Iterate for pieces of text; `cancel` ends the answer before the next token."""
+
+    pieces: Iterator[str] = field(repr=False)
+    statistics: Statistics
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None  # stop, length, context_full or cancelled
+    _cancelled: bool = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self.pieces
+
+    def cancel(self) -> None:
+        """End the answer; what was computed stays in the cache."""
+        self._cancelled = True
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled
+
+
+class Session:
+    """An open bundle with one conversation's cache."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, options: EngineOptions) -> None:
+        self.manifest = manifest
+        self.tokenizer = Tokenizer.load(bundle / "tokenizer" / "tokenizer.json")
+        check_prompt(manifest.prompt, self.tokenizer)
+        self.embedding = Embedding(bundle, manifest)
+        self.vision = Vision(bundle, manifest, options)
+        self.decoder = Decoder(bundle, manifest, options)
+        self._cached: list[Key] = []
+        self._image_embeds: dict[bytes, Array] = {}
+
+    @classmethod
+    def load(
+        cls, bundle: Path, options: EngineOptions = EngineOptions(), *, verify: bool = True
+    ) -> Session:
+        """Open a bundle; `verify` checks the SHA-256 of every file first."""
+        manifest = read_manifest(bundle)
+        if verify:
+            verify_files(bundle, manifest)
+        return cls(bundle, manifest, options)
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        self._cached, self._image_embeds = [], {}
+        self.decoder.reset()
+
+    def prepare(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: ChatOptions = ChatOptions(),
+        folder: Path | None = None,
+    ) -> PreparedPrompt:
+        """Read the pictures, build the prompt, and check that everything fits."""
+        config = self.manifest.preprocessing
+        chat_format = ChatFormat(self.tokenizer, self.manifest.prompt, config)
+        prompt = prepare_prompt(
+            messages, chat_format, options.prompt, options.max_slice_nums, folder
+        )
+        for view in (view for group in prompt.groups for view in group):
+            check_view(view, config)
+        self._check_length(len(prompt.keys), prompt.encoded)
+        return prompt
+
+    def _check_length(self, tokens: int, encoded: EncodedPrompt) -> None:
+        context = self.manifest.decoding.context_length
+        if tokens >= context:
+            pictures = int(np.sum(np.diff(encoded.image_bound, axis=1)))
+            raise InputError(
+                f"the prompt has {tokens} tokens, {pictures} of them for pictures, and the context "
+                f"holds {context} with the answer; shorten it, lower max_slice_nums, or export "
+                "with a larger --context-length."
+            )
+
+    def image_embeds(self, prompt: PreparedPrompt, first: int = 0) -> list[Array]:
+        """Embeddings (queries, D) of each group from number `first` on, computed once a picture."""
+        digests = [_group_digest(prompt, n) for n in range(len(prompt.groups))]
+        self._image_embeds = {d: e for d, e in self._image_embeds.items() if d in digests}
+        for n in range(first, len(prompt.groups)):
+            if digests[n] not in self._image_embeds:
+                times = prompt.encoded.groups[n].temporal_ids
+                embeds = self.vision.encode_group(prompt.groups[n], times)
+                self._image_embeds[digests[n]] = embeds
+        return [self._image_embeds[digest] for digest in digests[first:]]
+
+    def prompt_embeddings(self, prompt: PreparedPrompt, start: int = 0) -> Array:
+        """(T − start, D): text embeddings with the pictures' spliced in."""
+        bounds = prompt.encoded.image_bound
+        embeddings = self.embedding(prompt.encoded.input_ids)
+        first = int(np.sum(bounds[:, 1] <= start)) if len(bounds) else 0
+        for bound, embeds in zip(bounds[first:], self.image_embeds(prompt, first), strict=True):
+            embeddings[bound[0] : bound[1]] = embeds
+        return embeddings[start:]
+
+    def prefill(self, prompt: PreparedPrompt, statistics: Statistics | None = None) -> Array:
+        """Run the prompt, reusing the cache; logits (vocab_size,) of its last position."""
+        statistics = statistics or Statistics()
+        start = self._shared_length(prompt.keys)
+        statistics.prompt_tokens, statistics.reused_tokens = len(prompt.keys), start
+        begin = time.perf_counter()
+        embeddings = self.prompt_embeddings(prompt, start)
+        statistics.vision_seconds = time.perf_counter() - begin
+        begin = time.perf_counter()
+        # Rows past `start` are overwritten from here on: forget them before, not after.
+        self._cached = list(prompt.keys[:start])
+        hidden = self.decoder.run(embeddings, start)
+        self._cached = list(prompt.keys)
+        logits = self.decoder.logits(hidden)
+        statistics.prefill_seconds = time.perf_counter() - begin
+        return logits
+
+    def _shared_length(self, keys: Sequence[Key]) -> int:
+        """Positions that the cache already holds; the last one is always run for its logits."""
+        shared = 0
+        for cached, key in zip(self._cached, keys[:-1], strict=False):
+            if cached != key:
+                break
+            shared += 1
+        return shared
+
+    def decode(self, token: int) -> Array:
+        """Append one token to the cache; logits of the next."""
+        hidden = self.decoder.run(self.embedding(np.array([token])), len(self._cached))
+        self._cached.append(token)
+        return self.decoder.logits(hidden)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: ChatOptions = ChatOptions(),
+        folder: Path | None = None,
+    ) -> ChatStream:
+        """Answer a conversation. Errors of the input are raised here, before the first piece."""
+        prompt = self.prepare(messages, options, folder)
+        sampler = self._sampler(options)
+        limit = options.max_new_tokens or self.manifest.generation.max_new_tokens
+        stream = ChatStream(iter(()), Statistics())
+        thinking = options.prompt.enable_thinking is True
+        stream.pieces = self._generate(prompt, sampler, limit, stream, thinking)
+        return stream
+
+    def _sampler(self, options: ChatOptions) -> Sampler:
+        generation = self.manifest.generation
+        thinking = options.prompt.enable_thinking is True
+        defaults: SamplingDefaults = generation.thinking if thinking else generation.answer
+
+        def chosen(value: Any, default: Any) -> Any:
+            return default if value is None else value
+
+        return Sampler(
+            temperature=chosen(options.temperature, defaults.temperature),
+            top_k=chosen(options.top_k, defaults.top_k),
+            top_p=chosen(options.top_p, defaults.top_p),
+            repetition_penalty=chosen(options.repetition_penalty, defaults.repetition_penalty),
+            seed=options.seed,
+        )
+
+    def _generate(
+        self,
+        prompt: PreparedPrompt,
+        sampler: Sampler,
+        limit: int,
+        stream: ChatStream,
+        thinking: bool,
+    ) -> Iterator[str]:
+        logits = self.prefill(prompt, stream.statistics)
+        # As published: only the terminators are hidden, <box> and its like belong to the answer.
+        text = StreamDecoder(self.tokenizer, skip_special=False)
+        if thinking:
+            yield self.manifest.prompt.special_tokens["think_start"].content + "\n"
+        begin = time.perf_counter()
+        while stream.finish_reason is None:
+            token = sampler.next_token(logits, stream.token_ids)
+            stream.finish_reason = self._finish_reason(token, stream, limit)
+            if stream.finish_reason in ("stop", "cancelled"):
+                break
+            stream.token_ids.append(token)
+            stream.statistics.new_tokens += 1
+            if piece := text.push(token):
+                yield piece
+            if stream.finish_reason is None:
+                logits = self.decode(token)
+            stream.statistics.decode_seconds = time.perf_counter() - begin
+        if rest := text.flush():
+            yield rest
+
+    def _finish_reason(self, token: int, stream: ChatStream, limit: int) -> str | None:
+        if stream.cancelled:
+            return "cancelled"
+        if token in self.manifest.prompt.stop_token_ids:
+            return "stop"
+        if len(stream.token_ids) + 1 >= limit:
+            return "length"
+        if len(self._cached) >= self.manifest.decoding.context_length:
+            return "context_full"
+        return None
+
+
+def _group_digest(prompt: PreparedPrompt, n: int) -> bytes:
+    start = prompt.encoded.image_bound[n, 0]
+    key = prompt.keys[int(start)]
+    assert not isinstance(key, int)
+    return key[0]

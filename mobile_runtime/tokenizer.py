@@ -1,0 +1,130 @@
+"""The byte-level BPE tokenizer of a bundle: text to ids, ids to a stream of text.
+
+Text is data: whatever it spells, it never becomes a special token. Special tokens are written by
+id, which `token_id` looks up. It knows no chat format.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from mobile_runtime.bundle import InputError
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable character that stands for each byte in a byte-level vocabulary.
+
+    Printable Latin-1 characters stand for themselves, other bytes for U+0100 onwards (GPT-2).
+    """
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + n): b for n, b in enumerate(hidden)}
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _read_tokenizer_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; copy or export the bundle again.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); export the bundle again.") from error
+    decoder = value.get("decoder") if isinstance(value, dict) else None
+    if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
+        raise InputError(f"{path} is not a byte-level tokenizer.json; export the bundle again.")
+    return dict(value)
+
+
+class Tokenizer:
+    """A loaded tokenizer.json."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, added: Mapping[int, str], special: set[int]):
+        self._backend = backend
+        self._added = dict(added)
+        self._special = frozenset(special)
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Read tokenizer.json; `InputError` when it is missing or not byte-level."""
+        value = _read_tokenizer_json(path)
+        entries = value.get("added_tokens", [])
+        special = {entry["id"] for entry in entries if entry["special"]}
+        # The library keeps only tokens marked special out of ordinary text; <think> is not marked.
+        value["added_tokens"] = [entry | {"special": True} for entry in entries]
+        try:
+            backend = tokenizers.Tokenizer.from_str(json.dumps(value))
+        except Exception as error:  # the library raises nothing narrower
+            raise InputError(
+                f"{path} is not a tokenizer that this program reads ({error}); "
+                "export the bundle again."
+            ) from error
+        backend.encode_special_tokens = True
+        return cls(backend, {entry["id"]: entry["content"] for entry in entries}, special)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of `text`, read as plain text: special tokens that it spells stay letters."""
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError("The text holds half a character (a lone surrogate); give valid text.")
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        assert not self._added.keys() & set(ids), "text produced an added token"
+        return ids
+
+    def token_id(self, content: str) -> int:
+        """The id of the token written exactly `content`."""
+        found = self._backend.token_to_id(content)
+        if found is None:
+            raise InputError(f"The tokenizer has no token {content!r}; export the bundle again.")
+        return found
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the tokenizer marks the token as special (<think> is not, <image> is)."""
+        return token_id in self._special
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that the token stands for; none for ids that only pad the vocabulary."""
+        if token_id in self._added:
+            return self._added[token_id].encode()
+        token = self._backend.id_to_token(token_id)
+        return b"" if token is None else bytes(_BYTE_OF[character] for character in token)
+
+    def decode(self, ids: list[int], skip_special: bool = True) -> str:
+        """The text of `ids`; invalid UTF-8 becomes U+FFFD."""
+        stream = StreamDecoder(self, skip_special)
+        return "".join(map(stream.push, ids)) + stream.flush()
+
+
+def _utf8_decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+
+@dataclass
+class StreamDecoder:
+    """Turns ids into text one by one, holding back the bytes of an incomplete character."""
+
+    tokenizer: Tokenizer
+    skip_special: bool = True
+    _utf8: codecs.IncrementalDecoder = field(default_factory=_utf8_decoder)
+
+    def push(self, token_id: int) -> str:
+        """The text that became complete with this token; often empty inside a character."""
+        if self.skip_special and self.tokenizer.is_special(token_id):
+            return ""
+        return self._utf8.decode(self.tokenizer.token_bytes(token_id))
+
+    def flush(self) -> str:
+        """End the text: an incomplete character becomes U+FFFD. The decoder can be used again."""
+        return self._utf8.decode(b"", final=True)

@@ -1,0 +1,202 @@
+"""Videos to frames and temporal ids: which frames to take, how to pack them, and their decoding.
+
+A video file goes in; upright RGB frames and groups of ids in units of 0.1 s come out. Planning
+(the published sampler's arithmetic) is apart from decoding and needs no video.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mobile_runtime.bundle import InputError
+
+TIME_SCALE = 0.1  # seconds a temporal id stands for
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """The published sampler's settings: frames a second, groups at most, frames a group at most
+    (1 to 6), and a fixed number of frames a group (capped by that maximum), None for automatic."""
+
+    choose_fps: int = 5
+    max_num_frames: int = 180
+    max_num_packing: int = 3
+    force_packing: int | None = None
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Number of frames and their average rate in 1/s."""
+
+    frame_count: int
+    fps: float
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """Ascending frame numbers (a slow video may repeat some) and the groups of their ids."""
+
+    indices: tuple[int, ...]
+    temporal_ids: tuple[tuple[int, ...], ...]
+
+
+def plan_frames(info: VideoInfo, options: VideoOptions = VideoOptions()) -> FramePlan:
+    """Choose frames from the centres of equal segments and group their times.
+
+    The published sampler fails on clips too short for one frame; here they give one.
+    """
+    _check_options(options)
+    if info.frame_count < 1 or not 0 < info.fps < math.inf:
+        raise InputError(
+            f"The video has {info.frame_count} frames at {info.fps} a second; give one with frames."
+        )
+    duration = info.frame_count / info.fps
+    count, packing = _count_and_packing(duration, info.fps, options)
+    if options.force_packing is not None:
+        packing = min(options.force_packing, options.max_num_packing)
+    gap = info.frame_count / count
+    indices = tuple(int(i * gap + gap / 2) for i in range(count))
+    return FramePlan(indices, group_frames(_snap(indices, info.fps, duration), packing))
+
+
+def _check_options(options: VideoOptions) -> None:
+    packings = {"max_num_packing": options.max_num_packing, "force_packing": options.force_packing}
+    for name, value in packings.items():
+        if value is not None and not 1 <= value <= 6:
+            raise InputError(f"{name} is {value}; it must be 1 to 6.")
+    if options.choose_fps < 1 or options.max_num_frames < 1:
+        raise InputError(
+            f"choose_fps is {options.choose_fps} and max_num_frames {options.max_num_frames}; "
+            "both must be at least 1."
+        )
+
+
+def _count_and_packing(duration: float, fps: float, options: VideoOptions) -> tuple[int, int]:
+    limit, most = options.max_num_frames, options.max_num_packing
+    if options.choose_fps * int(duration) <= limit:
+        return max(1, round(min(options.choose_fps, round(fps)) * min(limit, duration))), 1
+    packing = math.ceil(duration * options.choose_fps / limit)
+    if packing <= most:
+        return round(duration * options.choose_fps), packing
+    return limit * most, most
+
+
+def _snap(indices: Sequence[int], fps: float, duration: float) -> list[int]:
+    """Times of frames as ids on the published 0.1 s grid; a tie takes the earlier.
+
+    The division truncates: in float64, some grid points k · 0.1 / 0.1 come out just below k, so
+    their id is k − 1, as published.
+    """
+    grid = np.arange(0, duration, TIME_SCALE)
+    times = np.array(indices) / fps
+    above = np.clip(np.searchsorted(grid, times), 0, len(grid) - 1)
+    below = np.maximum(above - 1, 0)
+    nearest = np.where(times - grid[below] <= np.abs(grid[above] - times), below, above)
+    return [int(time) for time in grid[nearest] / TIME_SCALE]
+
+
+def group_frames(ids: Sequence[int], packing: int) -> tuple[tuple[int, ...], ...]:
+    """Split ids into consecutive groups of `packing`, the last one possibly shorter.
+
+    For pictures without times, `range(count)` serves as ids.
+    """
+    if not 1 <= packing <= 6:
+        raise InputError(f"packing is {packing}; it must be 1 to 6.")
+    return tuple(tuple(ids[i : i + packing]) for i in range(0, len(ids), packing))
+
+
+def probe_video(path: str | Path) -> VideoInfo:
+    """Count the frames of a video's first picture stream without decoding them."""
+    av = _import_av()
+    with _open(av, Path(path)) as container:
+        try:
+            stream = container.streams.video[0]
+            count = sum(
+                1 for packet in container.demux(stream) if packet.size and not packet.is_discard
+            )
+        except av.FFmpegError as error:
+            raise InputError(f"{path} is damaged ({error}); give another video.") from error
+        rate = stream.average_rate or stream.guessed_rate
+    if not count or not rate:
+        raise InputError(f"{path} holds no frames; give another video.")
+    return VideoInfo(count, float(rate))
+
+
+def read_frames(path: str | Path, indices: Sequence[int]) -> Iterator[Image.Image]:
+    """Decode the frames with these ascending numbers, upright, one by one.
+
+    Frames between them are decoded but not converted: samples lie closer than key frames do.
+    A stream that ends early (frames listed but not decodable) repeats its last frame.
+    """
+    av = _import_av()
+    wanted = iter(indices)
+    target = next(wanted, None)
+    frame = None
+    with _open(av, Path(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        try:
+            for number, frame in enumerate(container.decode(stream)):
+                while target == number:
+                    yield _upright(frame)
+                    target = next(wanted, None)
+                if target is None:
+                    return
+        except av.FFmpegError as error:
+            raise InputError(f"{path} cannot be decoded ({error}); give another video.") from error
+        if frame is None:
+            raise InputError(f"{path} holds no frame that can be decoded; give another video.")
+        while target is not None:
+            yield _upright(frame)
+            target = next(wanted, None)
+
+
+def sample_frames(
+    path: str | Path, options: VideoOptions = VideoOptions()
+) -> tuple[list[Image.Image], tuple[tuple[int, ...], ...]]:
+    """Frames of a video and their temporal ids, ready for `preprocess_image(…, 1)`.
+
+    All frames are held at full size; for long videos join `plan_frames` and `read_frames`.
+    """
+    plan = plan_frames(probe_video(path), options)
+    return list(read_frames(path, plan.indices)), plan.temporal_ids
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(
+            'Videos need PyAV; install it with `pip install "minicpmv-mobile[video]"`.'
+        ) from error
+    return av
+
+
+def _open(av: Any, path: Path) -> Any:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {what}; give a video file.")
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a video that can be read ({error}).") from error
+    if not container.streams.video:
+        container.close()
+        raise InputError(f"{path} holds no pictures, only sound or text; give a video.")
+    return container
+
+
+def _upright(frame: Any) -> Image.Image:
+    """The frame as the player shows it: phones store portrait videos rotated."""
+    image: Image.Image = frame.to_image()
+    turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180}
+    turns |= {-180: Image.Transpose.ROTATE_180, -90: Image.Transpose.ROTATE_270}
+    turn = turns.get(round(frame.rotation))
+    return image if turn is None else image.transpose(turn)

@@ -1,0 +1,59 @@
+"""What all tests share: the published chat template, a random checkpoint, bundles made from it."""
+
+import json
+import logging
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from export.backends import BACKENDS
+from export.config import ExportConfig
+from export.pipeline import export_bundle
+from export.progress import Progress
+from export.random_model import write_random_checkpoint
+
+SHARED = Path(__file__).resolve().parents[1] / "../shared"
+
+logging.getLogger("coremltools").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder with published files and golden data; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the published files in ../shared")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def chat_template(shared):
+    """The published chat template."""
+    text = (shared / "upstream/tokenizer_config.json").read_text(encoding="utf-8")
+    return json.loads(text)["chat_template"]
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory):
+    """A tiny checkpoint folder with seeded random weights."""
+    folder = tmp_path_factory.mktemp("random") / "checkpoint"
+    write_random_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_bundle(random_checkpoint, tmp_path_factory):
+    """Export the random checkpoint, once for each set of options."""
+
+    @cache
+    def make(quant="int4", kv_cache="state", context_length=512):
+        config = ExportConfig(
+            checkpoint=str(random_checkpoint),
+            output=tmp_path_factory.mktemp("bundles"),
+            quant=quant,
+            kv_cache=kv_cache,
+            context_length=context_length,
+        )
+        return export_bundle(config, BACKENDS["coreml"], Progress(quiet=True))
+
+    return make

@@ -1,0 +1,250 @@
+"""What the exporter's tests share: the published configuration, small checkpoints, tiny packages."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from export.backends import BACKENDS
+from export.backends.coreml.package import write_package
+from export.checkpoint import Checkpoint
+from export.config import ExportConfig
+from export.graphs.graph import Function, Graph, Parameter
+from export.models.config import load_config, parse_config
+from export.models.preprocessor import load_preprocessing
+from export.plan import build_plan
+from export.quant.quantize import quantize
+from mobile_runtime.bundle import TensorSpec
+from mobile_runtime.engines.mil import MilEngine
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The keys of the published config.json that describe the model.
+PUBLISHED = {
+    "model_type": "minicpmv",
+    "version": 4.5,
+    "hidden_size": 4096,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 12288,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000,
+    "rope_scaling": None,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 36,
+    "vocab_size": 151748,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "sliding_window": None,
+    "use_sliding_window": False,
+    "eos_token_id": 151645,
+    "bos_token_id": 151643,
+    "drop_vision_last_layer": False,
+    "query_num": 64,
+    "patch_size": 14,
+    "batch_3d_resampler": True,
+    "slice_config": {"max_slice_nums": 9, "patch_size": 14, "model_type": "minicpmv"},
+    "vision_config": {
+        "model_type": "siglip",
+        "hidden_size": 1152,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "intermediate_size": 4304,
+        "image_size": 980,
+        "patch_size": 14,
+    },
+}
+
+
+@pytest.fixture
+def published_values():
+    """The published config.json, to be changed."""
+    return copy.deepcopy(PUBLISHED)
+
+
+@pytest.fixture(scope="session")
+def published_model():
+    return parse_config(PUBLISHED)
+
+
+@pytest.fixture(scope="session")
+def published_preprocessing(published_model, tmp_path_factory):
+    return load_preprocessing(tmp_path_factory.mktemp("no-file"), published_model)
+
+
+@pytest.fixture(scope="session")
+def published_plan(published_model, published_preprocessing):
+    """published_plan(**flags) -> the plan for the published model; reads no weights."""
+
+    def make(backend=BACKENDS["coreml"], recipe=None, **flags):
+        config = ExportConfig(**flags)
+        return build_plan(config, published_model, published_preprocessing, backend, recipe)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The random checkpoint, open, with a plan for it."""
+
+    checkpoint: Checkpoint
+    model: object
+    plan: object
+
+
+@pytest.fixture(scope="session")
+def tiny(random_checkpoint):
+    """tiny(**flags) -> the random checkpoint and its plan."""
+    model = load_config(random_checkpoint)
+    preprocessing = load_preprocessing(random_checkpoint, model)
+    checkpoint = Checkpoint(random_checkpoint)
+
+    def make(**flags):
+        plan = build_plan(ExportConfig(**flags), model, preprocessing, BACKENDS["coreml"])
+        return Tiny(checkpoint, model, plan)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_graph():
+    """write_graph(graph, specs, source, path) -> path of the package, weights quantized."""
+
+    def write(graph, specs, source, path):
+        stream = ((p, quantize(p, source, specs.get(p.name))) for p in graph.parameters)
+        write_package(graph, specs, stream, path)
+        return path
+
+    return write
+
+
+class Arrays(dict):
+    """A tensor source over a dict of arrays."""
+
+    def read(self, name):
+        return self[name]
+
+    def read_rows(self, name, begin, end):
+        return self[name][begin:end]
+
+
+@pytest.fixture
+def arrays():
+    return Arrays
+
+
+def parameter(name, values):
+    """A graph's parameter with the shape of an array."""
+    return Parameter(name, values.shape, lambda source: source.read(name))
+
+
+@pytest.fixture
+def make_parameter():
+    return parameter
+
+
+@pytest.fixture
+def build_body(tmp_path):
+    """build_body(body, inputs, shapes, …) -> an open one-function package.
+
+    `body(ops, inputs, parameters)` returns the values of the given `shapes`. A `state` shape adds
+    the input "cache". `specs` quantize weights.
+    """
+
+    def build(body, inputs, shapes, weights=(), *, specs=(), precision="fp32", state=None):
+        source = Arrays(weights)
+        parameters = {name: parameter(name, values) for name, values in source.items()}
+
+        def named(ops, values):
+            return dict(zip(names, body(ops, values, parameters), strict=True))
+
+        names = [f"out_{n}" for n in range(len(shapes))]
+        function = Function("main", _specs(inputs), _outputs(names, shapes), named)
+        states = () if state is None else (TensorSpec("cache", state, "float16"),)
+        graph = Graph("one", "decoder", (function,), states, range(1))
+        chosen = dict.fromkeys(source) | dict(specs)
+        stream = ((p, quantize(p, source, chosen[p.name])) for p in graph.parameters)
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.mlpackage"
+        write_package(graph, chosen, stream, path)
+        return MilEngine(path, precision=precision)
+
+    return build
+
+
+def _specs(inputs):
+    return tuple(
+        TensorSpec(name, array.shape, "int32" if array.dtype.kind == "i" else "float16")
+        for name, array in inputs.items()
+    )
+
+
+def _outputs(names, shapes):
+    pairs = zip(names, shapes, strict=True)
+    return tuple(TensorSpec(name, shape, "float16") for name, shape in pairs)
+
+
+@pytest.fixture
+def run_body(build_body):
+    """run_body(body, inputs, shape, …) -> the one output of such a package."""
+
+    def run(body, inputs, shape, weights=(), **options):
+        def single(ops, values, parameters):
+            return [body(ops, values, parameters)]
+
+        return build_body(single, inputs, [shape], weights, **options).run(inputs)["out_0"]
+
+    return run
+
+
+@dataclass(frozen=True)
+class CommandRun:
+    """One `python -m export` of the random model in a process of its own."""
+
+    stdout: str
+    stderr: str
+    output: Path
+
+
+@pytest.fixture(scope="session")
+def command_runs(tmp_path_factory):
+    """The same export from two processes that order their sets and dicts' hashes differently."""
+    return [_run_command(tmp_path_factory.mktemp("command"), seed) for seed in ("1", "2")]
+
+
+def _run_command(output, seed):
+    arguments = ["coreml", "--output", str(output), "--context-length", "64"]
+    done = subprocess.run(
+        [sys.executable, "-m", "export", *arguments, "--prefill-length", "4"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return CommandRun(done.stdout, done.stderr, output)
+
+
+@pytest.fixture
+def save_checkpoint(random_checkpoint, tmp_path):
+    """save_checkpoint(change) -> copy of the random checkpoint, its tensors changed by `change`."""
+    def save(change):
+        folder = tmp_path / "changed"
+        shutil.copytree(random_checkpoint, folder)
+        checkpoint = Checkpoint(random_checkpoint)
+        tensors = {name: np.array(checkpoint.read(name)) for name in checkpoint.tensors}
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors")
+        return folder
+
+    return save

@@ -1,0 +1,149 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from export.chat_template import COMPACT
+from export.tokenizer import build_tokenizer_files
+from mobile_runtime.bundle import InputError
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+UPSTREAM = Path(__file__).resolve().parents[2] / "../shared/upstream"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A writable checkpoint folder with the tiny tokenizer's files."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(GOLDEN / "tiny_tokenizer", folder)
+    (folder / "chat_template.jinja").write_text(COMPACT, encoding="utf-8")
+    return folder
+
+
+def _edit(path, change):
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def test_published_ids_and_golden_prompts(tmp_path):
+    if not (UPSTREAM / "vocab.json").is_file():
+        pytest.skip("needs the published tokenizer in ../shared/upstream")
+    prompt = build_tokenizer_files(UPSTREAM, tmp_path, 151748)
+    assert {token.content: token.id for token in prompt.special_tokens.values()} == {
+        "<|im_start|>": 151644,
+        "<|im_end|>": 151645,
+        "<|endoftext|>": 151643,
+        "<think>": 151667,
+        "</think>": 151668,
+        "<image>": 151669,
+        "</image>": 151670,
+        "<slice>": 151679,
+        "</slice>": 151680,
+        "<image_id>": 151681,
+        "</image_id>": 151682,
+        "<unk>": 128244,
+    }
+    assert prompt.stop_token_ids == (151645, 151643)
+    library = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert library.get_vocab_size() == 151748
+    for entry in json.loads((GOLDEN / "prompts.json").read_text(encoding="utf-8")):
+        text = library.decode(entry["input_ids"], skip_special_tokens=False)
+        assert library.encode(text, add_special_tokens=False).ids == entry["input_ids"]
+
+
+def test_files_of_the_checkpoint_are_copied(checkpoint, tmp_path):
+    (checkpoint / "added_tokens.json").write_text("{}")
+    prompt = build_tokenizer_files(checkpoint, tmp_path / "deep" / "out", 315)
+    out = tmp_path / "deep" / "out"
+    names = {"tokenizer.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
+    assert {path.name for path in out.iterdir()} == names | {"merges.txt", "tokenizer_config.json"}
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "chat_template.jinja"):
+        assert (out / name).read_bytes() == (checkpoint / name).read_bytes()
+    assert prompt.chat_template == (checkpoint / "chat_template.jinja").read_text()
+
+
+def test_same_checkpoint_gives_the_same_bytes(checkpoint, tmp_path):
+    for name in ("a", "b"):
+        build_tokenizer_files(checkpoint, tmp_path / name, 315)
+    assert (tmp_path / "a/tokenizer.json").read_bytes() == (
+        tmp_path / "b/tokenizer.json"
+    ).read_bytes()
+
+
+def test_given_tokenizer_json_is_copied(checkpoint, tmp_path):
+    built = build_tokenizer_files(checkpoint, tmp_path / "a", 315)
+    shutil.copyfile(tmp_path / "a/tokenizer.json", checkpoint / "tokenizer.json")
+    for name in ("vocab.json", "merges.txt"):
+        (checkpoint / name).unlink()
+    assert build_tokenizer_files(checkpoint, tmp_path / "b", 315) == built
+    assert (tmp_path / "b/tokenizer.json").read_bytes() == (
+        tmp_path / "a/tokenizer.json"
+    ).read_bytes()
+
+
+def test_template_may_stand_in_the_config(checkpoint, tmp_path):
+    path = checkpoint / "chat_template.jinja"
+    template = path.read_text()
+    path.unlink()
+    _edit(checkpoint / "tokenizer_config.json", lambda c: c.update(chat_template=template))
+    assert build_tokenizer_files(checkpoint, tmp_path / "out", 315).chat_template == template
+
+
+def test_another_template_is_refused(checkpoint, tmp_path):
+    path = checkpoint / "chat_template.jinja"
+    path.write_text(path.read_text() + "{# changed #}")
+    with pytest.raises(InputError, match="chat template"):
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer_config.json"])
+def test_missing_file_is_named(name, checkpoint, tmp_path):
+    (checkpoint / name).unlink()
+    with pytest.raises(InputError, match=name):
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+
+
+def test_missing_template_is_named(checkpoint, tmp_path):
+    (checkpoint / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match="no chat template"):
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json", "tokenizer_config.json"])
+def test_damaged_file_is_named(name, checkpoint, tmp_path):
+    (checkpoint / name).write_text('{"model": ')
+    with pytest.raises(InputError, match=name):
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+
+
+def test_missing_special_tokens_are_named(checkpoint, tmp_path):
+    def drop(config):
+        tokens = config["added_tokens_decoder"]
+        last = max(tokens, key=int)
+        tokens[last]["content"] = "<something else>"
+        for key in [k for k, t in tokens.items() if t["content"] in ("<unk>",)]:
+            del tokens[key]
+
+    _edit(checkpoint / "tokenizer_config.json", drop)
+    with pytest.raises(InputError, match="lacks the special tokens <unk>"):
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+
+
+def test_token_with_another_id_is_named(checkpoint, tmp_path):
+    def shift(config):
+        tokens = config["added_tokens_decoder"]
+        first = min((key for key, t in tokens.items() if t["content"] != "<unk>"), key=int)
+        del tokens[first]
+
+    _edit(checkpoint / "tokenizer_config.json", shift)
+    with pytest.raises(InputError, match=r"declares <.*> as token 274"):
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+
+
+def test_ids_beyond_the_embedding_table_are_refused(checkpoint, tmp_path):
+    with pytest.raises(InputError, match=r"id 314 and the model has 314 embeddings"):
+        build_tokenizer_files(checkpoint, tmp_path / "out", 314)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,43 @@
+import pytest
+
+from mobile_runtime.bundle import InputError
+from mobile_runtime.messages import Media, collect_media
+
+
+def _user(*parts):
+    return {"role": "user", "content": list(parts)}
+
+
+def test_media_come_in_the_order_of_the_conversation():
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        _user({"type": "image", "image": "a.jpg"}, {"type": "text", "text": "What?"}),
+        {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+        _user({"type": "video", "video": "b.mp4"}, {"type": "image", "image": 3}),
+    ]
+    expected = [Media("image", "a.jpg"), Media("video", "b.mp4"), Media("image", 3)]
+    assert collect_media(messages) == expected
+
+
+@pytest.mark.parametrize(
+    ("messages", "match"),
+    [
+        ([], "must be a list"),
+        ("Hi", "must be a list"),
+        ({"role": "user", "content": "Hi"}, "must be a list"),
+        (["Hi"], "a role and a content"),
+        ([{"role": "user"}], "a role and a content"),
+        ([{"role": "tool", "content": "1"}], "role 'tool'; the roles are system, user, assistant"),
+        ([{"role": "assistant", "content": "", "tool_calls": []}], "tool_calls"),
+        ([{"role": "user", "content": None}], "NoneType"),
+        ([_user({"type": "image_url", "image_url": "x"})], "type 'image_url'"),
+        ([_user({"type": "image", "path": "x"})], "type 'image'"),
+        ([_user("Hi")], "type 'str'"),
+        ([_user({"type": "text", "text": 5})], "not int"),
+        ([{"role": "system", "content": [{"type": "image", "image": 1}]}], "role system"),
+        ([{"role": "assistant", "content": "", "reasoning_content": 1}], "reasoning_content"),
+    ],
+)
+def test_message_that_cannot_be_said_is_named(messages, match):
+    with pytest.raises(InputError, match=match):
+        collect_media(messages)

@@ -1,0 +1,298 @@
+"""A session over a saved bundle: blocks, caches, turns, limits."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobile_runtime.bundle import InputError
+from mobile_runtime.engines import EngineOptions
+from mobile_runtime.prompt import PromptOptions
+from mobile_runtime.session import GREEDY, ChatOptions, Session
+
+FP32 = EngineOptions(precision="fp32")
+CONTEXT = 256
+
+
+@pytest.fixture(scope="module")
+def sessions(make_bundle):
+    """The same model with both forms of the cache."""
+    return {
+        kind: Session.load(make_bundle("none", kind, CONTEXT), FP32) for kind in ("state", "io")
+    }
+
+
+@pytest.fixture(params=["state", "io"])
+def session(request, sessions):
+    sessions[request.param].reset()
+    return sessions[request.param]
+
+
+def user(*parts):
+    return {"role": "user", "content": [_part(part) for part in parts]}
+
+
+def _part(part):
+    if isinstance(part, Image.Image):
+        return {"type": "image", "image": part}
+    return {"type": "text", "text": part}
+
+
+def gradient(width, height, shift=0):
+    x = (np.arange(width) + shift)[None, :, None] * np.array([1, 2, 3])
+    return Image.fromarray(np.broadcast_to(x, (height, width, 3)).astype(np.uint8))
+
+
+def one_by_one(session, embeddings):
+    """Hidden states of the last position, every row run on its own."""
+    session.reset()
+    hidden = None
+    for position, row in enumerate(embeddings):
+        hidden = session.decoder.run_block(row[None], position)[-1]
+    return hidden
+
+
+@pytest.mark.parametrize("start", range(64))
+def test_a_block_at_any_start_equals_single_steps(session, start):
+    rng = np.random.default_rng(start)
+    ids = rng.integers(0, 200, start + 40)
+    embeddings = session.embedding(ids)
+    expected = one_by_one(session, embeddings)
+    session.reset()
+    if start:
+        session.decoder.run(embeddings[:start], 0)
+    got = session.decoder.run(embeddings[start:], start)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_blocks_near_the_end_never_pass_the_cache(session):
+    embeddings = session.embedding(np.arange(CONTEXT) % 250)
+    expected = one_by_one(session, embeddings)
+    for start in (CONTEXT - 65, CONTEXT - 64, CONTEXT - 63, CONTEXT - 1):
+        session.reset()
+        session.decoder.run(embeddings[:start], 0)
+        got = session.decoder.run(embeddings[start:], start)
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_state_and_io_give_the_same_tokens(sessions):
+    tokens = {}
+    for kind, session in sessions.items():
+        session.reset()
+        options = ChatOptions(temperature=0, repetition_penalty=1.0, max_new_tokens=24)
+        stream = session.chat([user(gradient(300, 200), "What is it?")], options)
+        list(stream)
+        tokens[kind] = stream.token_ids
+    assert tokens["state"] == tokens["io"]
+    assert len(tokens["state"]) == 24
+
+
+def test_second_turn_with_reused_cache_equals_a_fresh_session(session):
+    options = ChatOptions(temperature=0, repetition_penalty=1.0, max_new_tokens=10)
+    first = [user(gradient(200, 300), "One?")]
+    stream = session.chat(first, options)
+    answer = "".join(stream)
+    second = [*first, {"role": "assistant", "content": answer}, user("Two?")]
+    reused = session.chat(second, options)
+    list(reused)
+    assert reused.statistics.reused_tokens > session.manifest.preprocessing.num_queries
+    session.reset()
+    fresh = session.chat(second, options)
+    list(fresh)
+    assert fresh.statistics.reused_tokens == 0
+    assert fresh.token_ids == reused.token_ids
+
+
+def test_another_picture_under_the_same_words_is_not_reused(session):
+    options = ChatOptions(temperature=0, max_new_tokens=4)
+    list(session.chat([user(gradient(200, 200), "Same?")], options))
+    other = session.chat([user(gradient(200, 200, shift=9), "Same?")], options)
+    list(other)
+    before_picture = other.statistics.reused_tokens
+    assert before_picture < session.manifest.preprocessing.num_queries
+
+
+def test_a_cached_picture_is_not_encoded_again(session, monkeypatch):
+    message = user(gradient(200, 200), "Which?")
+    options = ChatOptions(temperature=0, max_new_tokens=2)
+    list(session.chat([message], options))
+
+    def refuse(*_):
+        raise AssertionError("encoded twice")
+
+    monkeypatch.setattr(session.vision, "encode_group", refuse)
+    list(session.chat([message], options))
+
+
+def test_pictures_that_do_not_fit_the_context_are_refused_before_they_are_encoded(
+    session, monkeypatch
+):
+    monkeypatch.setattr(session.vision, "encode_view", None)  # calling it would fail
+    with pytest.raises(InputError, match=r"the prompt has \d+ tokens, 640 of them for pictures"):
+        session.chat([user(gradient(1344, 1344), "Too large?")])
+
+
+def test_a_full_context_ends_the_answer(session):
+    options = ChatOptions(temperature=0, repetition_penalty=1.0, max_new_tokens=10_000)
+    stream = session.chat([user("word " * 38)], options)
+    list(stream)
+    assert stream.finish_reason == "context_full"
+    assert stream.statistics.prompt_tokens + stream.statistics.new_tokens == CONTEXT + 1
+
+
+def test_cancel_ends_the_answer_and_the_next_one_is_unharmed(session):
+    options = ChatOptions(temperature=0, repetition_penalty=1.0, max_new_tokens=12)
+    message = [user("Count to ten.")]
+    expected = session.chat(message, options)
+    list(expected)
+    stream = session.chat(message, options)
+    for number, _ in enumerate(stream):
+        if number == 2:
+            stream.cancel()
+    assert stream.finish_reason == "cancelled"
+    assert len(stream.token_ids) < 12
+    again = session.chat(message, options)
+    list(again)
+    assert again.token_ids == expected.token_ids
+
+
+def test_a_stop_token_ends_the_answer(session, monkeypatch):
+    stop = session.manifest.prompt.stop_token_ids[0]
+    decode = session.decode
+    steps = []
+
+    def stop_after_three(token):
+        logits = decode(token)
+        steps.append(token)
+        if len(steps) == 3:
+            logits = logits.copy()
+            logits[stop] = logits.max() + 1
+        return logits
+
+    monkeypatch.setattr(session, "decode", stop_after_three)
+    stream = session.chat([user("Hi")], ChatOptions(temperature=0, repetition_penalty=1.0))
+    list(stream)
+    assert (stream.finish_reason, len(stream.token_ids)) == ("stop", 3)
+    assert stop not in stream.token_ids
+
+
+def test_seed_makes_sampling_repeatable(session):
+    def sample(seed):
+        stream = session.chat([user("Say something.")], ChatOptions(seed=seed, max_new_tokens=16))
+        list(stream)
+        return stream.token_ids
+
+    assert sample(5) == sample(5)
+    assert sample(5) != sample(6)
+
+
+def test_published_sampling_defaults(session):
+    answer = session._sampler(ChatOptions())
+    assert (answer.temperature, answer.top_k, answer.top_p) == (0.7, 100, 0.8)
+    assert answer.repetition_penalty == 1.03
+    thinking = session._sampler(ChatOptions(prompt=PromptOptions(enable_thinking=True)))
+    assert (thinking.temperature, thinking.top_k, thinking.top_p) == (0.7, 50, 1.0)
+    assert thinking.repetition_penalty == 1.0
+    assert session._sampler(GREEDY).temperature == 0
+
+
+def test_thinking_answers_begin_with_the_opened_thought(session):
+    options = ChatOptions(prompt=PromptOptions(enable_thinking=True), max_new_tokens=1, seed=0)
+    assert "".join(session.chat([user("Why?")], options)).startswith("<think>\n")
+
+
+def test_video_frames_are_packed_and_their_times_matter(session):
+    frames = [gradient(64, 64, shift) for shift in (0, 40, 80)]
+
+    def embeds(ids):
+        prompt = PromptOptions(use_image_id=False, temporal_ids=[ids])
+        options = ChatOptions(prompt=prompt, max_slice_nums=1)
+        prepared = session.prepare([user(*frames, "Where?")], options)
+        return np.stack(session.image_embeds(prepared))
+
+    forward, backward = embeds([0, 10, 20]), embeds([20, 10, 0])
+    assert forward.shape == (1, 64, 256)
+    assert np.abs(forward - backward).max() > 1e-3
+
+
+def test_a_picture_longer_than_the_graph_is_refused(session):
+    with pytest.raises(InputError, match="the bundle takes 1088"):
+        session.prepare([user(gradient(14, 2000), "Long?")])
+
+
+def test_a_one_pixel_picture_works(session):
+    assert session.prepare([user(gradient(1, 1), "Tiny?")]).tgt_sizes.tolist() == [[32, 32]]
+
+
+def damage(bundle, tmp_path, edit):
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    edit(copy)
+    return copy
+
+
+def _flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+CASES = {
+    "flipped weight": (
+        lambda b: _flip(b / "decoder.mlpackage/Data/com.apple.CoreML/weights/weight.bin"),
+        "does not match its checksum",
+    ),
+    "flipped tokenizer": (lambda b: _flip(b / "tokenizer/tokenizer.json"), "checksum"),
+    "missing file": (lambda b: (b / "embed_tokens.bin").unlink(), "lacks embed_tokens.bin"),
+    "truncated file": (
+        lambda b: (b / "embed_tokens.bin").write_bytes(b"123"),
+        "the manifest says",
+    ),
+    "no manifest": (lambda b: (b / "manifest.json").unlink(), "is not a bundle"),
+    "broken manifest": (lambda b: (b / "manifest.json").write_text("{"), "not valid JSON"),
+    "leaves the folder": (
+        lambda b: _replace(b, '"path": "embed_tokens.bin"', '"path": "../embed_tokens.bin"'),
+        "leaves the bundle",
+    ),
+    "absolute path": (
+        lambda b: _replace(b, '"path": "embed_tokens.bin"', '"path": "/etc/passwd"'),
+        "leaves the bundle",
+    ),
+    "other version": (
+        lambda b: _replace(b, '"schema_version": 1', '"schema_version": 99'),
+        "schema version 99",
+    ),
+    "unknown field": (
+        lambda b: _replace(b, '"schema_version": 1', '"schema_version": 1, "extra": 0'),
+        "missing or unknown fields: extra",
+    ),
+    "wrong type": (lambda b: _replace(b, '"max_slice_nums": 9', '"max_slice_nums": "9"'), "int"),
+}
+
+
+def _replace(bundle, old, new):
+    path = bundle / "manifest.json"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_damaged_bundle_is_refused_with_one_sentence(name, make_bundle, tmp_path):
+    edit, text = CASES[name]
+    bundle = damage(make_bundle("none", "state", CONTEXT), tmp_path, edit)
+    with pytest.raises(InputError, match=text) as caught:
+        Session.load(bundle, FP32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_link_that_leaves_the_bundle_is_refused(make_bundle, tmp_path):
+    def link(bundle):
+        outside = tmp_path / "outside.bin"
+        (bundle / "embed_tokens.bin").rename(outside)
+        (bundle / "embed_tokens.bin").symlink_to(outside)
+
+    bundle = damage(make_bundle("none", "state", CONTEXT), tmp_path, link)
+    with pytest.raises(InputError, match="leaves the bundle"):
+        Session.load(bundle, FP32)

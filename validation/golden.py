@@ -1,0 +1,81 @@
+"""Golden vectors: what PyTorch computes for a few chats, stored in the bundle for the device.
+
+`golden/chats.json` lists chats, token ids and picture files; `golden/arrays.safetensors` holds one
+float32 array a stage, named `<chat>.<stage>`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from mobile_runtime.bundle import list_files, read_manifest, write_manifest
+from mobile_runtime.messages import collect_media
+from mobile_runtime.preprocess import patches
+from validation.default_prompts import NamedChat
+from validation.reference import Reference
+from validation.sources import OpenCheckpoint
+from validation.trace import prepare_chat, trace_reference
+
+FOLDER = "golden"
+NEW_TOKENS = 16
+
+
+def write_golden(bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat]) -> None:
+    """Replace the bundle's golden folder and list its files in the manifest."""
+    manifest = read_manifest(bundle)
+    partial = bundle / f".{FOLDER}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        entries: list[dict[str, Any]] = []
+        arrays: dict[str, np.ndarray] = {}
+        for named in chats:
+            entry, stages = _golden(named, source, partial)
+            entries.append(entry)
+            arrays |= {f"{named.name}.{stage}": value for stage, value in stages.items()}
+        (partial / "chats.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
+        save_file(arrays, partial / "arrays.safetensors")
+        shutil.rmtree(bundle / FOLDER, ignore_errors=True)
+        partial.rename(bundle / FOLDER)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    kept = {entry.path for entry in manifest.files}
+    files = [e for e in list_files(bundle) if e.path in kept or e.path.startswith(f"{FOLDER}/")]
+    write_manifest(bundle, replace(manifest, files=tuple(files)))
+
+
+def _golden(
+    named: NamedChat, source: OpenCheckpoint, folder: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    prompt = prepare_chat(source, named.chat)
+    reference = Reference(source.config, source.checkpoint)
+    trace = trace_reference(reference, prompt, NEW_TOKENS, source.chat_format)
+    pictures = []
+    for n, media in enumerate(collect_media(named.chat.messages)):
+        pictures.append(f"{named.name}_{n}.png")
+        media.source.save(folder / pictures[-1])
+    entry = {
+        "name": named.name,
+        "pictures": pictures,
+        "text": prompt.encoded.text,
+        "input_ids": prompt.encoded.input_ids.tolist(),
+        "image_bound": prompt.encoded.image_bound.tolist(),
+        "temporal_ids": [list(group.temporal_ids) for group in prompt.encoded.groups],
+        "tgt_sizes": prompt.tgt_sizes.tolist(),
+        "greedy_tokens": trace["greedy_tokens"].tolist(),
+    }
+    arrays = {"logits": trace["logits"]}
+    for n, (views, embeds) in enumerate(zip(prompt.groups, trace["image_embeds"], strict=True)):
+        arrays[f"image_embeds.{n}"] = embeds
+        for m, view in enumerate(views):
+            arrays[f"patches.{n}.{m}"] = patches(view)
+            arrays[f"image_features.{n}.{m}"] = reference.encode_view(view)
+    return entry, {name: np.ascontiguousarray(value) for name, value in arrays.items()}

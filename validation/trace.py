@@ -1,0 +1,106 @@
+"""What a model computes for one chat, as arrays: from PyTorch, or from a saved bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mobile_runtime.bundle import InputError
+from mobile_runtime.conversation import ChatFormat, PreparedPrompt, prepare_prompt
+from mobile_runtime.session import ChatOptions, Session
+from validation.messages import Chat
+from validation.reference import Reference
+from validation.sources import OpenCheckpoint
+
+Array = np.ndarray
+
+
+def prepare_chat(source: OpenCheckpoint, chat: Chat) -> PreparedPrompt:
+    """The prompt of a chat by the checkpoint's own files."""
+    return prepare_prompt(
+        chat.messages, source.chat_format, chat.options, chat.max_slice_nums, chat.folder
+    )
+
+
+def trace_checkpoint(source: OpenCheckpoint, chat: Chat, new_tokens: int) -> dict[str, Array]:
+    """Run the chat in fp32 PyTorch."""
+    reference = Reference(source.config, source.checkpoint)
+    prompt = prepare_chat(source, chat)
+    return trace_reference(reference, prompt, new_tokens, source.chat_format)
+
+
+def trace_reference(
+    reference: Reference, prompt: PreparedPrompt, new_tokens: int, chat_format: ChatFormat
+) -> dict[str, Array]:
+    """Run a prompt through all stages and continue it greedily."""
+    embeds = reference.image_embeds(prompt)
+    layers = range(reference.config.decoder.num_layers)
+    length = len(prompt.keys)
+    reference.new_cache(length + new_tokens)
+    hidden = reference.run_layers(reference.splice(prompt, embeds), 0, layers)
+    logits = [reference.logits(hidden[-1:])[0]]
+    tokens: list[int] = []
+    while not _finished(tokens, new_tokens, chat_format.prompt.stop_token_ids):
+        tokens.append(int(logits[-1].argmax()))
+        if len(tokens) < new_tokens:
+            position = length + len(tokens) - 1
+            hidden = reference.run_layers(reference.embed(np.array(tokens[-1:])), position, layers)
+            logits.append(reference.logits(hidden)[0])
+    return _arrays(prompt, embeds, logits[0], tokens, reference.config.decoder.hidden_size)
+
+
+def trace_bundle(session: Session, chat: Chat, new_tokens: int) -> dict[str, Array]:
+    """Run the chat with the saved packages."""
+    options = ChatOptions(prompt=chat.options, max_slice_nums=chat.max_slice_nums)
+    prompt = session.prepare(chat.messages, options, chat.folder)
+    context = session.manifest.decoding.context_length
+    if len(prompt.keys) + new_tokens > context + 1:
+        raise InputError(
+            f"{len(prompt.keys)} prompt tokens and {new_tokens} new ones exceed the context of "
+            f"{context}; lower --max-new-tokens or export with a larger --context-length."
+        )
+    first = logits = session.prefill(prompt)
+    tokens: list[int] = []
+    while not _finished(tokens, new_tokens, session.manifest.prompt.stop_token_ids):
+        tokens.append(int(logits.argmax()))
+        if len(tokens) < new_tokens:
+            logits = session.decode(tokens[-1])
+    embeds = session.image_embeds(prompt)
+    return _arrays(prompt, embeds, first, tokens, session.manifest.architecture.hidden_size)
+
+
+def _finished(tokens: Sequence[int], limit: int, stop: Sequence[int]) -> bool:
+    return len(tokens) >= limit or (bool(tokens) and tokens[-1] in stop)
+
+
+def _arrays(
+    prompt: PreparedPrompt,
+    embeds: Sequence[Array],
+    logits: Array,
+    tokens: Sequence[int],
+    size: int,
+) -> dict[str, Array]:
+    empty = np.zeros((0, 0, size), np.float32)
+    return {
+        "input_ids": prompt.encoded.input_ids,
+        "image_bound": prompt.encoded.image_bound,
+        "tgt_sizes": prompt.tgt_sizes,
+        "image_embeds": np.stack(embeds) if embeds else empty,
+        "logits": logits.astype(np.float32),
+        "greedy_tokens": np.array(tokens, np.int32),
+    }
+
+
+def write_arrays(path: Path, arrays: dict[str, Array]) -> None:
+    """Write an npz file in one step: it is complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
