@@ -6,7 +6,9 @@ Everything is written to a temporary folder beside the result, which is renamed 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -59,8 +61,7 @@ class _Inputs:
     model: ModelConfig
     preprocessing: Preprocessing
     plan: Plan
-    random_weights: bool
-    name: str
+    given: str | None  # the checkpoint as the user named it; None for random weights
 
 
 @dataclass(frozen=True)
@@ -75,31 +76,23 @@ class _Tables:
 def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) -> Path:
     """Run the export that `config` describes; return the bundle's folder."""
     target = config.output / f"{NAME}-{backend.name}-{config.quant}"
-    partial = target.with_name(f".{target.name}.partial")
     _check_target(config, target)
-    scratch = target.with_name(f".{target.name}.random-weights")
-    try:
-        inputs = _read_inputs(config, backend, scratch, progress)
-        progress.plan(inputs.plan)
+    with _checkpoint_folder(config, progress) as folder:
+        model = load_config(folder)
+        preprocessing = load_preprocessing(folder, model)
+        plan = build_plan(config, model, preprocessing, backend)
+        progress.plan(plan)
         if config.plan:
             return target
-        _check_disk(inputs.plan, inputs.model, config.output)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        prompt = build_tokenizer_files(
-            inputs.checkpoint.folder, partial / "tokenizer", inputs.model.decoder.vocab_size
-        )
-        tables = _write_tables(inputs, partial, progress)
-        graphs = tuple(
-            _write_graph(graph, inputs, backend, partial, progress) for graph in inputs.plan.graphs
-        )
-        manifest = _manifest(inputs, backend, prompt, graphs, tables)
-        write_card(partial / "README.md", manifest)
-        _finish(partial, target, manifest)
-        return target
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(scratch, ignore_errors=True)
+        checkpoint = Checkpoint(folder)
+        checkpoint.check(tensor_shapes(model))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _check_disk(plan, model, target.parent)
+        inputs = _Inputs(checkpoint, model, preprocessing, plan, config.checkpoint)
+        with _staging(target) as partial:
+            _write_bundle(inputs, backend, partial, progress)
+            _replace(partial, target)
+    return target
 
 
 def _check_target(config: ExportConfig, target: Path) -> None:
@@ -107,28 +100,54 @@ def _check_target(config: ExportConfig, target: Path) -> None:
         raise InputError(
             f"{target} exists already; remove it, give another --output, or add --overwrite."
         )
-    if not config.plan:
-        target.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _read_inputs(
-    config: ExportConfig, backend: Backend, scratch: Path, progress: Progress
-) -> _Inputs:
-    if config.checkpoint is None:
-        folder, name = scratch, "seeded random weights"
-        progress.note(
-            "No --checkpoint given: exporting a tiny model with seeded RANDOM weights. "
-            "Everything runs, but its answers mean nothing."
-        )
-        write_random_checkpoint(folder)
-    else:
-        folder, name = locate_checkpoint(config.checkpoint), Path(config.checkpoint).name
-    model = load_config(folder)
-    preprocessing = load_preprocessing(folder, model)
-    plan = build_plan(config, model, preprocessing, backend)
-    checkpoint = Checkpoint(folder)
-    checkpoint.check(tensor_shapes(model))
-    return _Inputs(checkpoint, model, preprocessing, plan, config.checkpoint is None, name)
+@contextmanager
+def _checkpoint_folder(config: ExportConfig, progress: Progress) -> Iterator[Path]:
+    if config.checkpoint is not None:
+        yield locate_checkpoint(config.checkpoint)
+        return
+    progress.note(
+        "No --checkpoint given: exporting a tiny model with seeded RANDOM weights. "
+        "Everything runs, but its answers mean nothing."
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        write_random_checkpoint(Path(scratch))
+        yield Path(scratch)
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that vanishes unless it is moved away."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Put the finished folder in place; what was there before goes last."""
+    old = target.with_name(f".{target.name}.replaced")
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_bundle(inputs: _Inputs, backend: Backend, folder: Path, progress: Progress) -> None:
+    prompt = build_tokenizer_files(
+        inputs.checkpoint.folder, folder / "tokenizer", inputs.model.decoder.vocab_size
+    )
+    tables = _write_tables(inputs, folder, progress)
+    graphs = tuple(
+        _write_graph(graph, inputs, backend, folder, progress) for graph in inputs.plan.graphs
+    )
+    manifest = _manifest(inputs, backend, prompt, graphs, tables)
+    write_card(folder / "README.md", manifest)
+    write_manifest(folder, replace(manifest, files=list_files(folder)))
 
 
 def _check_disk(plan: Plan, model: ModelConfig, output: Path) -> None:
@@ -209,11 +228,12 @@ def _manifest(
 ) -> Manifest:
     recipe: dict[str, Any] = inputs.plan.recipe.as_json()
     tools = {"minicpmv-mobile": version("minicpmv-mobile"), "numpy": np.__version__}
+    random = inputs.given is None
     source = Source(
-        name=inputs.name,
+        name="seeded random weights" if inputs.given is None else Path(inputs.given).name,
         sha256=inputs.checkpoint.sha256(),
-        random_weights=inputs.random_weights,
-        license="none: random numbers" if inputs.random_weights else LICENSE,
+        random_weights=random,
+        license="none: random numbers" if random else LICENSE,
     )
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -249,15 +269,3 @@ def _architecture(model: ModelConfig) -> Architecture:
         resampler_heads=model.resampler_heads,
         num_queries=model.num_queries,
     )
-
-
-def _finish(partial: Path, target: Path, manifest: Manifest) -> None:
-    """List and hash the files, then put the folder in place in one step."""
-    write_manifest(partial, replace(manifest, files=list_files(partial)))
-    if target.exists():
-        old = target.with_name(f".{target.name}.replaced")
-        target.rename(old)
-        partial.rename(target)
-        shutil.rmtree(old)
-    else:
-        partial.rename(target)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import platform
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,15 @@ from export.random_model import write_random_checkpoint
 SHARED = Path(__file__).resolve().parents[1] / "../shared"
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that need Core ML's own runtime skip where it cannot be."""
+    if platform.system() != "Darwin":
+        skip = pytest.mark.skip(reason="needs macOS: Core ML's own predict")
+        for item in items:
+            if "macos" in item.keywords:
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")

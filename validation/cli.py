@@ -16,7 +16,7 @@ from validation.default_prompts import NamedChat, default_chats
 from validation.golden import write_golden
 from validation.messages import read_chat
 from validation.parity import ParityOptions, run_parity
-from validation.sources import open_checkpoint
+from validation.sources import open_checkpoint, source_of
 from validation.trace import trace_bundle, trace_checkpoint, write_arrays
 
 
@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     parity = commands.add_parser("parity", help="compare a saved bundle with PyTorch by stages")
     parity.add_argument("bundle", type=Path)
-    parity.add_argument("--checkpoint", required=True, help="folder or hub id it was made from")
+    parity.add_argument(
+        "--checkpoint", help="folder or hub id it was made from (not needed for random weights)"
+    )
     parity.add_argument("--messages", type=Path, action="append", help="chat file; may be repeated")
     parity.add_argument("--stages", nargs="+", help="run these stages alone")
     parity.add_argument("--max-new-tokens", type=int, default=8)
@@ -71,17 +73,17 @@ def _engine(options: argparse.Namespace) -> EngineOptions:
 def _parity(options: argparse.Namespace) -> int:
     if options.max_new_tokens < 0:
         raise InputError(f"--max-new-tokens is {options.max_new_tokens}; give 0 or more.")
-    source = open_checkpoint(options.checkpoint)
     chats = [NamedChat(path.stem, read_chat(path)) for path in options.messages or ()]
     chats = chats or default_chats()
     wanted = ParityOptions(_engine(options), options.max_new_tokens, options.stages)
-    report = run_parity(options.bundle, source, chats, wanted)
+    with source_of(options.bundle, options.checkpoint) as source:
+        report = run_parity(options.bundle, source, chats, wanted)
+        if options.write_golden:
+            write_golden(options.bundle, source, default_chats())
     report.print(Console(highlight=False))
     path = options.output or options.bundle / "report.json"
     report.write(path)
     print(path)
-    if options.write_golden:
-        write_golden(options.bundle, source, default_chats())
     return int(report.failed)
 
 

@@ -61,7 +61,7 @@ def run_parity(
     results.append(_greedy_tokens(runs, options))
     return ParityReport(
         bundle=bundle.name,
-        checkpoint=str(source.checkpoint.folder),
+        checkpoint=session.manifest.source.name,
         recipe=plan.recipe.name,
         engine="mil" if options.engine.name == "auto" else options.engine.name,
         precision=options.engine.precision,
@@ -114,11 +114,12 @@ def _prompt_runs(
     conversion = Reference(source.config, same)
     conversion.use_key_query(same.key_query())
     references = Reference(source.config, source.checkpoint), conversion
-    prompts = [_prepare(session, chat) for chat in chats]
+    prompts = [prepare_named(session, chat) for chat in chats]
     return [PromptRun(prompt, session, references, options.new_tokens) for prompt in prompts]
 
 
-def _prepare(session: Session, named: NamedChat) -> PreparedPrompt:
+def prepare_named(session: Session, named: NamedChat) -> PreparedPrompt:
+    """The prompt of a chat by the bundle's own constants."""
     chat = named.chat
     options = ChatOptions(prompt=chat.options, max_slice_nums=chat.max_slice_nums)
     return session.prepare(chat.messages, options, chat.folder)
@@ -132,7 +133,7 @@ def _preprocessing(
         return StageResult("preprocessing", "not run", note="not selected")
     differing = []
     for named in chats:
-        got = _prepare(session, named)
+        got = prepare_named(session, named)
         expected = prepare_chat(source, named.chat)
         if got.keys != expected.keys or not np.array_equal(got.tgt_sizes, expected.tgt_sizes):
             differing.append(named.name)

@@ -238,6 +238,7 @@ def _run_command(output, seed):
 @pytest.fixture
 def save_checkpoint(random_checkpoint, tmp_path):
     """save_checkpoint(change) -> copy of the random checkpoint, its tensors changed by `change`."""
+
     def save(change):
         folder = tmp_path / "changed"
         shutil.copytree(random_checkpoint, folder)

@@ -16,7 +16,7 @@ from .program import BlobTensor
 from .registry import UnsupportedOperation
 from .values import (
     AffineWeight,
-    Blocks,
+    BlockScales,
     ExpandedWeights,
     LutWeight,
     SparseWeight,
@@ -92,7 +92,7 @@ class WeightBuilder:
 
     def _blockwise(self, p: Parameters, key: Hashable) -> Weight:
         offset = self.array(p["offset"]) if "offset" in p else None
-        blocks = Blocks(self.array(p["scale"]), offset)
+        blocks = BlockScales(self.array(p["scale"]), offset)
         return AffineWeight(self.stored(p["data"]), blocks, key, self._rounds, self._kept)
 
     def _affine(self, p: Parameters, key: Hashable) -> Weight:
@@ -104,7 +104,7 @@ class WeightBuilder:
             shape[axis] = value.size
             return value.reshape(shape)
 
-        blocks = Blocks(spread(self.array(p["scale"])), spread(self.array(p["zero_point"])))
+        blocks = BlockScales(spread(self.array(p["scale"])), spread(self.array(p["zero_point"])))
         return AffineWeight(codes, blocks, key, self._rounds, self._kept)
 
     def _sparse(self, p: Parameters, key: Hashable) -> Weight:

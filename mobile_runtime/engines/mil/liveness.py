@@ -111,10 +111,7 @@ def _may_write(
     group = groups.of(target)
     if last_use[target] > index or group & owned_elsewhere:
         return False
-    touched = group & states
-    if len(touched) > 1:
-        return False
-    return all(_is_persisted(index, state, drafts) for state in touched)
+    return all(_is_persisted(index, state, drafts) for state in group & states)
 
 
 def _is_persisted(index: int, state: int, drafts: Sequence[Draft]) -> bool:

@@ -104,7 +104,7 @@ def _run(steps: Sequence[Step], slots: list[Any], keep: Collection[str], kept: A
             arguments["blocks"] = [partial(_nested, b, slots, keep, kept) for b in step.blocks]
         if step.detach is not None:
             arguments["detach"] = partial(_detach, step.detach, slots)
-        results = step.call(**arguments)
+        results = _call(step, arguments)
         if not isinstance(results, tuple):
             results = (results,) if step.outputs else ()
         for output, result in zip(step.outputs, results, strict=True):
@@ -113,6 +113,22 @@ def _run(steps: Sequence[Step], slots: list[Any], keep: Collection[str], kept: A
                 kept[output.name] = np.array(value)
         for slot in step.release:
             slots[slot] = None
+
+
+def _call(step: Step, arguments: dict[str, Any]) -> Any:
+    try:
+        return step.call(**arguments)
+    except UnsupportedOperation as error:
+        raise UnsupportedOperation(f"Operation {_name(step.operation)!r}: {error}") from error
+    except Exception as error:
+        shapes = {name: getattr(value, "shape", value) for name, value in arguments.items()}
+        op = step.operation
+        error.add_note(f"in operation {_name(op)!r} of type {op.type}, inputs {shapes}")
+        raise
+
+
+def _name(op: Operation) -> str:
+    return op.name or (op.outputs[0].name if op.outputs else op.type)
 
 
 def _nested(
@@ -291,5 +307,4 @@ class _Compiler:
         return definition
 
     def _where(self, op: Operation) -> str:
-        name = op.name or (op.outputs[0].name if op.outputs else op.type)
-        return f"Function {self.function!r}, operation {name!r}"
+        return f"Function {self.function!r}, operation {_name(op)!r}"

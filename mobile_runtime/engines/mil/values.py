@@ -159,7 +159,7 @@ class LutWeight(Weight):
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockScales:
     """Scale and offset of each block; both have the rank of the codes."""
 
     scale: Array
@@ -170,7 +170,7 @@ class AffineWeight(Weight):
     """Quantized blockwise: `scale · (codes − offset)`; blocks divide each axis evenly."""
 
     def __init__(
-        self, codes: Weight, blocks: Blocks, key: Hashable, rounds: bool, kept: ExpandedWeights
+        self, codes: Weight, blocks: BlockScales, key: Hashable, rounds: bool, kept: ExpandedWeights
     ) -> None:
         super().__init__(codes.shape, key, kept)
         self._codes = codes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ ct = pytest.importorskip("coremltools")
 
 from coremltools.converters.mil import Builder as mb  # noqa: E402
 from coremltools.converters.mil.mil import Function, Program, types  # noqa: E402
+
+pytest.importorskip("torch")
+# coremltools collects garbage at every conversion; what is loaded so far need not be searched.
+gc.freeze()
 
 Build = Callable[..., Any]
 _TYPES = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}

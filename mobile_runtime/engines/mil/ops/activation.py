@@ -14,10 +14,10 @@ from ..special import erf
 
 def _sigmoid(x: Array) -> Array:
     """1 / (1 + exp(−x)); exp may overflow to infinity, which gives the right 0."""
-    result = np.negative(x)
+    result = np.asarray(np.negative(x))
     np.exp(result, out=result)
     result += 1
-    return np.reciprocal(result, out=result)
+    return np.asarray(np.reciprocal(result, out=result))
 
 
 def _per_channel(parameter: Array, x: Array) -> Array:
@@ -28,13 +28,13 @@ def _per_channel(parameter: Array, x: Array) -> Array:
 @register("sigmoid")
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(−x))."""
-    return _sigmoid(np.asarray(x))
+    return _sigmoid(x)
 
 
 @register("silu")
 def silu(x: Array) -> Array:
     """x · sigmoid(x)."""
-    result = _sigmoid(np.asarray(x))
+    result = _sigmoid(x)
     result *= x
     return result
 

@@ -16,11 +16,9 @@ def _sizes(values: Any) -> list[int]:
 
 @register("reshape", result="viewed")
 def reshape(x: Array, shape: Array) -> Array:
-    """Give `x` a shape; 0 keeps the axis's size, −1 is inferred. A longer rank with zeros takes
-    the sizes from the right, as the axes that are kept are the trailing ones."""
+    """Give `x` a shape; 0 keeps the size of the same axis of `x`, −1 is inferred."""
     wanted = _sizes(shape)
-    kept = [x.shape[n] if size == 0 and n < x.ndim else size for n, size in enumerate(wanted)]
-    return x.reshape(kept)
+    return x.reshape([size or x.shape[n] for n, size in enumerate(wanted)])
 
 
 @register("reshape_like", result="viewed", lists=("ref_tensors", "begins", "ends", "end_masks"))
@@ -156,7 +154,7 @@ def band_part(x: Array, lower: int = -1, upper: int = -1) -> Array:
     return np.where(kept, x, np.zeros((), x.dtype))
 
 
-@register("depth_to_space", result="copied")
+@register("depth_to_space", result="viewed")
 def depth_to_space(x: Array, block_size: int) -> Array:
     """(n, b·b·c, h, w) -> (n, c, h·b, w·b): the block's position varies slowest in the channel."""
     n, channels, h, w = x.shape
@@ -165,7 +163,7 @@ def depth_to_space(x: Array, block_size: int) -> Array:
     return parts.reshape(n, channels // (b * b), h * b, w * b)
 
 
-@register("space_to_depth", result="copied")
+@register("space_to_depth", result="viewed")
 def space_to_depth(x: Array, block_size: int) -> Array:
     """The inverse of `depth_to_space`."""
     n, channels, h, w = x.shape
@@ -174,7 +172,7 @@ def space_to_depth(x: Array, block_size: int) -> Array:
     return parts.reshape(n, channels * b * b, h // b, w // b)
 
 
-@register("pixel_shuffle", result="copied")
+@register("pixel_shuffle", result="viewed")
 def pixel_shuffle(x: Array, upscale_factor: int) -> Array:
     """(n, c·f·f, h, w) -> (n, c, h·f, w·f): the channel varies slowest, as in PyTorch."""
     n, channels, h, w = x.shape
@@ -183,7 +181,7 @@ def pixel_shuffle(x: Array, upscale_factor: int) -> Array:
     return parts.reshape(n, channels // (f * f), h * f, w * f)
 
 
-@register("pixel_unshuffle", result="copied")
+@register("pixel_unshuffle", result="viewed")
 def pixel_unshuffle(x: Array, downscale_factor: int) -> Array:
     """The inverse of `pixel_shuffle`."""
     n, channels, h, w = x.shape

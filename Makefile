@@ -1,0 +1,28 @@
+# Two commands: `make export` sets up and exports, `make test` sets up and tests.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+export: $(VENV)/export.stamp
+	$(BIN)/python -m export coreml --quant int4 --overwrite
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest
+
+readme: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks.readme
+
+$(VENV)/export.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[export,coreml]'
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,validation,video,dev]'
+	touch $@ $(VENV)/export.stamp
+
+.PHONY: export test readme

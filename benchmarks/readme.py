@@ -1,0 +1,76 @@
+"""Write README.md's tables from the measurements in benchmarks/results/."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PARITY = ("none", "int8", "int4")
+
+
+def palettize_table(report: dict[str, Any]) -> str:
+    """Speed and error of each tool."""
+    lines = [
+        "| tool | M weights/s | ours is faster by | squared error, ours / its |",
+        "|---|---|---|---|",
+    ]
+    for tool, entry in report["results"].items():
+        if not isinstance(entry, dict):
+            lines.append(f"| {tool} | {entry} | | |")
+            continue
+        rate, name = f"{entry['parameters_per_second'] / 1e6:,.0f}", tool
+        faster = f"{entry['ours_is_faster_by']:.0f} ×"
+        error = f"{entry['error_of_ours_to_this']:.6f}"
+        if tool != "ours":
+            name = f"{tool} {report['versions'][tool.replace('_', '-')]}"
+        lines.append(f"| {name} | {rate} | {faster} | {error} |")
+    return "\n".join(lines)
+
+
+def parity_table(reports: dict[str, dict[str, Any]]) -> str:
+    """Same-weights and checkpoint decibels of each stage, a pair of columns a recipe."""
+    head = " | ".join(f"{name}: same weights | {name}: checkpoint" for name in reports)
+    lines = [f"| stage | {head} |", "|---" * (1 + 2 * len(reports)) + "|"]
+    stages = [stage["stage"] for stage in next(iter(reports.values()))["stages"]]
+    for number, stage in enumerate(stages):
+        rows = [report["stages"][number] for report in reports.values()]
+        cells = [_decibels(row[key]) for row in rows for key in ("conversion_db", "checkpoint_db")]
+        if any(cells):
+            lines.append(f"| {stage} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _decibels(value: float | str | None) -> str:
+    if value is None:
+        return ""
+    return "exact" if isinstance(value, str) else f"{value:.1f}"
+
+
+def replace_section(text: str, name: str, table: str) -> str:
+    """`text` with the table between the two comments called `name`."""
+    pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    replaced, count = pattern.subn(lambda match: match[1] + table + "\n" + match[2], text)
+    if count != 1:
+        raise SystemExit(f"README.md has no section {name}")
+    return replaced
+
+
+def main() -> None:
+    """Rewrite both tables."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    palettize = json.loads((RESULTS / "palettize.json").read_text(encoding="utf-8"))
+    reports = {
+        name: json.loads((RESULTS / f"parity-{name}.json").read_text(encoding="utf-8"))
+        for name in PARITY
+    }
+    text = replace_section(text, "palettize", palettize_table(palettize))
+    readme.write_text(replace_section(text, "parity", parity_table(reports)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Recipes: order of rules, group sizes, overrides, refusals, the manifest's record."""
+
+import json
+
+import pytest
+
+from export.quant.recipe import QuantRecipe, QuantRule, QuantSpec
+from export.quant.recipes import EMBED_TOKENS, RECIPES, build_recipe
+from mobile_runtime.bundle import InputError
+
+INT4 = QuantSpec(4, 16, "kmeans")
+INT6 = QuantSpec(6, 16, "kmeans")
+INT8 = QuantSpec(8, 16, "kmeans")
+TABLE = QuantSpec(8, 1, "affine")
+
+# One matrix of every part, with the published rows.
+MATRICES = {
+    "vpm.encoder.layers.3.mlp.fc1.weight": 4304,
+    "resampler.attn.key_query.weight": 2048,
+    "resampler.attn.out_proj.weight": 4096,
+    "llm.model.layers.10.mlp.up_proj.weight": 12288,
+    "llm.lm_head.07.weight": 9504,
+    EMBED_TOKENS: 151748,
+}
+
+
+def recipe(*rules):
+    return QuantRecipe("mine", tuple(QuantRule(pattern, spec) for pattern, spec in rules))
+
+
+def test_first_matching_rule_decides():
+    rules = recipe(("a.1*", INT4), ("a.*", INT6), ("*", None))
+    assigned = rules.assign({"a.1.w": 32, "a.2.w": 32, "b.w": 32})
+    assert assigned == {"a.1.w": INT4, "a.2.w": INT6, "b.w": None}
+
+
+def test_dots_are_no_wildcards_and_case_counts():
+    rules = recipe(("a.b", INT4), ("*", None))
+    assert rules.assign({"a.b": 16, "axb": 16, "A.b": 16}) == {
+        "a.b": INT4,
+        "axb": None,
+        "A.b": None,
+    }
+
+
+def test_rule_that_matches_nothing_is_refused_by_pattern():
+    rules = recipe(("decoder.*", INT4), ("lm_head.*", INT6), ("*", None))
+    with pytest.raises(InputError, match=r"match no weight: decoder\.\*, lm_head\.\*;"):
+        rules.assign({"llm.w": 16})
+
+
+def test_rule_hidden_behind_an_earlier_one_is_not_idle():
+    rules = recipe(("a*", INT4), ("ab", INT6))
+    assert rules.assign({"ab": 16}) == {"ab": INT4}
+
+
+def test_matrix_without_a_rule_is_refused_by_name():
+    with pytest.raises(InputError, match=r"no rule for b\.weight"):
+        recipe(("a*", INT4)).assign({"a": 16, "b.weight": 16})
+
+
+@pytest.mark.parametrize(
+    ("rows", "group"), [(4096, 16), (4304, 16), (9504, 16), (24, 8), (6, 2), (5, 1), (16, 16)]
+)
+def test_group_is_the_largest_that_divides_rows_and_the_group_asked_for(rows, group):
+    assert recipe(("*", INT4)).assign({"w": rows})["w"] == QuantSpec(4, group, "kmeans")
+
+
+def test_int4_keeps_vision_in_float16_and_the_head_in_six_bits():
+    assert build_recipe("int4", {}).assign(MATRICES) == {
+        "vpm.encoder.layers.3.mlp.fc1.weight": None,
+        "resampler.attn.key_query.weight": None,
+        "resampler.attn.out_proj.weight": None,
+        "llm.model.layers.10.mlp.up_proj.weight": INT4,
+        "llm.lm_head.07.weight": INT6,
+        EMBED_TOKENS: TABLE,
+    }
+
+
+def test_none_quantizes_nothing():
+    assert set(build_recipe("none", {}).assign(MATRICES).values()) == {None}
+
+
+def test_int8_uses_eight_bits_in_the_language_model():
+    assigned = build_recipe("int8", {}).assign(MATRICES)
+    assert assigned["llm.model.layers.10.mlp.up_proj.weight"] == INT8
+    assert assigned["llm.lm_head.07.weight"] == INT8
+    assert assigned[EMBED_TOKENS] == TABLE
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("vision_encoder", "vpm.encoder.layers.3.mlp.fc1.weight"),
+        ("resampler", "resampler.attn.out_proj.weight"),
+        ("decoder", "llm.model.layers.10.mlp.up_proj.weight"),
+        ("lm_head", "llm.lm_head.07.weight"),
+    ],
+)
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_override_changes_its_part_alone(name, part, changed):
+    plain = build_recipe(name, {}).assign(MATRICES)
+    assigned = build_recipe(name, {part: "int6"}).assign(MATRICES)
+    assert assigned[changed] == INT6
+    assert {k: v for k, v in assigned.items() if k != changed} == {
+        k: v for k, v in plain.items() if k != changed
+    }
+
+
+def test_folded_queries_stay_float16_whatever_the_resampler_takes():
+    """The host computes the score bias with the same values."""
+    assigned = build_recipe("int4", {"resampler": "int4"}).assign(MATRICES)
+    assert assigned["resampler.attn.key_query.weight"] is None
+
+
+def test_overrides_stand_in_the_name():
+    assert build_recipe("int4", {"lm_head": "int8"}).name == "int4+lm_head=int8"
+    assert build_recipe("int4", {}).name == "int4"
+
+
+@pytest.mark.parametrize("precision", ["none", "int8"])
+def test_embedding_table_takes_none_or_int8(precision):
+    assigned = build_recipe("int4", {"embed_tokens": precision}).assign(MATRICES)
+    assert assigned[EMBED_TOKENS] == (TABLE if precision == "int8" else None)
+
+
+@pytest.mark.parametrize("precision", ["int4", "int6"])
+def test_embedding_table_refuses_lookup_tables(precision):
+    with pytest.raises(InputError, match="none or int8"):
+        build_recipe("int4", {"embed_tokens": precision})
+
+
+@pytest.mark.parametrize(("part", "precision"), [("head", "int8"), ("lm_head", "int5"), ("", "")])
+def test_bad_override_lists_parts_and_precisions(part, precision):
+    with pytest.raises(InputError) as caught:
+        build_recipe("int4", {part: precision})
+    text = str(caught.value)
+    assert f"cannot override {part!r} with {precision!r}" in text
+    assert all(word in text for word in ("vision_encoder", "lm_head", "none", "int6"))
+
+
+def test_unknown_recipe_lists_what_there_is():
+    with pytest.raises(InputError, match=r"no recipe 'int3'; there are none, int8, int4"):
+        build_recipe("int3", {})
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_json_round_trip(name):
+    built = build_recipe(name, {"vision_encoder": "int8", "embed_tokens": "none"})
+    text = json.dumps(built.as_json())
+    assert QuantRecipe.from_json(json.loads(text)) == built
