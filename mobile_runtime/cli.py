@@ -84,10 +84,26 @@ def _chat(options: argparse.Namespace) -> int:
     if options.question is not None:
         return _answer(session, messages, [*parts, _text(options.question)], options)
     while (question := _read_line()) is not None:
-        if question:
-            _answer(session, messages, [*parts, _text(question)], options)
+        if question and _answer_turn(session, messages, [*parts, _text(question)], options):
             parts = []
     return 0
+
+
+def _answer_turn(
+    session: Session,
+    messages: list[dict[str, Any]],
+    parts: list[dict[str, str]],
+    options: argparse.Namespace,
+) -> bool:
+    """One turn of a dialogue; a mistake in it is said, forgotten, and the dialogue goes on."""
+    turns = len(messages)
+    try:
+        _answer(session, messages, parts, options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        del messages[turns:]
+        return False
+    return True
 
 
 def _text(text: str) -> dict[str, str]:

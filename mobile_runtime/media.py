@@ -44,8 +44,9 @@ def load_frames(
     folder: Path | None = None,
 ) -> list[Frames]:
     """Read and cut everything that the messages show; relative paths start at `folder`."""
+    video_slices = _VIDEO_SLICES if max_slice_nums is None else max_slice_nums
     return [
-        _load_video(media.source, config, max_slice_nums or _VIDEO_SLICES, folder)
+        _load_video(media.source, config, video_slices, folder)
         if media.kind == "video"
         else _cut([_open_image(media.source, folder)], config, max_slice_nums, None)
         for media in collect_media(messages)

@@ -102,7 +102,9 @@ def test_write_cache_changes_its_rows_at_its_position_and_nothing_else(
 
 def test_writes_one_after_another_fill_the_cache(build_body):
     inputs = {"k": normal(0, 1, KV_HEADS, 1, DIM), "v": normal(1, 1, KV_HEADS, 1, DIM)}
-    engine = build_body(write_both, inputs | {"position": np.zeros(1, np.int32)}, [ROW, ROW], state=STATE)
+    engine = build_body(
+        write_both, inputs | {"position": np.zeros(1, np.int32)}, [ROW, ROW], state=STATE
+    )
     state = engine.new_state()
     rows = normal(2, CONTEXT, 1, KV_HEADS, 1, DIM)
     for n in range(CONTEXT):

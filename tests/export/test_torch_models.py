@@ -97,9 +97,7 @@ def test_rotary_products_depend_on_the_distance_alone():
     frequencies = 1e6 ** (-torch.arange(0, 64, 2).float() / 64)
 
     def product(m, n):
-        turned = [
-            rotate(x, torch.tensor([p]), frequencies).double() for x, p in ((q, m), (k, n))
-        ]
+        turned = [rotate(x, torch.tensor([p]), frequencies).double() for x, p in ((q, m), (k, n))]
         return (turned[0] * turned[1]).sum().item()
 
     assert product(7, 3) == pytest.approx(product(104, 100), rel=1e-4)

@@ -1,0 +1,98 @@
+"""The command line: what it prints, and that mistakes are one sentence and exit code 2."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobile_runtime.cli import main
+from mobile_runtime.session import Session
+
+
+@pytest.fixture(scope="module")
+def bundle(make_bundle):
+    return make_bundle("int4", "state", 256)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(np.arange(120 * 90 * 3).astype(np.uint8).reshape(90, 120, 3)).save(path)
+    return path
+
+
+def test_question_after_the_options_as_documented(bundle, photo, capsys):
+    arguments = ["chat", str(bundle), "--image", str(photo), "What is this?", "--greedy"]
+    assert main([*arguments, "--max-new-tokens", "6", "--statistics"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.endswith("\n")
+    assert "6 tokens in" in captured.err
+
+
+def test_seed_repeats_the_answer(bundle, capsys):
+    arguments = ["chat", str(bundle), "Say something.", "--seed", "3", "--max-new-tokens", "12"]
+    answers = []
+    for _ in range(2):
+        assert main(arguments) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+
+
+def test_info_prints_parts_sizes_and_context(bundle, capsys):
+    assert main(["info", str(bundle)]) == 0
+    printed = capsys.readouterr().out
+    for text in ("decoder", "prefill, decode", "context 256 tokens", "all checksums match"):
+        assert text in printed
+
+
+def test_dialogue_reuses_the_cache_and_survives_a_mistake(bundle, monkeypatch, capsys):
+    lines = "Hello\n" + "word " * 200 + "\nAgain\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    arguments = ["chat", str(bundle), "--max-new-tokens", "3", "--seed", "0", "--statistics"]
+    assert main(arguments) == 0
+    errors = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("error: the prompt has") for line in errors)
+    counts = [line for line in errors if "prompt tokens" in line]
+    assert len(counts) == 2
+    assert "(0 reused)" in counts[0]
+    assert "(0 reused)" not in counts[1]
+
+
+def test_interrupt_ends_cleanly(bundle, monkeypatch, capsys):
+    def interrupt(self, token):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "decode", interrupt)
+    assert main(["chat", str(bundle), "Hello"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+MISTAKES = {
+    "no bundle": (["chat", "/absent", "Hi"], "is not a bundle"),
+    "text as image": (["chat", "BUNDLE", "--image", __file__, "Hi"], "is not a picture"),
+    "no such image": (["chat", "BUNDLE", "--image", "/absent.png", "Hi"], "does not exist"),
+    "text as video": (["chat", "BUNDLE", "--video", __file__, "Hi"], "test_cli.py"),
+    "bad temperature": (["chat", "BUNDLE", "--temperature", "-1", "Hi"], "temperature is -1"),
+    "bad slices": (["chat", "BUNDLE", "--image", "PHOTO", "--max-slice-nums", "0", "Hi"], "0"),
+    "too long": (["chat", "BUNDLE", "word " * 300], "the context holds 256"),
+    "no info": (["info", "/absent"], "is not a bundle"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_sentence(name, bundle, photo, capsys):
+    arguments, text = MISTAKES[name]
+    places = {"BUNDLE": str(bundle), "PHOTO": str(photo)}
+    assert main([places.get(argument, argument) for argument in arguments]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "random weights" not in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert text in errors[0]
+
+
+@pytest.mark.parametrize("arguments", [[], ["sing"], ["chat"], ["chat", "x", "y", "--top-k", "z"]])
+def test_wrong_usage_exits_with_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
