@@ -1,4 +1,4 @@
-"""Core ML's own `predict`, on macOS, with any compute unit. The only importer of coremltools here."""
+"""Core ML's own `predict`, on macOS, with any compute unit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the exporter's tests share: the published configuration, small checkpoints, tiny packages."""
+"""What the exporter's tests share: the published configuration, plans, tiny packages."""
 
 import copy
 import os
@@ -157,11 +157,12 @@ def make_parameter():
 def build_body(tmp_path):
     """build_body(body, inputs, shapes, …) -> an open one-function package.
 
-    `body(ops, inputs, parameters)` returns the values of the given `shapes`. A `state` shape adds
-    the input "cache". `specs` quantize weights.
+    `body(ops, inputs, parameters)` returns the values of the given `shapes`. Options: `specs`
+    quantize weights, a `state` shape adds the input "cache", `precision` is the interpreter's.
     """
 
-    def build(body, inputs, shapes, weights=(), *, specs=(), precision="fp32", state=None):
+    def build(body, inputs, shapes, weights=(), **options):
+        state, specs = options.pop("state", None), options.pop("specs", {})
         source = Arrays(weights)
         parameters = {name: parameter(name, values) for name, values in source.items()}
 
@@ -172,11 +173,11 @@ def build_body(tmp_path):
         function = Function("main", _specs(inputs), _outputs(names, shapes), named)
         states = () if state is None else (TensorSpec("cache", state, "float16"),)
         graph = Graph("one", "decoder", (function,), states, range(1))
-        chosen = dict.fromkeys(source) | dict(specs)
+        chosen = dict.fromkeys(source) | specs
         stream = ((p, quantize(p, source, chosen[p.name])) for p in graph.parameters)
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.mlpackage"
         write_package(graph, chosen, stream, path)
-        return MilEngine(path, precision=precision)
+        return MilEngine(path, **{"precision": "fp32"} | options)
 
     return build
 

@@ -150,7 +150,7 @@ def test_pickled_weights_are_not_read(tmp_path):
 def test_damaged_index_is_named(tmp_path, index):
     write_single(tmp_path, sample())
     (tmp_path / INDEX).write_text(index)
-    with pytest.raises(InputError, match="index.json"):
+    with pytest.raises(InputError, match=r"index\.json"):
         Checkpoint(tmp_path)
 
 

@@ -170,7 +170,7 @@ def test_missing_file_is_one_sentence(tmp_path):
 @pytest.mark.parametrize("text", ["{", "\x00", "[1]", '"text"', "null"])
 def test_damaged_file_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(InputError, match="config.json"):
+    with pytest.raises(InputError, match=r"config\.json"):
         load_config(tmp_path)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from coremltools.converters.mil.mil import types
 
+from export.backends import BACKENDS
 from export.backends.coreml.package import build_program
 from export.backends.coreml.placeholders import Placeholders
-from export.backends import BACKENDS
 from export.config import ExportConfig
 from export.graphs.parameters import KEY_QUERY, POSITION_EMBEDDING
 from export.models.tensors import tensor_shapes

@@ -95,7 +95,9 @@ def test_description_names_every_input_output_and_state(loaded, make_bundle, nam
     spec, _ = loaded(name, kv_cache=kv_cache)
     (graph,) = read_manifest(make_bundle("int4", kv_cache)).graphs_of(name)
     several = {function.name: function for function in spec.description.functions}
-    assert several.keys() == ({f.name for f in graph.functions} if len(graph.functions) > 1 else set())
+    assert several.keys() == (
+        {f.name for f in graph.functions} if len(graph.functions) > 1 else set()
+    )
     for function in graph.functions:
         found = several.get(function.name, spec.description)
         for features, specs in ((found.input, function.inputs), (found.output, function.outputs)):
@@ -119,7 +121,9 @@ def dense_constants(program):
     return found
 
 
-@pytest.mark.parametrize(("name", "quant"), [("decoder", "int4"), ("lm_head", "int4"), ("decoder", "int8")])
+@pytest.mark.parametrize(
+    ("name", "quant"), [("decoder", "int4"), ("lm_head", "int4"), ("decoder", "int8")]
+)
 def test_coremltools_expands_our_tables_to_our_values(loaded, tiny, name, quant):
     constants = dense_constants(loaded(name, quant)[1])
     model = tiny(quant=quant, context_length=512)
@@ -133,7 +137,9 @@ def test_coremltools_expands_our_tables_to_our_values(loaded, tiny, name, quant)
         np.testing.assert_array_equal(theirs[:, :, 0, 0].astype(np.float32), ours)
 
 
-def test_coremltools_expands_our_integers_to_our_values(tiny, published_plan, write_graph, tmp_path):
+def test_coremltools_expands_our_integers_to_our_values(
+    tiny, published_plan, write_graph, tmp_path
+):
     model = tiny(context_length=64, prefill_length=4)
     graph = model.plan.graphs[-1]
     specs = {p.name: QuantSpec(8, 1, "affine") for p in graph.parameters if p.is_matrix}
@@ -148,21 +154,25 @@ def test_coremltools_expands_our_integers_to_our_values(tiny, published_plan, wr
     np.testing.assert_array_equal(theirs[:, :, 0, 0], expected)
 
 
+def file_values(operation):
+    """What an operation holds in the weight file, by input or attribute."""
+    values = dict(operation.attributes)
+    for key, given in operation.inputs.items():
+        values |= {key: given.arguments[0].value} if len(given.arguments) == 1 else {}
+    return {key: v.blobFileValue.offset for key, v in values.items() if v.HasField("blobFileValue")}
+
+
 def file_offsets(spec):
-    """Function -> {constant's name: offset in the weight file}."""
-    found = {}
-    for name, function in spec.mlProgram.functions.items():
-        (block,) = function.block_specializations.values()
-        values = {
-            op.outputs[0].name: op.attributes["val"]
+    """Function -> {value's name: offset in the weight file}."""
+    return {
+        name: {
+            f"{op.outputs[0].name}/{key}": offset
+            for (block,) in [function.block_specializations.values()]
             for op in block.operations
-            if op.type == "const" and op.attributes["val"].HasField("blobFileValue")
+            for key, offset in file_values(op).items()
         }
-        assert {v.blobFileValue.fileName for v in values.values()} == {
-            "@model_path/weights/weight.bin"
-        }
-        found[name] = {key: value.blobFileValue.offset for key, value in values.items()}
-    return found
+        for name, function in spec.mlProgram.functions.items()
+    }
 
 
 @pytest.mark.parametrize(("name", "count"), [("decoder", 2), ("resampler", 6)])
@@ -179,7 +189,9 @@ def test_all_functions_refer_to_each_weight_at_one_offset(loaded, name, count):
 def test_weight_file_holds_nothing_that_no_function_uses(loaded, make_bundle, name):
     blob = make_bundle() / f"{name}.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
     stored = int.from_bytes(blob.read_bytes()[:4], "little")
-    used = {offset for offsets in file_offsets(loaded(name)[0]).values() for offset in offsets.values()}
+    used = {
+        offset for offsets in file_offsets(loaded(name)[0]).values() for offset in offsets.values()
+    }
     assert stored == len(used)
 
 
@@ -234,7 +246,9 @@ def test_layer_that_never_writes_is_noticed(state_graph, monkeypatch):
     monkeypatch.setattr(
         CoreMLOps,
         "write_cache",
-        lambda self, state, rows, index, position: self.cache_row(mb.read_state(input=state), index),
+        lambda self, state, rows, index, position: self.cache_row(
+            mb.read_state(input=state), index
+        ),
     )
     graph, specs = state_graph
     with pytest.raises(AssertionError, match="0 of 4 written"):

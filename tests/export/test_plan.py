@@ -108,7 +108,7 @@ def test_method_that_the_backend_cannot_store_is_refused(published_plan):
         methods = frozenset({"kmeans"})
 
     affine = QuantRecipe("affine", (QuantRule("*", QuantSpec(8, 1, "affine")),))
-    with pytest.raises(InputError, match="cannot store vpm.* by affine; it takes kmeans"):
+    with pytest.raises(InputError, match=r"cannot store vpm.* by affine; it takes kmeans"):
         published_plan(backend=OnlyTables(), recipe=affine)
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from export.models.view_length import MAX_ASPECT_RATIO, max_view_patches
+from export.models.view_length import max_view_patches
 from mobile_runtime.preprocess import plan_slices
 
 
@@ -29,10 +29,11 @@ def pictures(scale):
         ratio = Fraction(scale * scale, height * height)
         long = 2000 if ratio >= 1 else int(2000 * ratio)
         sizes += [(long - offset, max(1, int(long / ratio))) for offset in (0, 1)]
+        sizes += [(int(ratio * short), short) for short in (53, 100, 211) if ratio >= 1]
     return [
         size
         for width, height in sizes
-        if width > 0 and max(width, height) <= MAX_ASPECT_RATIO * min(width, height)
+        if width > 0 and max(width, height) <= 20 * min(width, height)
         for size in ((width, height), (height, width))
     ]
 
@@ -41,7 +42,7 @@ def test_published_length():
     assert max_view_patches(448, 14) == 1088
 
 
-@pytest.mark.parametrize("scale", [448, 224, 168])
+@pytest.mark.parametrize("scale", [448, 224, 168, 112, 252, 376, 428, 512, 552])
 def test_no_picture_exceeds_the_length_and_one_comes_within_32(scale, published_preprocessing):
     config = replace(published_preprocessing, scale_resolution=scale)
     largest = max(max(view_lengths(*size, config)) for size in pictures(scale))

@@ -1,0 +1,182 @@
+"""Who may import whom, how long a file may be, and what no tracked file may say."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("export", "mobile_runtime", "validation", "benchmarks")
+# Package -> the modules of ours that it may import, besides itself.
+ARROWS = {
+    "export": ("mobile_runtime.bundle",),
+    "mobile_runtime": (),
+    "validation": ("export.*", "mobile_runtime.*"),
+}
+# Library -> the files that may import it; benchmarks and tests may import anything.
+IMPORTERS = {
+    "coremltools": ("export/backends/coreml/*", "mobile_runtime/engines/coreml.py"),
+    "torch": ("export/models/*", "validation/*"),
+    "av": ("mobile_runtime/video.py",),
+    "safetensors": ("export/*", "validation/*"),
+    "huggingface_hub": ("export/*",),
+    "numba": ("export/quant/*",),
+    "onnxruntime": ("mobile_runtime/engines/onnx.py",),
+    "transformers": (),
+}
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+# Split, so that this file passes its own test.
+MACHINE_PATHS = tuple(f"/{name}/" for name in ("work", "root", "Users"))
+
+
+def sources(*packages):
+    """Path relative to the root -> syntax tree, of every module of the packages."""
+    paths = (path for package in packages for path in sorted((ROOT / package).rglob("*.py")))
+    return {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for path in paths
+    }
+
+
+TREES = sources(*PACKAGES)
+
+
+def imported(name, tree):
+    """Full names of the modules, or of what is taken out of them, wherever they are imported."""
+    package = name.removesuffix(".py").split("/")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def allowed(target, patterns):
+    """`target` may be a name inside an allowed module."""
+    return any(fnmatch(target, p) or target.startswith(p + ".") for p in patterns)
+
+
+def test_relative_and_absolute_imports_are_both_seen():
+    tree = ast.parse("import a.b\nfrom c import d\nfrom . import e\nfrom ..f import g")
+    assert list(imported("p/q/r.py", tree)) == ["a.b", "c.d", "p.q.e", "p.f.g"]
+    assert list(imported("p/q/__init__.py", tree))[2:] == ["p.q.e", "p.f.g"]
+
+
+def test_there_are_modules_to_check():
+    assert all(sum(name.startswith(package + "/") for name in TREES) > 5 for package in ARROWS)
+
+
+@pytest.mark.parametrize("package", list(ARROWS))
+def test_imports_follow_the_arrows(package):
+    ours = {"export", "mobile_runtime", "validation", "tests", "benchmarks", "ios_bridge"}
+    patterns = (package, *ARROWS[package])
+    wrong = [
+        f"{name} imports {target}"
+        for name, tree in TREES.items()
+        if name.startswith(package + "/")
+        for target in imported(name, tree)
+        if target.split(".")[0] in ours and not allowed(target, patterns)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", list(IMPORTERS))
+def test_library_is_imported_only_where_it_belongs(library):
+    wrong = [
+        name
+        for name, tree in TREES.items()
+        if not name.startswith("benchmarks/")
+        and not any(fnmatch(name, pattern) for pattern in IMPORTERS[library])
+        and any(target.split(".")[0] == library for target in imported(name, tree))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("mobile_runtime.cli", ["torch", "coremltools", "numba", "safetensors", "av", "export"]),
+        ("mobile_runtime.engines.mil", ["torch", "coremltools", "export"]),
+        ("export.cli", ["torch", "coremltools", "transformers", "huggingface_hub"]),
+    ],
+)
+def test_command_starts_without_the_libraries_that_it_does_not_need(module, absent):
+    code = f"import sys, {module}; print([n for n in {absent} if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_no_file_is_too_long():
+    lengths = {name: len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in TREES}
+    assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES} == {}
+
+
+def functions(tree):
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    return (node for node in ast.walk(tree) if isinstance(node, kinds))
+
+
+def test_no_function_is_too_long():
+    long = [
+        f"{name}:{node.lineno} {node.name}"
+        for name, tree in TREES.items()
+        for node in functions(tree)
+        if node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    ]
+    assert long == []
+
+
+def test_every_module_says_what_it_is():
+    assert [name for name, tree in TREES.items() if tree.body and not ast.get_docstring(tree)] == []
+
+
+def test_no_module_is_a_drawer():
+    drawers = {"utils", "util", "helpers", "helper", "misc", "common"}
+    assert [name for name in TREES if drawers & set(Path(name).with_suffix("").parts)] == []
+
+
+def test_no_module_reads_environment_variables():
+    wrong = [
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    ]
+    assert wrong == []
+
+
+def test_public_functions_of_the_packages_are_documented():
+    """Methods that implement a documented protocol, and nested functions, speak for themselves."""
+    wrong = [
+        f"{name}:{node.lineno} {node.name}"
+        for name, tree in TREES.items()
+        if not name.startswith("benchmarks/")
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert wrong == []
+
+
+def test_no_tracked_file_names_a_path_of_one_machine():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs the git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    wrong = []
+    for path in paths:
+        if path.is_file():
+            content = path.read_bytes()
+            wrong += [f"{path}: {m}" for m in MACHINE_PATHS if m.encode() in content]
+    assert wrong == []
