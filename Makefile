@@ -10,7 +10,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 readme: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.readme

@@ -2,6 +2,11 @@
 
 import sys
 
-from export.cli import main
+try:
+    from export.cli import main
+except ModuleNotFoundError as missing:
+    remedy = "run pip install 'minicpmv-mobile[export,coreml]'"
+    print(f"error: {missing.name} is not installed; {remedy}.", file=sys.stderr)
+    sys.exit(2)
 
 sys.exit(main())

@@ -12,8 +12,10 @@ PUBLISHED_SHA256 = "56786063c90f9f67402d4d9af27f5c17f206467d577dc04d6dcfee2d57c8
 
 COMPACT = r"""
 {%- set last = namespace(query=messages | length - 1) %}
-{%- for message in messages if message.role == 'user' %}
-    {%- set last.query = messages.index(message) %}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}
+        {%- set last.query = loop.index0 %}
+    {%- endif %}
 {%- endfor %}
 {%- for message in messages %}
     {%- set text = message.content %}

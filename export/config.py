@@ -31,8 +31,10 @@ class ExportConfig:
 
 def check_decoding(config: ExportConfig, model: ModelConfig) -> Decoding:
     """The decoder's shapes, or `InputError` when the target or the model does not allow them."""
-    limit = min(MAX_DIMENSION, model.decoder.max_position_embeddings)
     context, prefill = config.context_length, config.prefill_length
+    # With an outside cache the mask has a column for each cached and each new position.
+    columns = MAX_DIMENSION - (prefill if config.kv_cache == "io" else 0)
+    limit = min(columns, model.decoder.max_position_embeddings) // _ALIGNMENT * _ALIGNMENT
     if not (_ALIGNMENT <= context <= limit and context % _ALIGNMENT == 0):
         raise InputError(
             f"--context-length {context} is not possible; "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -62,6 +62,7 @@ class _Inputs:
     preprocessing: Preprocessing
     plan: Plan
     given: str | None  # the checkpoint as the user named it; None for random weights
+    tools: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     """Run the export that `config` describes; return the bundle's folder."""
     target = config.output / f"{NAME}-{backend.name}-{config.quant}"
     _check_target(config, target)
+    tools = backend.tools()
     with _checkpoint_folder(config, progress) as folder:
         model = load_config(folder)
         preprocessing = load_preprocessing(folder, model)
@@ -88,7 +90,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         checkpoint.check(tensor_shapes(model))
         target.parent.mkdir(parents=True, exist_ok=True)
         _check_disk(plan, model, target.parent)
-        inputs = _Inputs(checkpoint, model, preprocessing, plan, config.checkpoint)
+        inputs = _Inputs(checkpoint, model, preprocessing, plan, config.checkpoint, tools)
         with _staging(target) as partial:
             _write_bundle(inputs, backend, partial, progress)
             _replace(partial, target)
@@ -131,9 +133,15 @@ def _staging(target: Path) -> Iterator[Path]:
 def _replace(partial: Path, target: Path) -> None:
     """Put the finished folder in place; what was there before goes last."""
     old = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
-    partial.rename(target)
+    try:
+        partial.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -250,7 +258,7 @@ def _manifest(
         resampler_key_query=tables.key_query,
         recipe=recipe,
         source=source,
-        tools=tools | backend.tools(),
+        tools={**tools, **inputs.tools},
         files=(),
     )
 

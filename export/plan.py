@@ -13,10 +13,11 @@ from export.backends.base import Backend, Specs
 from export.config import ExportConfig, check_decoding
 from export.graphs.decoder import decoder_graph
 from export.graphs.graph import Graph, Parameter, Role
-from export.graphs.lm_head import lm_head_graph, lm_head_slices
+from export.graphs.lm_head import MAX_DIMENSION, lm_head_graph, lm_head_slices
 from export.graphs.resampler import resampler_graph
 from export.graphs.vision_encoder import vision_encoder_graph
 from export.models.config import ModelConfig
+from export.models.resampler_constants import MAX_FRAMES
 from export.quant.recipe import QuantRecipe, QuantSpec
 from export.quant.recipes import EMBED_TOKENS, build_recipe
 from export.weights import packed_size
@@ -56,6 +57,7 @@ def build_plan(
     A given `recipe` takes the place of the one that `config` names.
     """
     decoding = check_decoding(config, model)
+    _check_views(preprocessing)
     recipe = recipe or build_recipe(config.quant, config.override)
     length = preprocessing.max_patches
     builders: list[tuple[Role, int, BuildGraph]] = [
@@ -84,6 +86,16 @@ def build_plan(
         for graph in _cut(role, count, build, specs, backend.max_package_bytes)
     )
     return Plan(graphs, specs, recipe, decoding)
+
+
+def _check_views(preprocessing: Preprocessing) -> None:
+    length = MAX_FRAMES * preprocessing.max_patches
+    if length > MAX_DIMENSION:
+        raise InputError(
+            f"scale_resolution {preprocessing.scale_resolution} makes views of up to "
+            f"{preprocessing.max_patches} patches, {length} in a group of {MAX_FRAMES} frames; the "
+            f"Neural Engine takes {MAX_DIMENSION}: use a smaller scale_resolution."
+        )
 
 
 def _assign(

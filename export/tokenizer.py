@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from export.chat_template import is_supported
+from export.chat_template import COMPACT, is_supported
 from export.models.config import read_json
 from mobile_runtime.bundle import InputError, Prompt, SpecialToken
 
@@ -34,7 +34,6 @@ SPECIAL_TOKENS: Mapping[str, str] = {
 }
 STOP_ROLES = ("message_end", "end_of_text")  # the terminators of the published chat()
 
-
 # How Qwen2's tokenizer cuts text before byte-pair encoding.
 _WORD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -54,11 +53,14 @@ def build_tokenizer_files(checkpoint_dir: Path, out_dir: Path, vocab_size: int) 
 
     Every token id must be below `vocab_size`, the rows of the embedding table.
     """
-    config = read_json(checkpoint_dir / "tokenizer_config.json")
-    template = _chat_template(checkpoint_dir, config)
     given = checkpoint_dir / "tokenizer.json"
+    settings = checkpoint_dir / "tokenizer_config.json"
+    # A complete tokenizer.json says everything that the settings would.
+    config = read_json(settings) if settings.is_file() or not given.is_file() else {}
+    template = _chat_template(checkpoint_dir, config)
     tokenizer = _load(given) if given.is_file() else _build(checkpoint_dir, config)
-    _check_added_tokens(tokenizer, config)
+    if config:
+        _check_added_tokens(tokenizer, config)
     _check_vocab_size(tokenizer, vocab_size)
     special_tokens = _special_tokens(tokenizer)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -77,12 +79,9 @@ def build_tokenizer_files(checkpoint_dir: Path, out_dir: Path, vocab_size: int) 
 def _chat_template(checkpoint_dir: Path, config: Mapping[str, Any]) -> str:
     path = checkpoint_dir / "chat_template.jinja"
     template = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
-    if not isinstance(template, str):
-        raise InputError(
-            f"{checkpoint_dir} has no chat template; tokenizer_config.json or chat_template.jinja "
-            "must hold the published one."
-        )
-    if not is_supported(template):
+    if template is None:
+        return COMPACT
+    if not isinstance(template, str) or not is_supported(template):
         raise InputError(
             f"The chat template in {checkpoint_dir} is not MiniCPM-V 4.5's, the only one that the "
             "runtime writes; restore the published template."

@@ -2,6 +2,11 @@
 
 import sys
 
-from validation.cli import main
+try:
+    from validation.cli import main
+except ModuleNotFoundError as missing:
+    remedy = "run pip install 'minicpmv-mobile[export,coreml,validation]'"
+    print(f"error: {missing.name} is not installed; {remedy}.", file=sys.stderr)
+    sys.exit(2)
 
 sys.exit(main())

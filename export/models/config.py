@@ -85,7 +85,6 @@ class ModelConfig:
     vision: VisionConfig
     decoder: DecoderConfig
     num_queries: int
-    eos_token_id: int
 
     @property
     def resampler_heads(self) -> int:
@@ -124,7 +123,6 @@ def parse_config(values: Mapping[str, Any]) -> ModelConfig:
         vision=_vision(vision, drop_last=bool(values.get("drop_vision_last_layer", True))),
         decoder=_decoder(top),
         num_queries=top.integer("query_num"),
-        eos_token_id=int(values.get("eos_token_id", 0)),
     )
     _check_patch_size(top, config)
     top.refuse_unknown()

@@ -75,6 +75,10 @@ def _positive(values: Mapping[str, Any], key: str) -> int:
 
 def _triple(values: Mapping[str, Any], key: str) -> tuple[float, ...]:
     value = values[key]
-    if not isinstance(value, list) or len(value) != 3:
-        raise InputError(f"{_FILE} has {key} = {value!r}; give three numbers.")
-    return tuple(float(number) for number in value)
+    numbers = value if isinstance(value, list) else []
+    good = len(numbers) == 3 and all(type(number) in (int, float) for number in numbers)
+    if not good or (key == "norm_std" and min(numbers) <= 0):
+        raise InputError(
+            f"{_FILE} has {key} = {value!r}; give three numbers, positive ones for norm_std."
+        )
+    return tuple(float(number) for number in numbers)

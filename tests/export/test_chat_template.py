@@ -62,7 +62,6 @@ def test_random_conversations_of_different_messages_render_alike(chat_template):
         assert render(COMPACT, **values) == render(chat_template, **values), values
 
 
-@pytest.mark.xfail(strict=True, reason="messages.index finds the first of equal user messages")
 def test_conversation_that_repeats_a_message_renders_alike(chat_template):
     source = random.Random(1)
     for _ in range(1500):

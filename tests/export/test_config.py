@@ -1,6 +1,5 @@
 """config.json: published values, and what is refused by name."""
 
-import contextlib
 import json
 from dataclasses import replace
 
@@ -29,7 +28,6 @@ def test_published_values(published_model):
     assert published_model.num_queries == 64
     assert published_model.resampler_heads == 32
     assert published_model.vision.position_buckets == 70
-    assert published_model.eos_token_id == 151645
 
 
 def test_published_file_is_understood(shared, published_model):
@@ -153,13 +151,12 @@ def test_config_without_vision_is_refused(published_values):
         parse_config(published_values)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="int() of the value is taken unchecked")
 @pytest.mark.parametrize("value", [[151645, 151643], None])
-def test_eos_token_that_is_no_number_is_no_crash(published_values, value):
+def test_eos_token_has_no_effect(published_values, value):
     """Other checkpoints write a list or null; the graphs do not depend on it."""
+    expected = parse_config(published_values)
     published_values["eos_token_id"] = value
-    with contextlib.suppress(InputError):
-        parse_config(published_values)
+    assert parse_config(published_values) == expected
 
 
 def test_missing_file_is_one_sentence(tmp_path):
@@ -201,7 +198,7 @@ def test_impossible_context_length_says_what_is_possible(published_model, contex
 def test_context_is_limited_by_the_trained_positions(published_model):
     short = replace(published_model.decoder, max_position_embeddings=1000)
     model = replace(published_model, decoder=short)
-    with pytest.raises(InputError, match="32 to 1000"):
+    with pytest.raises(InputError, match="32 to 992"):
         check_decoding(ExportConfig(context_length=1024), model)
 
 

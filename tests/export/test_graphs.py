@@ -291,14 +291,12 @@ def test_parameter_counts_of_the_published_packages(published_plan):
     assert totals["resampler"] == 88_907_776 - unfolded + folded
 
 
-@pytest.mark.xfail(strict=True, reason="the columns of the new rows are not counted")
 def test_io_cache_whose_mask_exceeds_the_dimension_limit_is_refused(published_plan):
     """The mask has context + prefill columns."""
     with pytest.raises(InputError, match="--context-length"):
         published_plan(kv_cache="io", context_length=16_384)
 
 
-@pytest.mark.xfail(strict=True, reason="the length of six frames is not compared with the limit")
 def test_views_whose_six_frames_exceed_the_dimension_limit_are_refused(
     published_model, published_preprocessing
 ):

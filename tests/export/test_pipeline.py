@@ -239,7 +239,6 @@ def test_failed_overwrite_keeps_the_old_bundle(config, existing, monkeypatch, st
     assert tree(config.output) == {f"{BUNDLE}/mine.txt": hashlib.sha256(b"mine").hexdigest()}
 
 
-@pytest.mark.xfail(strict=True, reason="the old bundle is not put back")
 def test_overwrite_whose_last_step_fails_keeps_the_old_bundle(config, existing, monkeypatch):
     rename = Path.rename
 
@@ -254,7 +253,6 @@ def test_overwrite_whose_last_step_fails_keeps_the_old_bundle(config, existing, 
     assert tree(config.output) == {f"{BUNDLE}/mine.txt": hashlib.sha256(b"mine").hexdigest()}
 
 
-@pytest.mark.xfail(strict=True, reason="a folder left by an interrupted removal is in the way")
 def test_overwrite_works_after_one_that_was_interrupted_while_it_removed_the_old(config, existing):
     left = existing.with_name(f".{BUNDLE}.replaced")
     left.mkdir()

@@ -77,7 +77,6 @@ def test_unsupported_value_is_refused(load, key, value):
     assert key.split("_")[0] in str(caught.value) or "query" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="the three values are taken as they come")
 @pytest.mark.parametrize(
     ("key", "value"),
     [

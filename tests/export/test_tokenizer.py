@@ -106,10 +106,17 @@ def test_missing_file_is_named(name, checkpoint, tmp_path):
         build_tokenizer_files(checkpoint, tmp_path / "out", 315)
 
 
-def test_missing_template_is_named(checkpoint, tmp_path):
+def test_without_a_template_the_format_is_the_runtimes_own(checkpoint, tmp_path):
     (checkpoint / "chat_template.jinja").unlink()
-    with pytest.raises(InputError, match="no chat template"):
-        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+    assert build_tokenizer_files(checkpoint, tmp_path / "out", 315).chat_template == COMPACT
+
+
+def test_a_tokenizer_json_needs_no_other_file(checkpoint, tmp_path):
+    expected = build_tokenizer_files(checkpoint, tmp_path / "whole", 315)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "tokenizer.json").write_bytes((tmp_path / "whole/tokenizer.json").read_bytes())
+    assert build_tokenizer_files(alone, tmp_path / "out", 315) == expected
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json", "tokenizer_config.json"])

@@ -1,7 +1,6 @@
 """The static length of the vision graphs against what the runtime's processor really makes."""
 
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -25,11 +24,9 @@ def pictures(scale):
     random = np.random.default_rng(scale)
     sizes = random.integers(1, 3000, (3000, 2)).tolist()
     sizes += [(20 * n, n) for n in range(1, 60)]
-    for height in range(scale // 5, 5 * scale):
-        ratio = Fraction(scale * scale, height * height)
-        long = 2000 if ratio >= 1 else int(2000 * ratio)
-        sizes += [(long - offset, max(1, int(long / ratio))) for offset in (0, 1)]
-        sizes += [(int(ratio * short), short) for short in (53, 100, 211) if ratio >= 1]
+    for height in range(scale // 5, scale + 1):  # turned round, it is the width
+        widest = 2000 * scale * scale // (height * height)
+        sizes += [(widest - n, 2000) for n in range(2)]
     return [
         size
         for width, height in sizes

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from export.backends.base import Specs, WeightStream
 from export.graphs.graph import Graph
 from export.quant.recipe import Method
+from mobile_runtime.bundle import InputError
 
 
 class CoreMLBackend:
@@ -29,5 +30,10 @@ class CoreMLBackend:
         return write_package(graph, specs, weights, path)
 
     def tools(self) -> dict[str, str]:
-        """The converter's version."""
-        return {"coremltools": version("coremltools")}
+        """The converter's version; `InputError` when it is not installed."""
+        try:
+            return {"coremltools": version("coremltools")}
+        except PackageNotFoundError as error:
+            raise InputError(
+                "coremltools is not installed; run pip install 'minicpmv-mobile[coreml]'."
+            ) from error
