@@ -23,7 +23,7 @@ from mobile_runtime.bundle import InputError
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-_HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "LICENSE*"]
+_HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
 _LISTED = 12
 
 
@@ -76,11 +76,6 @@ class Checkpoint:
             self._add(name, shard)
 
     def _add(self, name: str, shard: str) -> None:
-        if name in self.tensors:
-            raise InputError(
-                f"tensor {name} stands in both {self.tensors[name].shard} and {shard}; "
-                "the checkpoint must hold it once."
-            )
         entry = self._shards[shard].get_slice(name)
         dtype = str(entry.get_dtype())
         if dtype not in _DTYPES:
@@ -166,8 +161,9 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def locate_checkpoint(given: str) -> Path:
-    """A folder as it is; a hub id ("openbmb/MiniCPM-V-4_5") downloaded to the hub's cache."""
+def locate_checkpoint(given: str, *, weights: bool = True) -> Path:
+    """A folder as it is; a hub id ("openbmb/MiniCPM-V-4_5") downloaded to the hub's cache, with or
+    without the shards."""
     folder = Path(given).expanduser()
     if folder.is_dir():
         return folder
@@ -179,7 +175,8 @@ def locate_checkpoint(given: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(given, allow_patterns=_HUB_FILES))
+        patterns = [*_HUB_FILES, "*.safetensors"] if weights else _HUB_FILES
+        return Path(snapshot_download(given, allow_patterns=patterns))
     except Exception as error:  # the hub client raises its own, httpx's and OS errors
         raise InputError(
             f"{given} is no folder, and could not be fetched from the hub either "

@@ -107,7 +107,7 @@ def _check_target(config: ExportConfig, target: Path) -> None:
 @contextmanager
 def _checkpoint_folder(config: ExportConfig, progress: Progress) -> Iterator[Path]:
     if config.checkpoint is not None:
-        yield locate_checkpoint(config.checkpoint)
+        yield locate_checkpoint(config.checkpoint, weights=not config.plan)
         return
     progress.note(
         "No --checkpoint given: exporting a tiny model with seeded RANDOM weights. "
@@ -238,7 +238,7 @@ def _manifest(
     tools = {"minicpmv-mobile": version("minicpmv-mobile"), "numpy": np.__version__}
     random = inputs.given is None
     source = Source(
-        name="seeded random weights" if inputs.given is None else Path(inputs.given).name,
+        name="seeded random weights" if inputs.given is None else Path(inputs.given).resolve().name,
         sha256=inputs.checkpoint.sha256(),
         random_weights=random,
         license="none: random numbers" if random else LICENSE,

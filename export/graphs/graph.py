@@ -31,6 +31,12 @@ class Parameter:
     name: str
     shape: tuple[int, ...]
     load: Callable[[TensorSource], np.ndarray]
+    tensor: str = ""  # what errors call it: the checkpoint's tensor, where that is not `name`
+
+    @property
+    def label(self) -> str:
+        """The checkpoint's tensor that a user can look for."""
+        return self.tensor or self.name
 
     @property
     def is_matrix(self) -> bool:

@@ -38,19 +38,20 @@ def transposed(name: str, rows: int, columns: int) -> Parameter:
 def row_block(name: str, tensor: str, begin: int, end: int, columns: int) -> Parameter:
     """Rows `begin` to `end` of `tensor`; rows past its end are padding."""
     shape = (end - begin, columns)
-    return Parameter(name, shape, lambda source: source.read_rows(tensor, begin, end))
+    return Parameter(name, shape, lambda source: source.read_rows(tensor, begin, end), tensor)
 
 
 def vector_block(name: str, tensor: str, begin: int, end: int) -> Parameter:
     """Elements `begin` to `end` of a vector."""
-    return Parameter(name, (end - begin,), lambda source: source.read(tensor)[begin:end])
+    return Parameter(name, (end - begin,), lambda source: source.read(tensor)[begin:end], tensor)
 
 
 def key_query(config: ModelConfig) -> Parameter:
     """The resampler's queries folded into its key projection: see `fold_key_query`."""
     rows = config.resampler_heads * config.num_queries
     shape = (rows, config.decoder.hidden_size)
-    return Parameter(KEY_QUERY, shape, partial(fold_key_query, num_heads=config.resampler_heads))
+    load = partial(fold_key_query, num_heads=config.resampler_heads)
+    return Parameter(KEY_QUERY, shape, load, "resampler.query, ln_q or attn.in_proj_weight")
 
 
 def fold_key_query(source: TensorSource, num_heads: int) -> np.ndarray:

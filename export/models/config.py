@@ -227,6 +227,11 @@ def _check_shapes(config: ModelConfig) -> None:
         % vision.num_heads,
         "vision image_size must be a multiple of patch_size": vision.image_size % vision.patch_size,
     }
+    if vision.num_layers < 1:
+        raise InputError(
+            "config.json is inconsistent: drop_vision_last_layer leaves the vision tower "
+            "without a layer; it needs one to run."
+        )
     for rule, remainder in rules.items():
         if remainder:
             raise InputError(f"config.json is inconsistent: {rule}.")

@@ -18,11 +18,11 @@ def quantize(parameter: Parameter, source: TensorSource, spec: QuantSpec | None)
     values = parameter.load(source)
     rows = parameter.shape[0]
     if spec is None:
-        return to_float16(values, parameter.name, rows)
+        return to_float16(values, parameter.label, rows)
     if spec.method == "affine":
-        return quantize_affine(values, bits=spec.bits, name=parameter.name, rows=rows)
+        return quantize_affine(values, bits=spec.bits, name=parameter.label, rows=rows)
     return palettize(
-        values, bits=spec.bits, group_size=spec.group_size, name=parameter.name, rows=rows
+        values, bits=spec.bits, group_size=spec.group_size, name=parameter.label, rows=rows
     )
 
 

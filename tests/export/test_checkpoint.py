@@ -255,6 +255,13 @@ def test_hub_id_is_fetched_without_code_or_pickles(hub, tmp_path):
     assert not any(map(wanted, ["modeling_minicpmv.py", "pytorch_model.bin", "model.pt"]))
 
 
+def test_a_plan_of_a_hub_id_fetches_no_weights(hub, tmp_path):
+    asked = hub(tmp_path)
+    locate_checkpoint("openbmb/MiniCPM-V-4_5", weights=False)
+    ((_, options),) = asked
+    assert not any(fnmatch("a.safetensors", pattern) for pattern in options["allow_patterns"])
+
+
 @pytest.mark.parametrize("error", [OSError("no network"), ValueError("404: not found")])
 def test_hub_id_that_does_not_exist_is_one_sentence(hub, error):
     hub(error)

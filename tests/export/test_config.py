@@ -226,3 +226,10 @@ def test_prefill_times_query_groups_stays_within_the_neural_engines_dimension(pu
 def test_unknown_cache_form_lists_both(published_model):
     with pytest.raises(InputError, match="give state or io"):
         check_decoding(ExportConfig(kv_cache="ram"), published_model)
+
+
+def test_dropping_the_only_vision_layer_is_refused(published_values):
+    published_values["vision_config"]["num_hidden_layers"] = 1
+    published_values["drop_vision_last_layer"] = True
+    with pytest.raises(InputError, match="needs one to run"):
+        parse_config(published_values)

@@ -312,8 +312,9 @@ def test_space_for_the_bundle_is_enough(config, monkeypatch, make_bundle):
         ("vpm.encoder.layers.0.mlp.fc2.bias", "vpm.encoder.layers.0.mlp.fc2.bias"),
         ("vpm.embeddings.position_embedding.weight", "position_embedding.weight"),
         ("llm.model.embed_tokens.weight", "llm.model.embed_tokens.weight"),
-        ("llm.lm_head.weight", "llm.lm_head.00.weight"),
-        ("resampler.query", "resampler.attn.key_query.weight"),
+        ("llm.lm_head.weight", "llm.lm_head.weight"),
+        ("resampler.query", "resampler.query"),
+        ("resampler.attn.in_proj_weight", "resampler.attn.in_proj_weight"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")

@@ -185,7 +185,7 @@ def _part(x: Value, axis: int, begin: int, end: int) -> Value:
 
 
 def split_scale(scale: float) -> tuple[np.float16, np.float16]:
-    """Two float16 factors whose product is `scale` to within 2⁻²⁰ (one is 1 where that is exact).
+    """Two float16 factors whose product is within 2⁻²⁰ of `scale`; one is 1 where that is exact.
 
     head_dim^−½ rounded to float16 is off by up to 2⁻¹², which every score would inherit.
     """
