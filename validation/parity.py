@@ -114,8 +114,12 @@ def _prompt_runs(
     conversion = Reference(source.config, same)
     conversion.use_key_query(same.key_query())
     references = Reference(source.config, source.checkpoint), conversion
-    prompts = [prepare_named(session, chat) for chat in chats]
-    return [PromptRun(prompt, session, references, options.new_tokens) for prompt in prompts]
+    return [
+        PromptRun(
+            (chat.name, prepare_named(session, chat)), session, references, options.new_tokens
+        )
+        for chat in chats
+    ]
 
 
 def prepare_named(session: Session, named: NamedChat) -> PreparedPrompt:
@@ -243,7 +247,8 @@ def _greedy_tokens(runs: Sequence[PromptRun], options: ParityOptions) -> StageRe
     """
     if not _wanted("greedy_tokens", options):
         return StageResult("greedy_tokens", "not run", note="not selected")
-    steps = wrong = excluded = 0
+    close: list[str] = []
+    steps = wrong = 0
     for run in runs:
         for compared in run.end_to_end():
             error = float(np.abs(compared.candidate - compared.conversion).max())
@@ -251,9 +256,9 @@ def _greedy_tokens(runs: Sequence[PromptRun], options: ParityOptions) -> StageRe
             clear = best[:, 1] - best[:, 0] > _MARGIN * error
             differ = compared.candidate.argmax(-1) != compared.conversion.argmax(-1)
             steps += len(clear)
-            excluded += int(np.sum(~clear))
+            close += [f"{run.name} {step}" for step in np.flatnonzero(~clear)]
             wrong += int(np.sum(clear & differ))
-    counts = {"steps": steps, "excluded": excluded, "wrong": wrong}
-    note = "too close to call everywhere" if excluded == steps else ""
-    status: Status = "failed" if wrong else "not run" if excluded == steps else "passed"
+    counts = {"steps": steps, "excluded": len(close), "wrong": wrong}
+    note = f"too close to call: {', '.join(close)}" if close else ""
+    status: Status = "failed" if wrong else "not run" if len(close) == steps else "passed"
     return StageResult("greedy_tokens", status, metrics=counts, note=note)

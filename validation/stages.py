@@ -35,14 +35,14 @@ class PromptRun:
 
     def __init__(
         self,
-        prompt: PreparedPrompt,
+        named: tuple[str, PreparedPrompt],
         session: Session,
         references: tuple[Reference, Reference],
         new_tokens: int,
     ) -> None:
-        self.prompt, self.session = prompt, session
+        (self.name, self.prompt), self.session = named, session
         self.checkpoint, self.conversion = references
-        self.length = len(prompt.keys)
+        self.length = len(self.prompt.keys)
         room = session.manifest.decoding.context_length - self.length
         self.new_tokens = min(new_tokens, room)
 
