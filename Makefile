@@ -12,7 +12,14 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-readme: $(VENV)/test.stamp
+# Measure every figure of the README again and write its tables.
+figures: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks.palettize --json benchmarks/results/palettize.json
+	for quant in none int8 int4; do \
+	  bundle=$$($(BIN)/python -m export coreml --quant $$quant --overwrite --quiet) && \
+	  $(BIN)/python -m validation parity $$bundle \
+	    --output benchmarks/results/parity-$$quant.json || exit 1; \
+	done
 	$(BIN)/python -m benchmarks.readme
 
 $(VENV)/export.stamp: pyproject.toml
@@ -25,4 +32,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,validation,video,dev]'
 	touch $@ $(VENV)/export.stamp
 
-.PHONY: export test readme
+.PHONY: export test figures

@@ -56,7 +56,7 @@ def run_parity(
     names = ["preprocessing", "weights", *stages, "greedy_tokens"]
     if unknown := set(options.stages or ()) - set(names):
         raise InputError(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(names)}.")
-    results = [_preprocessing(session, source, chats, options), _weights(plan, source, options)]
+    results = [_preprocessing(runs, source, chats, options), _weights(plan, source, options)]
     results += [_run_stage(name, stage, runs, plan, options) for name, stage in stages.items()]
     results.append(_greedy_tokens(runs, options))
     return ParityReport(
@@ -130,15 +130,17 @@ def prepare_named(session: Session, named: NamedChat) -> PreparedPrompt:
 
 
 def _preprocessing(
-    session: Session, source: OpenCheckpoint, chats: Sequence[NamedChat], options: ParityOptions
+    runs: Sequence[PromptRun],
+    source: OpenCheckpoint,
+    chats: Sequence[NamedChat],
+    options: ParityOptions,
 ) -> StageResult:
     """The bundle's constants must give what the checkpoint's own files give, bit for bit."""
     if not _wanted("preprocessing", options):
         return StageResult("preprocessing", "not run", note="not selected")
     differing = []
-    for named in chats:
-        got = prepare_named(session, named)
-        expected = prepare_chat(source, named.chat)
+    for run, named in zip(runs, chats, strict=True):
+        got, expected = run.prompt, prepare_chat(source, named.chat)
         if got.keys != expected.keys or not np.array_equal(got.tgt_sizes, expected.tgt_sizes):
             differing.append(named.name)
     if differing:
