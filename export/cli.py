@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = backends.add_parser(name, help=f"write a {name} bundle")
         sub.add_argument(
             "--checkpoint",
-            help="folder or hub id (openbmb/MiniCPM-V-4_5); without it, tiny random weights",
+            help="folder or hub id (openbmb/MiniCPM-V-4_5); default: the pocket model, a small one "
+            "that ships with this program",
         )
         sub.add_argument(
             "--output", type=Path, default=default.output, help="folder that gets the bundle"

@@ -16,7 +16,7 @@ _ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """The flags of `python -m export`, one field each. No checkpoint: seeded random weights."""
+    """The flags of `python -m export`, one field each. No checkpoint: the pocket model."""
 
     checkpoint: str | None = None
     output: Path = Path("out")

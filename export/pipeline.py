@@ -6,7 +6,6 @@ Everything is written to a temporary folder beside the result, which is renamed 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,20 +17,19 @@ import numpy as np
 
 from export.backends.base import Backend
 from export.card import write_card
-from export.checkpoint import Checkpoint, locate_checkpoint
+from export.checkpoint import Checkpoint, local_checkpoint, locate_checkpoint
 from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter
 from export.graphs.parameters import POSITION_EMBEDDING, key_query, stored
 from export.models.config import ModelConfig, load_config
 from export.models.preprocessor import load_preprocessing
-from export.models.published import GENERATION, LICENSE, NAME
+from export.models.release import PUBLISHED, Release, load_release
 from export.models.tensors import tensor_shapes
 from export.plan import Plan, build_plan
 from export.progress import Progress
 from export.quant.affine import quantize_affine
 from export.quant.quantize import quantize, to_float16
 from export.quant.recipes import EMBED_TOKENS
-from export.random_model import write_random_checkpoint
 from export.tokenizer import build_tokenizer_files
 from export.weights import Weight
 from mobile_runtime.bundle import (
@@ -51,6 +49,10 @@ from mobile_runtime.bundle import (
 
 _EMBEDDING_BLOCK = 8192  # rows quantized at a time
 _SPARE_BYTES = 200_000_000  # programs, tokenizer, file system
+_POCKET = (
+    "No --checkpoint given: exporting the pocket model, which reads short texts, digits, shapes "
+    "and small videos. For MiniCPM-V 4.5 give --checkpoint openbmb/MiniCPM-V-4_5 or a folder."
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class _Inputs:
     model: ModelConfig
     preprocessing: Preprocessing
     plan: Plan
-    given: str | None  # the checkpoint as the user named it; None for random weights
+    name: str  # of the checkpoint, as the user gave it
+    release: Release
     tools: Mapping[str, str]
 
 
@@ -76,24 +79,29 @@ class _Tables:
 
 def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) -> Path:
     """Run the export that `config` describes; return the bundle's folder."""
-    target = config.output / f"{NAME}-{backend.name}-{config.quant}"
+    local = local_checkpoint(config.checkpoint)
+    release = PUBLISHED if local is None else load_release(local)
+    target = config.output / f"{release.name}-{backend.name}-{config.quant}"
     _check_target(config, target)
     tools = backend.tools()
-    with _checkpoint_folder(config, progress) as folder:
-        model = load_config(folder)
-        preprocessing = load_preprocessing(folder, model)
-        plan = build_plan(config, model, preprocessing, backend)
-        progress.plan(plan)
-        if config.plan:
-            return target
-        checkpoint = Checkpoint(folder)
-        checkpoint.check(tensor_shapes(model))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _check_disk(plan, model, target.parent)
-        inputs = _Inputs(checkpoint, model, preprocessing, plan, config.checkpoint, tools)
-        with _staging(target) as partial:
-            _write_bundle(inputs, backend, partial, progress)
-            _replace(partial, target)
+    if config.checkpoint is None:
+        progress.note(_POCKET)
+    folder = locate_checkpoint(config.checkpoint, weights=not config.plan)
+    model = load_config(folder)
+    preprocessing = load_preprocessing(folder, model)
+    plan = build_plan(config, model, preprocessing, backend)
+    progress.plan(plan)
+    if config.plan:
+        return target
+    checkpoint = Checkpoint(folder)
+    checkpoint.check(tensor_shapes(model))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _check_disk(plan, model, target.parent)
+    name = folder.resolve().name if local else Path(str(config.checkpoint)).name
+    inputs = _Inputs(checkpoint, model, preprocessing, plan, name, release, tools)
+    with _staging(target) as partial:
+        _write_bundle(inputs, backend, partial, progress)
+        _replace(partial, target)
     return target
 
 
@@ -102,20 +110,6 @@ def _check_target(config: ExportConfig, target: Path) -> None:
         raise InputError(
             f"{target} exists already; remove it, give another --output, or add --overwrite."
         )
-
-
-@contextmanager
-def _checkpoint_folder(config: ExportConfig, progress: Progress) -> Iterator[Path]:
-    if config.checkpoint is not None:
-        yield locate_checkpoint(config.checkpoint, weights=not config.plan)
-        return
-    progress.note(
-        "No --checkpoint given: exporting a tiny model with seeded RANDOM weights. "
-        "Everything runs, but its answers mean nothing."
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        write_random_checkpoint(Path(scratch))
-        yield Path(scratch)
 
 
 @contextmanager
@@ -236,21 +230,17 @@ def _manifest(
 ) -> Manifest:
     recipe: dict[str, Any] = inputs.plan.recipe.as_json()
     tools = {"minicpmv-mobile": version("minicpmv-mobile"), "numpy": np.__version__}
-    random = inputs.given is None
     source = Source(
-        name="seeded random weights" if inputs.given is None else Path(inputs.given).resolve().name,
-        sha256=inputs.checkpoint.sha256(),
-        random_weights=random,
-        license="none: random numbers" if random else LICENSE,
+        name=inputs.name, sha256=inputs.checkpoint.sha256(), license=inputs.release.license
     )
     return Manifest(
         schema_version=SCHEMA_VERSION,
         format=backend.name,
-        model=NAME,
+        model=inputs.release.name,
         architecture=_architecture(inputs.model),
         preprocessing=inputs.preprocessing,
         prompt=prompt,
-        generation=GENERATION,
+        generation=inputs.release.generation,
         decoding=inputs.plan.decoding,
         graphs=graphs,
         embed_tokens=tables.embed_tokens,

@@ -35,7 +35,7 @@ SPECIAL_TOKENS: Mapping[str, str] = {
 STOP_ROLES = ("message_end", "end_of_text")  # the terminators of the published chat()
 
 # How Qwen2's tokenizer cuts text before byte-pair encoding.
-_WORD_PATTERN = (
+WORD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -118,7 +118,7 @@ def _build(checkpoint_dir: Path, config: Mapping[str, Any]) -> Tokenizer:
         ) from error
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()
-    split = pre_tokenizers.Split(Regex(_WORD_PATTERN), "isolated")
+    split = pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 _HASH_BLOCK = 1 << 22
 
@@ -170,7 +170,6 @@ class Source:
 
     name: str
     sha256: str  # over names, types, shapes and bytes of the checkpoint's tensors
-    random_weights: bool
     license: str
 
 

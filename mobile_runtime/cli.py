@@ -74,8 +74,6 @@ def _chat_parser(prog: str) -> argparse.ArgumentParser:
 def _chat(options: argparse.Namespace) -> int:
     engine = EngineOptions(name=options.engine, precision=options.precision)
     session = Session.load(options.bundle, engine)
-    if session.manifest.source.random_weights:
-        print("This bundle has random weights: its answers mean nothing.", file=sys.stderr)
     messages: list[dict[str, Any]] = []
     if options.system:
         messages.append({"role": "system", "content": options.system})
@@ -194,7 +192,7 @@ def _facts(manifest: Manifest) -> list[str]:
     source = manifest.source
     return [
         f"{manifest.model} ({manifest.format}), recipe {manifest.recipe['name']}, "
-        f"from {source.name}" + (" (RANDOM weights)" if source.random_weights else ""),
+        f"from {source.name}",
         f"context {manifest.decoding.context_length} tokens, prefill "
         f"{manifest.decoding.prefill_length}, key/value cache in {manifest.decoding.kv_cache}",
         f"on disk {total / 1e6:,.1f} MB; in memory {weights / 1e6:,.1f} MB of weights and "

@@ -12,7 +12,7 @@ from export.backends import BACKENDS
 from export.config import ExportConfig
 from export.pipeline import export_bundle
 from export.progress import Progress
-from export.random_model import write_random_checkpoint
+from tests.random_checkpoint import write_random_checkpoint
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared"
 

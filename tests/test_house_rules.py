@@ -10,19 +10,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("export", "mobile_runtime", "validation", "benchmarks")
+PACKAGES = ("export", "mobile_runtime", "validation", "benchmarks", "examples")
 # Package -> the modules of ours that it may import, besides itself.
 ARROWS = {
     "export": ("mobile_runtime.bundle",),
     "mobile_runtime": (),
     "validation": ("export.*", "mobile_runtime.*"),
+    "examples": ("export.*", "mobile_runtime.*", "validation.*"),
 }
 # Library -> the files that may import it; benchmarks and tests may import anything.
 IMPORTERS = {
     "coremltools": ("export/backends/coreml/*", "mobile_runtime/engines/coreml.py"),
-    "torch": ("export/models/*", "validation/*"),
+    "torch": ("export/models/*", "validation/*", "examples/*"),
     "av": ("mobile_runtime/video.py",),
-    "safetensors": ("export/*", "validation/*"),
+    "safetensors": ("export/*", "validation/*", "examples/*"),
+    "matplotlib": ("examples/pocket/plot.py",),
     "huggingface_hub": ("export/*",),
     "numba": ("export/quant/*",),
     "onnxruntime": ("mobile_runtime/engines/onnx.py",),
@@ -74,7 +76,7 @@ def test_there_are_modules_to_check():
 
 @pytest.mark.parametrize("package", list(ARROWS))
 def test_imports_follow_the_arrows(package):
-    ours = {"export", "mobile_runtime", "validation", "tests", "benchmarks", "ios_bridge"}
+    ours = {*PACKAGES, "tests", "ios_bridge"}
     patterns = (package, *ARROWS[package])
     wrong = [
         f"{name} imports {target}"

@@ -1,4 +1,4 @@
-"""`python -m validation parity|trace`."""
+"""`python -m validation parity|trace|answers`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import Progress as ProgressBar
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.bundle import InputError, read_manifest
 from mobile_runtime.engines import ENGINES, EngineOptions
 from mobile_runtime.session import Session
+from validation.answers import ITEMS, ROWS, Candidate, score_candidates
 from validation.default_prompts import NamedChat, default_chats
 from validation.golden import write_golden
 from validation.messages import read_chat
 from validation.parity import ParityOptions, run_parity
-from validation.sources import open_checkpoint, source_of
+from validation.sources import check_source, open_checkpoint, source_of
 from validation.trace import trace_bundle, trace_checkpoint, write_arrays
 
 
@@ -39,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parity = commands.add_parser("parity", help="compare a saved bundle with PyTorch by stages")
     parity.add_argument("bundle", type=Path)
     parity.add_argument(
-        "--checkpoint", help="folder or hub id it was made from (not needed for random weights)"
+        "--checkpoint", help="folder or hub id it was made from (not needed for the pocket model)"
     )
     parity.add_argument("--messages", type=Path, action="append", help="chat file; may be repeated")
     parity.add_argument("--stages", nargs="+", help="run these stages alone")
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--output", type=Path, required=True, help="npz file to write")
     trace.add_argument("--max-new-tokens", type=int, default=16)
     trace.set_defaults(run=_trace)
+    _add_answers(commands.add_parser("answers", help="how often a bundle answers rightly"))
     for command in (parity, trace):
         command.add_argument("--engine", choices=["auto", *ENGINES], default="auto")
         command.add_argument(
@@ -64,6 +67,24 @@ def _parser() -> argparse.ArgumentParser:
             help="of the interpreter; fp16 rounds as the device does",
         )
     return parser
+
+
+def _add_answers(answers: argparse.ArgumentParser) -> None:
+    answers.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
+    answers.add_argument("--checkpoint", help="folder they were made from; default: pocket model")
+    answers.add_argument("--limit", type=int, default=ITEMS, help="questions a task")
+    answers.add_argument("--tasks", nargs="+", choices=ROWS, default=ROWS, metavar="TASK")
+    answers.add_argument(
+        "--precision",
+        nargs="+",
+        choices=("fp32", "fp16"),
+        default=("fp16",),
+        help="of the interpreter, one column each; fp16 rounds as the device does",
+    )
+    answers.add_argument("--engine", choices=["auto", *ENGINES], default="auto")
+    answers.add_argument("--jobs", type=int, help="processes; default: one a core")
+    answers.add_argument("--json", type=Path, help="also write the figures to this file")
+    answers.set_defaults(run=_answers)
 
 
 def _engine(options: argparse.Namespace) -> EngineOptions:
@@ -76,10 +97,10 @@ def _parity(options: argparse.Namespace) -> int:
     chats = [NamedChat(path.stem, read_chat(path)) for path in options.messages or ()]
     chats = chats or default_chats()
     wanted = ParityOptions(_engine(options), options.max_new_tokens, options.stages)
-    with source_of(options.bundle, options.checkpoint) as source:
-        report = run_parity(options.bundle, source, chats, wanted)
-        if options.write_golden:
-            write_golden(options.bundle, source, default_chats())
+    source = source_of(options.bundle, options.checkpoint)
+    report = run_parity(options.bundle, source, chats, wanted)
+    if options.write_golden:
+        write_golden(options.bundle, source, default_chats())
     report.print(Console(highlight=False))
     path = options.output or options.bundle / "report.json"
     report.write(path)
@@ -98,4 +119,30 @@ def _trace(options: argparse.Namespace) -> int:
         arrays = trace_bundle(session, chat, options.max_new_tokens)
     write_arrays(options.output, arrays)
     print(options.output)
+    return 0
+
+
+def _answers(options: argparse.Namespace) -> int:
+    if options.limit < 1 or (options.jobs is not None and options.jobs < 1):
+        raise InputError("--limit and --jobs must be at least 1.")
+    sources = {bundle: source_of(bundle, options.checkpoint) for bundle in options.bundles}
+    for bundle, source in sources.items():
+        check_source(read_manifest(bundle), source)
+    candidates = [Candidate("PyTorch fp32", options.checkpoint)]
+    for bundle in sources:
+        recipe = read_manifest(bundle).recipe["name"]
+        for precision in options.precision:
+            engine = EngineOptions(name=options.engine, precision=precision)
+            candidates.append(Candidate(f"{recipe} {precision}", bundle=bundle, engine=engine))
+    console = Console(stderr=True)
+    with ProgressBar(console=console, transient=True) as bar:
+        total = len(candidates) * len(options.tasks) * options.limit
+        task = bar.add_task("questions", total=total)
+        report = score_candidates(
+            candidates, options.tasks, options.limit, options.jobs, lambda: bar.advance(task)
+        )
+    report.print(Console(highlight=False))
+    if options.json is not None:
+        report.write(options.json)
+        print(options.json)
     return 0

@@ -24,7 +24,7 @@ from validation.metrics import cosine, kl_divergence, psnr, top_agreement
 from validation.reference import Reference
 from validation.report import ParityReport, StageResult, Status
 from validation.same_weights import SameWeights
-from validation.sources import OpenCheckpoint
+from validation.sources import OpenCheckpoint, check_source
 from validation.stages import Compared, PromptRun, Stage
 from validation.trace import prepare_chat
 
@@ -73,11 +73,7 @@ def run_parity(
 
 def bundle_plan(manifest: Manifest, source: OpenCheckpoint) -> Plan:
     """The plan by which the bundle was made, rebuilt from its manifest and the checkpoint."""
-    if manifest.source.sha256 != source.checkpoint.sha256():
-        raise InputError(
-            f"the bundle was not made from {source.checkpoint.folder} (its weights have another "
-            "checksum); give the checkpoint that it was exported from."
-        )
+    check_source(manifest, source)
     decoding = manifest.decoding
     config = ExportConfig(
         context_length=decoding.context_length,

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.checkpoint import Checkpoint, locate_checkpoint
+from export.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, locate_checkpoint
 from export.models.config import ModelConfig, load_config
 from export.models.preprocessor import load_preprocessing
 from export.models.tensors import tensor_shapes
-from export.random_model import write_random_checkpoint
 from export.tokenizer import build_tokenizer_files
-from mobile_runtime.bundle import InputError, read_manifest
+from mobile_runtime.bundle import InputError, Manifest, read_manifest
 from mobile_runtime.conversation import ChatFormat
 from mobile_runtime.tokenizer import Tokenizer
 
@@ -28,29 +25,35 @@ class OpenCheckpoint:
     chat_format: ChatFormat
 
 
-@contextmanager
-def source_of(bundle: Path, given: str | None) -> Iterator[OpenCheckpoint]:
-    """The checkpoint that `bundle` was made from: `given`, or, for the seeded random weights, made
-    again."""
-    if given is not None:
-        yield open_checkpoint(given)
-        return
+def source_of(bundle: Path, given: str | None) -> OpenCheckpoint:
+    """The checkpoint that `bundle` was made from: `given`, or the pocket model."""
     source = read_manifest(bundle).source
-    if not source.random_weights:
+    if given is None and source.name != DEFAULT_CHECKPOINT.name:
         raise InputError(f"{bundle} was exported from {source.name}; give it with --checkpoint.")
-    with tempfile.TemporaryDirectory() as scratch:
-        write_random_checkpoint(Path(scratch))
-        yield open_checkpoint(scratch)
+    return open_checkpoint(given)
 
 
-def open_checkpoint(given: str) -> OpenCheckpoint:
-    """Open a checkpoint folder or hub id."""
+def check_source(manifest: Manifest, source: OpenCheckpoint) -> None:
+    """Refuse a bundle that was made from other weights."""
+    if manifest.source.sha256 != source.checkpoint.sha256():
+        raise InputError(
+            f"the bundle was not made from {source.checkpoint.folder} (its weights have another "
+            "checksum); give the checkpoint that it was exported from."
+        )
+
+
+def open_checkpoint(given: str | None) -> OpenCheckpoint:
+    """Open a checkpoint folder or hub id, or the pocket model."""
     folder = locate_checkpoint(given)
     config = load_config(folder)
     checkpoint = Checkpoint(folder)
     checkpoint.check(tensor_shapes(config))
+    return OpenCheckpoint(checkpoint, config, open_chat_format(folder, config))
+
+
+def open_chat_format(folder: Path, config: ModelConfig) -> ChatFormat:
+    """The chat format that the files of a checkpoint describe; needs no weights."""
     with tempfile.TemporaryDirectory() as scratch:
         prompt = build_tokenizer_files(folder, Path(scratch), config.decoder.vocab_size)
         tokenizer = Tokenizer.load(Path(scratch) / "tokenizer.json")
-    chat_format = ChatFormat(tokenizer, prompt, load_preprocessing(folder, config))
-    return OpenCheckpoint(checkpoint, config, chat_format)
+    return ChatFormat(tokenizer, prompt, load_preprocessing(folder, config))

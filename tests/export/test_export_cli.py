@@ -30,22 +30,17 @@ def run(random_checkpoint, tmp_path, capsys):
     return command
 
 
-def test_random_model_from_a_process_of_its_own(command_runs):
-    """No checkpoint: says so, and prints the bundle's path last."""
+def test_pocket_model_from_a_process_of_its_own(command_runs):
+    """No checkpoint: says what is exported instead, and prints the bundle's path last."""
     for run in command_runs:
-        bundle = run.output / BUNDLE
+        bundle = run.output / "minicpmv-pocket-coreml-int4"
         assert run.stdout.splitlines() == [str(bundle)]
-        assert "RANDOM weights" in run.stderr
+        assert "pocket model" in run.stderr
         manifest = read_manifest(bundle)
         verify_files(bundle, manifest)
-        assert manifest.source.random_weights
-        assert manifest.source.license.startswith("none")
-        assert "Random weights" in (bundle / "README.md").read_text(encoding="utf-8")
-        assert [path.name for path in run.output.iterdir()] == [BUNDLE]
-
-
-def test_bundle_is_said_to_be_random_only_when_it_is(make_bundle):
-    assert "Random weights" not in (make_bundle() / "README.md").read_text(encoding="utf-8")
+        assert (manifest.source.name, manifest.source.license) == ("pocket", "Apache-2.0")
+        assert "Apache-2.0" in (bundle / "README.md").read_text(encoding="utf-8")
+        assert [path.name for path in run.output.iterdir()] == [bundle.name]
 
 
 def test_path_is_the_last_line_and_progress_goes_to_stderr(run, tmp_path):

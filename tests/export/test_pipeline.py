@@ -61,7 +61,6 @@ def test_manifest_names_the_checkpoint_and_its_digest(make_bundle, random_checkp
     source = read_manifest(make_bundle()).source
     assert source.name == random_checkpoint.name
     assert source.sha256 == Checkpoint(random_checkpoint).sha256()
-    assert not source.random_weights
     assert "MiniCPM Model License" in source.license
 
 
@@ -282,7 +281,7 @@ def test_plan_does_not_mind_an_existing_bundle(config, existing):
     assert list(existing.iterdir()) == [existing / "mine.txt"]
 
 
-def test_plan_of_random_weights_writes_nothing(config):
+def test_plan_of_the_pocket_model_writes_nothing(config):
     output = config.output / "absent"
     export(replace(config, checkpoint=None, plan=True, output=output))
     assert not output.exists()

@@ -260,11 +260,11 @@ CASES = {
         "leaves the bundle",
     ),
     "other version": (
-        lambda b: _replace(b, '"schema_version": 1', '"schema_version": 99'),
+        lambda b: _replace(b, '"schema_version": 2', '"schema_version": 99'),
         "schema version 99",
     ),
     "unknown field": (
-        lambda b: _replace(b, '"schema_version": 1', '"schema_version": 1, "extra": 0'),
+        lambda b: _replace(b, '"schema_version": 2', '"schema_version": 2, "extra": 0'),
         "missing or unknown fields: extra",
     ),
     "wrong type": (lambda b: _replace(b, '"max_slice_nums": 9', '"max_slice_nums": "9"'), "int"),

@@ -1,6 +1,6 @@
 """A tiny MiniCPM-V 4.5 with seeded random weights, written as a checkpoint folder.
 
-For trying the tools without the published weights: every part is there, the answers mean nothing.
+Every part is there; the answers mean nothing.
 """
 
 from __future__ import annotations

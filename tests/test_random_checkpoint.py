@@ -7,8 +7,8 @@ from tokenizers import Tokenizer
 from export.checkpoint import Checkpoint
 from export.models.config import load_config
 from export.models.tensors import tensor_shapes
-from export.random_model import write_random_checkpoint
 from export.tokenizer import SPECIAL_TOKENS
+from tests.random_checkpoint import write_random_checkpoint
 
 
 def test_two_runs_write_the_same_bytes(random_checkpoint, tmp_path):

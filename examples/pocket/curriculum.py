@@ -1,0 +1,74 @@
+"""What is trained when: stages of a run, as data.
+
+First the vision tower learns characters on pages full of them; then the resampler to put what it
+sees in order, on pictures whose empty patches are thinned out; then everything learns to answer;
+at last pictures are shown whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from examples.pocket.objective import Weights
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the run, up to the share `until` of its time."""
+
+    until: float
+    weights: Weights
+    thinning: float  # share of the empty patches that is left out
+    batch: int  # examples of one worker in a step
+    tasks: Mapping[str, float]  # how often each task is drawn
+
+
+_CHARACTERS = {"page": 1.0}
+_SEEING = {
+    "page": 0.1,
+    "printed_text": 0.45,
+    "handwritten_digits": 0.15,
+    "shapes": 0.12,
+    "slices": 0.08,
+    "video_direction": 0.04,
+    "video_order": 0.06,
+}
+_ANSWERING = {
+    "printed_text": 0.26,
+    "handwritten_digits": 0.13,
+    "shapes": 0.1,
+    "two_pictures": 0.12,
+    "slices": 0.1,
+    "video_direction": 0.05,
+    "video_order": 0.07,
+    "second_turn": 0.11,
+    "thinking": 0.06,
+}
+STAGES = (
+    Stage(0.15, Weights(answer=0, query=0, patch=1), 0.8, 6, _CHARACTERS),
+    Stage(0.4, Weights(answer=0, query=1, patch=0.5), 0.8, 12, _SEEING),
+    Stage(0.8, Weights(answer=1, query=0.5, patch=0.2), 0.8, 16, _ANSWERING),
+    Stage(1.0, Weights(answer=1, query=0.25, patch=0), 0.0, 16, _ANSWERING),
+)
+MATRIX_RATE = 0.01  # Muon's, for the matrices of layers
+PEAK_RATE = 1e-3  # AdamW's, for everything else
+WARM_UP = 0.03  # share of a stage in which the rates rise
+DECAY_FROM = 0.6  # share of a stage after which they fall linearly
+STAGE_END, RUN_END = 0.1, 0.02  # what they fall to, of their peaks
+
+
+def stage_at(share: float) -> Stage:
+    """The stage of the run after `share` of its time."""
+    return next((stage for stage in STAGES if share < stage.until), STAGES[-1])
+
+
+def rate(share: float) -> float:
+    """Factor on the learning rates after `share` of the run. Each stage warms up and cools down,
+    so that the next one builds on settled weights."""
+    stage = stage_at(share)
+    begin = max((s.until for s in STAGES if s.until < stage.until), default=0.0)
+    within = min(1.0, (share - begin) / (stage.until - begin))
+    end = RUN_END if stage is STAGES[-1] else STAGE_END
+    decay = 1 - (1 - end) * max(0.0, within - DECAY_FROM) / (1 - DECAY_FROM)
+    return min(1.0, 0.02 + within / WARM_UP) * decay

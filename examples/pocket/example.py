@@ -1,0 +1,212 @@
+"""Questions -> training examples: token ids with the answer, patches, and what the picture holds.
+
+The prompt and the views come from the runtime's own code, so that training sees what a phone
+computes. Views are kept as bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mobile_runtime.bundle import Preprocessing
+from mobile_runtime.conversation import ChatFormat, prepare_prompt
+from mobile_runtime.preprocess import View, patches, plan_slices
+from mobile_runtime.prompt import ViewGroup
+from validation.questions.picture import Picture
+from validation.questions.question import Question
+from validation.questions.shapes import COLOURS, MAX_COUNT, SHAPES
+from validation.questions.strings import CHARACTERS, MAX_LENGTH
+from validation.questions.tasks import MIN_EM
+from validation.questions.video import DIRECTIONS
+
+IGNORE = -100
+BLANK = 0  # class of a place without a character; CHARACTERS[n] is class n + 1
+CHARACTER_CLASSES = len(CHARACTERS) + 1
+HALVES = 2  # a patch may hold the middle of two narrow characters
+# Facts about a picture, each a class on a query of its own after those of the characters.
+FACTS = {
+    "kind": 4,  # nothing, print, handwriting, shapes
+    **{
+        f"{name}_{n}": size
+        for n in (1, 2)
+        for name, size in (
+            ("count", MAX_COUNT + 1),
+            ("colour", len(COLOURS) + 1),
+            ("shape", len(SHAPES) + 1),
+        )
+    },
+    "motion": len(DIRECTIONS) + 1,
+}
+Bytes = NDArray[np.uint8]
+Classes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """One view: its patches (L, 588), grid, time, where it has content, and per half patch the
+    character centred there and its place in the text."""
+
+    patches: Bytes
+    grid: tuple[int, int]
+    time: int
+    content: NDArray[np.bool_]  # (L,)
+    characters: Classes  # (L, HALVES)
+    places: Classes  # (L, HALVES)
+
+
+@dataclass(frozen=True)
+class TrainingGroup:
+    """The views packed into one row of image embeddings, and what these should tell."""
+
+    views: tuple[TrainingView, ...]
+    text: Classes  # (MAX_LENGTH,)
+    facts: Classes  # (len(FACTS),)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with its answer; the loss counts from `answer_start`."""
+
+    input_ids: NDArray[np.int64]
+    image_bound: NDArray[np.int32]
+    answer_start: int
+    groups: tuple[TrainingGroup, ...]
+
+
+def make_example(question: Question, chat_format: ChatFormat) -> Example:
+    """The last turn of a question, asked after the right answers to the earlier ones."""
+    answers = [turn.answer for turn in question.turns[:-1]]
+    messages, options = question.messages(answers), question.options()
+    prompt = prepare_prompt(messages, chat_format, options, question.max_slice_nums)
+    last, tokenizer, special = question.turns[-1], chat_format.tokenizer, chat_format.prompt
+    answer: list[int] = []
+    if last.thoughts is not None:
+        answer += tokenizer.encode_text(last.thoughts + "\n")
+        answer += [special.special_tokens["think_end"].id, *tokenizer.encode_text("\n\n")]
+    answer += [*tokenizer.encode_text(last.answer), special.special_tokens["message_end"].id]
+    ids = prompt.encoded.input_ids
+    groups = tuple(
+        _group(question, views, group, chat_format.preprocessing)
+        for views, group in zip(prompt.groups, prompt.encoded.groups, strict=True)
+    )
+    joined = np.concatenate([ids, answer]).astype(np.int64)
+    return Example(joined, prompt.encoded.image_bound, len(ids), groups)
+
+
+def _group(
+    question: Question,
+    views: tuple[View, ...],
+    group: ViewGroup,
+    config: Preprocessing,
+) -> TrainingGroup:
+    pictures = [question.pictures[frame] for frame in group.frames]
+    grid = plan_slices(*pictures[0].image.size, config, question.max_slice_nums).grid
+    window = _window(grid, group.view)
+    shown = [
+        _view(picture, view, window, time)
+        for picture, view, time in zip(pictures, views, group.temporal_ids, strict=True)
+    ]
+    if len(pictures) == 1:
+        text, facts = _text_of(pictures[0], views[0], window), _facts(pictures[0], group.view)
+    else:
+        text, facts = _video_facts(question)
+    return TrainingGroup(tuple(shown), text, facts)
+
+
+Box = tuple[float, float, float, float]  # left, top, width, height in fractions of the picture
+
+
+def _window(grid: tuple[int, int] | None, number: int) -> Box:
+    """The part of the picture that view `number` shows: all of it, or a cell of the slice grid."""
+    if number == 0 or grid is None:
+        return (0.0, 0.0, 1.0, 1.0)
+    columns, rows = grid
+    column, row = (number - 1) % columns, (number - 1) // columns
+    return (column / columns, row / rows, 1 / columns, 1 / rows)
+
+
+def _view(picture: Picture, view: View, window: Box, time: int) -> TrainingView:
+    rows, columns = view.tgt_size
+    values = np.rint((patches(view).T + 1) * 127.5).astype(np.uint8)
+    content = np.zeros((rows, columns), np.bool_)
+    if picture.ink is not None:
+        width, height = picture.image.size
+        box = (
+            window[0] * width,
+            window[1] * height,
+            (window[0] + window[2]) * width,
+            (window[1] + window[3]) * height,
+        )
+        small = picture.ink.resize((columns, rows), Image.Resampling.BOX, box=box)
+        content = np.asarray(small) > 0
+    characters = np.zeros((rows * columns, HALVES), np.int64)
+    places = np.full((rows * columns, HALVES), IGNORE, np.int64)
+    legible = _em_in(picture, view, window) >= 0.85 * MIN_EM
+    for n, glyph in enumerate(picture.glyphs):
+        x, y = (glyph.x - window[0]) / window[2], (glyph.y - window[1]) / window[3]
+        if not (0 <= x < 1 and 0 <= y < 1):
+            continue
+        patch = int(y * rows) * columns + int(x * columns)
+        half = int(x * columns * HALVES) % HALVES
+        clash = characters[patch, half] != BLANK
+        characters[patch, half] = CHARACTERS.index(glyph.char) + 1
+        places[patch, half] = n if len(picture.glyphs) <= MAX_LENGTH else IGNORE
+        if clash or not legible:
+            characters[patch, half] = places[patch, half] = IGNORE
+    return TrainingView(values, view.tgt_size, time, content.reshape(-1), characters, places)
+
+
+def _em_in(picture: Picture, view: View, window: Box) -> float:
+    """The size of the text in pixels of the view."""
+    return picture.em * view.tgt_size[1] * 14 / (picture.image.width * window[2])
+
+
+def _text_of(picture: Picture, view: View, window: Box) -> Classes:
+    """The characters that the view shows, all ignored where it cuts them or is too coarse."""
+    inside = [
+        window[0] <= glyph.x < window[0] + window[2]
+        and window[1] <= glyph.y < window[1] + window[3]
+        for glyph in picture.glyphs
+    ]
+    blank = not any(inside)
+    if not blank and not (all(inside) and _em_in(picture, view, window) >= 0.85 * MIN_EM):
+        return np.full(MAX_LENGTH, IGNORE, np.int64)
+    return _text_classes("" if blank else picture.text)
+
+
+def _text_classes(text: str) -> Classes:
+    if len(text) > MAX_LENGTH:  # a page: its characters are read off the patches alone
+        return np.full(MAX_LENGTH, IGNORE, np.int64)
+    classes = np.full(MAX_LENGTH, BLANK, np.int64)
+    classes[: len(text)] = [CHARACTERS.index(char) + 1 for char in text]
+    return classes
+
+
+def _facts(picture: Picture, number: int) -> Classes:
+    facts = dict.fromkeys(FACTS, 0) | {"motion": IGNORE}
+    if number > 0:
+        facts = dict.fromkeys(FACTS, IGNORE)
+    elif picture.glyphs:
+        facts["kind"] = 2 if picture.handwritten else 1
+    elif picture.shapes:
+        facts["kind"] = 3
+    for n, group in enumerate(picture.shapes if number == 0 else (), start=1):
+        facts[f"count_{n}"] = group.count
+        facts[f"colour_{n}"] = list(COLOURS).index(group.colour) + 1
+        facts[f"shape_{n}"] = SHAPES.index(group.shape) + 1
+    return np.array(list(facts.values()), np.int64)
+
+
+def _video_facts(question: Question) -> tuple[Classes, Classes]:
+    facts = dict.fromkeys(FACTS, IGNORE) | {"motion": 0}
+    answer = question.turns[-1].answer
+    if answer in DIRECTIONS:
+        facts["motion"] = list(DIRECTIONS).index(answer) + 1
+        text = ""
+    else:
+        text = answer.replace(" ", "")
+    return _text_classes(text), np.array(list(facts.values()), np.int64)

@@ -1,0 +1,87 @@
+"""Batched forward passes over the modules of `export.models`, for training.
+
+The modules run one picture or one sequence at a time; training wants many. The parameters are
+theirs and the arithmetic is the same (tests compare the two).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from export.models.qwen3 import Attention, DecoderLayer, Qwen3, rope_frequencies
+from export.models.resampler import Resampler
+from export.models.siglip import EncoderLayer, VisionEncoder
+
+_EXCLUDED = -1e9  # added to the score of a padded key
+
+
+def encode_views(tower: VisionEncoder, patches: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
+    """(V, L, 588), position ids (V, L), (V, L) bool -> features (V, L, vision hidden)."""
+    x = cast(Tensor, tower.embeddings(patches, ids))
+    for module in tower.encoder.layers:
+        layer = cast(EncoderLayer, module)
+        block, normed = layer.self_attn, layer.layer_norm1(x)
+        projections = (block.q_proj, block.k_proj, block.v_proj)
+        q, k, v = (_heads(projection(normed), block.num_heads) for projection in projections)
+        x = x + block.out_proj(_attend(q, k, v, valid))
+        x = x + layer.mlp(layer.layer_norm2(x))
+    return cast(Tensor, tower.post_layernorm(x))
+
+
+def resample(resampler: Resampler, features: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+    """Groups of patches (G, N, vision hidden), positions (G, N, D), (G, N) bool -> (G, Q, D)."""
+    x = resampler.ln_kv(resampler.kv_proj(features))
+    query = resampler.ln_q(resampler.query).expand(len(x), -1, -1)
+    weights = resampler.attn.in_proj_weight.chunk(3)
+    biases = resampler.attn.in_proj_bias.chunk(3)
+    q, k, v = (
+        _heads(functional.linear(inputs, weight, bias), resampler.num_heads)
+        for inputs, weight, bias in zip((query, x + positions, x), weights, biases, strict=True)
+    )
+    out = resampler.attn.out_proj(_attend(q, k, v, valid))
+    return cast(Tensor, resampler.ln_post(out) @ resampler.proj)
+
+
+def run_decoder(model: Qwen3, embeddings: Tensor) -> Tensor:
+    """(B, T, D) -> hidden states (B, T, D) after the final norm; rows are padded on the right."""
+    layers = [cast(DecoderLayer, layer) for layer in model.model.layers]
+    frequencies = rope_frequencies(layers[0].self_attn.config)
+    angles = torch.arange(embeddings.shape[1])[:, None] * frequencies
+    cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
+    x = embeddings
+    for layer in layers:
+        x = x + _attend_causally(layer.self_attn, layer.input_layernorm(x), cos, sin)
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+    return cast(Tensor, model.model.norm(x))
+
+
+def _heads(x: Tensor, count: int) -> Tensor:
+    """(B, T, heads · dim) -> (B, heads, T, dim)."""
+    return x.view(*x.shape[:-1], count, -1).transpose(1, 2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
+    """Attention to the valid keys, heads joined again: (B, T, heads · dim)."""
+    mask = torch.zeros(valid.shape).masked_fill(~valid, _EXCLUDED)[:, None, None]
+    attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return attended.transpose(1, 2).flatten(2)
+
+
+def _attend_causally(block: Attention, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    config = block.config
+    q = _rotate(block.q_norm(_heads(block.q_proj(x), config.num_heads)), cos, sin)
+    k = _rotate(block.k_norm(_heads(block.k_proj(x), config.num_kv_heads)), cos, sin)
+    v = _heads(block.v_proj(x), config.num_kv_heads)
+    groups = config.num_heads // config.num_kv_heads
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return cast(Tensor, block.o_proj(attended.transpose(1, 2).flatten(2)))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin

@@ -1,0 +1,260 @@
+"""`python -m examples.pocket.train`: train the pocket model from nothing on generated pictures.
+
+Every core runs a copy of the model on examples of its own; gradients are averaged each step. The
+run can be stopped at any time and resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
+from torch.multiprocessing.spawn import spawn
+
+from examples.pocket.architecture import build_model
+from examples.pocket.curriculum import rate, stage_at
+from examples.pocket.objective import Losses, Probes, Weights, compute_losses
+from examples.pocket.optimizers import Optimizers
+from examples.pocket.plot import plot_losses
+from examples.pocket.pool import Pool
+from examples.pocket.state import (
+    STATE_FILE,
+    load_state,
+    prepare_checkpoint,
+    save_state,
+    write_weights,
+)
+from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
+from export.models.config import load_config
+from mobile_runtime.bundle import InputError
+from validation.questions.handwritten import COLLECTIONS, Collection
+from validation.questions.tasks import Source
+from validation.sources import open_chat_format
+
+_CHECKPOINT = "checkpoint"
+_SAVE_SECONDS = 300
+_LOG_STEPS = 50
+_COLUMNS = ("step", "seconds", "answer", "query", "patch", "text", "exact")
+_BUILD_QUESTIONS = 150  # a task, from which the tokenizer learns its words
+
+
+@dataclass(frozen=True)
+class Options:
+    """One run."""
+
+    output: Path
+    minutes: float
+    workers: int
+    seed: int
+    resume: bool
+    collections: tuple[Collection, ...]
+    port: int
+
+
+class Worker:
+    """One process's copy of the model."""
+
+    def __init__(self, rank: int, options: Options) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(options.seed)
+        self.rank, self.options = rank, options
+        self.model = build_model(options.seed)
+        self.probes = Probes(self.model)
+        self.parameters = [*self.model.parameters(), *self.probes.parameters()]
+        self.optimizers = Optimizers({"model": self.model, "probes": self.probes})
+        source = Source(collections=options.collections)
+        checkpoint = options.output / _CHECKPOINT
+        chat_format = open_chat_format(checkpoint, load_config(checkpoint))
+        self.pool = Pool(chat_format, options.seed, rank, source)
+        self.rng = np.random.default_rng([options.seed, rank])
+        self.step, self.seconds, self._clock = 0, 0.0, time.process_time()
+        if options.resume:
+            facts = load_state(options.output, self.optimizers)
+            self.step, self.seconds = int(facts["step"]), facts["seconds"]
+            self.pool.skip(int(facts["drawn"]))
+
+    @property
+    def share(self) -> float:
+        """How much of the run's time has passed."""
+        return self.seconds / (60 * self.options.minutes)
+
+    def train_step(self) -> Losses:
+        """One batch on every worker; all copies stay equal."""
+        stage = stage_at(self.share)
+        batch = self.pool.batch(stage.batch, stage.tasks)
+        losses = compute_losses(
+            self.model, self.probes, batch, stage.weights, stage.thinning, self.rng
+        )
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        self.seconds += self._average_gradients(stage.weights)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizers.step(rate(self.share))
+        self.step += 1
+        return losses
+
+    def _average_gradients(self, weights: Weights) -> float:
+        """Average over the workers, in place; returns the seconds since the last call."""
+        gradients = []
+        for parameter in self._trained(weights):
+            if parameter.grad is None:  # none of this worker's examples reached it
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = torch.cat([flat, torch.tensor([self._elapsed()])])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        sizes = [*(gradient.numel() for gradient in gradients), 1]
+        *parts, seconds = torch.split(flat, sizes)
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return float(seconds)
+
+    def _elapsed(self) -> float:
+        """Seconds of this process's processor since the last call: other work on the machine does
+        not use up the run's time."""
+        before, self._clock = self._clock, time.process_time()
+        return self._clock - before
+
+    def _trained(self, weights: Weights) -> Iterator[nn.Parameter]:
+        """The parameters that the losses reach, the same on every worker."""
+        yield from [*self.model.vpm.parameters(), *self.probes.patch.parameters()]
+        if weights.query or weights.answer:
+            yield from self.model.resampler.parameters()
+            yield from [*self.probes.character.parameters(), *self.probes.facts.parameters()]
+        if weights.answer:
+            yield from self.model.llm.parameters()
+
+    def save(self) -> None:
+        """State for resuming and a checkpoint that can be exported."""
+        facts = {"step": self.step, "seconds": self.seconds, "drawn": self.pool.drawn}
+        save_state(self.options.output, self.optimizers, facts)
+        write_weights(self.options.output / _CHECKPOINT, self.model)
+
+
+class Journal:
+    """Rank 0's words: a progress bar, a line of means every `_LOG_STEPS` steps in losses.csv."""
+
+    def __init__(self, options: Options, step: int) -> None:
+        self._path = options.output / "losses.csv"
+        self._minutes = options.minutes
+        self._recent: list[tuple[float, ...]] = []
+        lines = self._path.read_text(encoding="utf-8").splitlines() if step else []
+        # Steps after the last save are taken again.
+        kept = [line for line in lines[1:] if int(line.split(",")[0]) <= step]
+        self._path.write_text("\n".join([",".join(_COLUMNS), *kept, ""]), encoding="utf-8")
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True), transient=False)
+        self._bar = self.progress.add_task("starting", total=1.0)
+
+    def note(self, worker: Worker, losses: Losses) -> None:
+        """Count one step."""
+        self._recent.append(
+            (
+                *(losses.answer, losses.query, losses.patch, losses.text),
+                float(np.mean(losses.correct)),
+            )
+        )
+        if worker.step % _LOG_STEPS:
+            return
+        means = np.mean(self._recent, axis=0)
+        self._recent.clear()
+        row = [worker.step, round(worker.seconds), *(f"{mean:.4f}" for mean in means)]
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow(row)
+        words = ", ".join(f"{n} {m:.3f}" for n, m in zip(_COLUMNS[2:], means, strict=True))
+        text = f"step {worker.step}, {worker.seconds / 60:.0f} of {self._minutes:.0f} min: {words}"
+        self.progress.update(self._bar, completed=worker.share, description=text)
+        if not self.progress.console.is_terminal:
+            print(text, file=sys.stderr, flush=True)
+
+
+def run_worker(rank: int, options: Options) -> None:
+    """Train until the time is up; rank 0 keeps the journal and saves."""
+    address = f"tcp://127.0.0.1:{options.port}"
+    dist.init_process_group("gloo", address, rank=rank, world_size=options.workers)
+    worker = Worker(rank, options)
+    journal = Journal(options, worker.step) if rank == 0 else None
+    saved = worker.seconds
+    with journal.progress if journal else nullcontext():
+        while worker.share < 1:
+            losses = worker.train_step()
+            if journal is None:
+                continue
+            journal.note(worker, losses)
+            if worker.seconds - saved > _SAVE_SECONDS:
+                worker.save()
+                saved = worker.seconds
+    if journal is not None:
+        worker.save()
+        plot_losses(options.output / "losses.csv", options.output / "losses.png")
+    dist.destroy_process_group()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train; 0, or 2 for a user's mistake."""
+    options = _options(arguments)
+    try:
+        _check(options)
+        if not options.resume:
+            words = words_of_the_tasks(options.seed, _BUILD_QUESTIONS)
+            prepare_checkpoint(options.output / _CHECKPOINT, build_tokenizer(words))
+        spawn(run_worker, (options,), options.workers)  # type: ignore[no-untyped-call]
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the last save", file=sys.stderr)
+        return 130
+    print(options.output / _CHECKPOINT)
+    return 0
+
+
+def _check(options: Options) -> None:
+    if options.minutes <= 0 or options.workers < 1:
+        raise InputError("--minutes and --workers must be above zero.")
+    state = options.output / STATE_FILE
+    if options.resume and not state.is_file():
+        raise InputError(f"{options.output} holds no run to resume; start without --resume.")
+    if state.is_file() and not options.resume:
+        raise InputError(
+            f"{options.output} holds a run already; add --resume, or give another --output."
+        )
+
+
+def _options(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="python -m examples.pocket.train", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("out/pocket"))
+    parser.add_argument("--minutes", type=float, default=120, help="of training, over all sittings")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument(
+        "--collections",
+        nargs="+",
+        choices=COLLECTIONS,
+        default=COLLECTIONS,
+        help="handwritten digits to train on",
+    )
+    given = vars(parser.parse_args(arguments))
+    with socket.socket() as probe:  # a free port for the workers to meet at
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return Options(**given | {"collections": tuple(given["collections"]), "port": port})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

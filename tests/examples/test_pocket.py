@@ -1,0 +1,259 @@
+"""Training of the pocket model: its batched passes are the model's, its targets are the picture's,
+and a run that stops goes on where it was."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from examples.pocket import train
+from examples.pocket.architecture import CONFIG, build_model
+from examples.pocket.curriculum import STAGES, rate, stage_at
+from examples.pocket.example import BLANK, CHARACTER_CLASSES, IGNORE, make_example
+from examples.pocket.forward import encode_views, resample, run_decoder
+from examples.pocket.lessons import draw_lesson
+from examples.pocket.muon import orthogonalize
+from examples.pocket.objective import Probes, Weights, compute_losses
+from examples.pocket.optimizers import Optimizers
+from examples.pocket.pool import Pool
+from examples.pocket.state import load_state, prepare_checkpoint, save_state, write_weights
+from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
+from export.checkpoint import Checkpoint
+from export.models.config import load_config, parse_config
+from export.models.qwen3 import KeyValueCache
+from export.models.tensors import tensor_shapes
+from mobile_runtime.positions import position_ids, sincos_2d
+from validation.questions.strings import CHARACTERS
+from validation.questions.tasks import TASKS, Source, draw_question
+from validation.sources import open_chat_format
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model(seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, model):
+    folder = tmp_path_factory.mktemp("pocket") / "checkpoint"
+    prepare_checkpoint(folder, build_tokenizer(words_of_the_tasks(0, 20)))
+    write_weights(folder, model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chat_format(checkpoint):
+    return open_chat_format(checkpoint, load_config(checkpoint))
+
+
+def padded_views(model, grids):
+    """Patches, position ids and validity of views of several sizes, padded to the longest."""
+    generator = torch.Generator().manual_seed(0)
+    longest = max(h * w for h, w in grids)
+    patches = torch.randn(len(grids), longest, 588, generator=generator)
+    ids = torch.zeros(len(grids), longest, dtype=torch.long)
+    valid = torch.zeros(len(grids), longest, dtype=torch.bool)
+    for n, (h, w) in enumerate(grids):
+        buckets = model.config.vision.position_buckets
+        ids[n, : h * w] = torch.from_numpy(position_ids(h, w, buckets))
+        valid[n, : h * w] = True
+    return patches, ids, valid
+
+
+@torch.inference_mode()
+def test_batched_tower_is_the_models(model):
+    patches, ids, valid = padded_views(model, [(4, 9), (6, 6), (3, 5)])
+    batched = encode_views(model.vpm, patches, ids, valid)
+    single = model.vpm(patches, ids, valid)
+    assert torch.allclose(batched[valid], single[valid], atol=1e-5)
+
+
+@torch.inference_mode()
+def test_batched_resampler_is_the_models(model):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 24, 128, generator=generator)
+    positions = torch.from_numpy(sincos_2d(4, 6, 256)).expand(2, -1, -1)
+    valid = torch.ones(2, 24, dtype=torch.bool)
+    valid[1, 15:] = False
+    batched = resample(model.resampler, features, positions, valid)
+    for n, count in enumerate((24, 15)):
+        single = model.resampler(features[n, :count], positions[n, :count])
+        assert torch.allclose(batched[n], single, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_batched_decoder_is_the_models(model):
+    x = torch.randn(2, 11, 256, generator=torch.Generator().manual_seed(0))
+    batched = run_decoder(model.llm, x)
+    for row, hidden in zip(x, batched, strict=True):
+        cache = KeyValueCache.empty(model.config.decoder, 11)
+        single = model.llm.model.norm(model.llm.run_layers(row, 0, cache))
+        assert torch.allclose(hidden, single, atol=1e-4)
+
+
+def test_orthogonalized_matrix_has_singular_values_near_one():
+    for shape in ((24, 60), (60, 24), (40, 40)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        values = torch.linalg.svdvals(orthogonalize(matrix))
+        assert values.min() > 0.5 and values.max() < 1.3
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_example_is_the_prompt_with_the_answer(task, chat_format):
+    question = draw_question(task, 5, 3)
+    example = make_example(question, chat_format)
+    turn = question.turns[-1]
+    answer = chat_format.tokenizer.decode(example.input_ids[example.answer_start :].tolist(), False)
+    thoughts = "" if turn.thoughts is None else f"{turn.thoughts}\n</think>\n\n"
+    assert answer == f"{thoughts}{turn.answer}<|im_end|>"
+    assert len(example.image_bound) == len(example.groups)
+    for group in example.groups:
+        for view in group.views:
+            assert view.patches.shape == (view.grid[0] * view.grid[1], 588)
+
+
+def test_patch_targets_spell_the_text_from_left_to_right(chat_format):
+    question = draw_question("printed_text", 5, 8)
+    (group,) = make_example(question, chat_format).groups
+    (view,) = group.views
+    text = question.turns[-1].answer
+    assert [CHARACTERS[c - 1] for c in group.text if c > BLANK] == list(text)
+    marked = view.places >= 0
+    places, characters = view.places[marked], view.characters[marked]
+    assert [CHARACTERS[c - 1] for c in characters[np.argsort(places)]] == [
+        text[p] for p in sorted(places)
+    ]
+    assert view.content[np.flatnonzero(marked.any(1))].all()
+
+
+def test_a_slice_without_text_is_told_to_be_blank(chat_format):
+    groups = make_example(draw_question("slices", 5, 0), chat_format).groups
+    told = [group.text for group in groups]
+    assert any((text == BLANK).all() for text in told)  # empty slices
+    assert (told[0] == IGNORE).all()  # the overview is too coarse to be judged
+
+
+def test_a_text_across_two_slices_is_not_judged(chat_format):
+    """Whatever the grid, a slice that cuts the text has no target, one that holds it all has."""
+    kinds = set()
+    for index in range(20):
+        for group in make_example(draw_question("slices", 5, index), chat_format).groups[1:]:
+            text = group.text
+            kinds.add(
+                "ignored" if (text == IGNORE).all() else "blank" if not text.any() else "read"
+            )
+    assert {"blank", "read"} <= kinds
+
+
+def test_losses_are_finite_and_reach_every_parameter(model, chat_format):
+    torch.manual_seed(0)
+    probes = Probes(model)
+    examples = [make_example(draw_question(task, 5, 1), chat_format) for task in TASKS]
+    rng = np.random.default_rng(0)
+    losses = compute_losses(model, probes, examples, Weights(), 0.5, rng)
+    losses.total.backward()
+    assert np.isfinite(losses.total.item())
+    # An untrained model guesses: the cross-entropy of a uniform choice, give or take.
+    assert 0.5 < losses.query / np.log(CHARACTER_CLASSES) < 4
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert missing == []
+    model.zero_grad()
+
+
+def test_thinning_leaves_out_empty_patches_alone(chat_format):
+    from examples.pocket.objective import _thin
+
+    (group,) = make_example(draw_question("printed_text", 5, 8), chat_format).groups
+    (view,) = group.views
+    kept = _thin(view, 1.0, np.random.default_rng(0))
+    assert set(np.flatnonzero(view.content)) <= set(kept.tolist())
+    assert len(kept) <= view.content.sum() + 1
+    assert len(_thin(view, 0.0, np.random.default_rng(0))) == len(view.content)
+
+
+def test_lessons_never_repeat_an_evaluation_picture():
+    one = draw_lesson("printed_text", 1, 0, Source())
+    assert one.turns != draw_question("printed_text", 2, 0).turns
+
+
+def test_pool_draws_the_wanted_tasks_and_reuses_examples(chat_format):
+    pool = Pool(chat_format, seed=0, stream=0, source=Source())
+    tasks = {"shapes": 0.5, "handwritten_digits": 0.5}
+    seen = [id(example) for _ in range(40) for example in pool.batch(8, tasks)]
+    assert len(seen) == 320
+    assert 60 < pool.drawn < 320
+    assert len(set(seen)) < 320
+
+
+def test_rates_rise_and_fall_in_every_stage():
+    shares = np.linspace(0, 1, 2001)[:-1]
+    for stage in STAGES:
+        rates = [rate(share) for share in shares if stage_at(share) is stage]
+        assert max(rates) == pytest.approx(1)
+        assert rates[0] < 0.1
+        assert rates[-1] < 0.12
+    assert rate(0.99999) == pytest.approx(0.02, abs=1e-3)
+
+
+def test_saved_state_is_restored_exactly(tmp_path, chat_format):
+    def step(model, probes, optimizers, index):
+        examples = [make_example(draw_question("shapes", 5, index), chat_format)]
+        rng = np.random.default_rng(index)
+        compute_losses(model, probes, examples, Weights(), 0.5, rng).total.backward()
+        optimizers.step(0.5)
+
+    def fresh(seed):
+        torch.manual_seed(seed)
+        model = build_model(seed)
+        probes = Probes(model)
+        return model, probes, Optimizers({"model": model, "probes": probes})
+
+    run = fresh(0)
+    step(*run, 0)
+    save_state(tmp_path, run[2], {"step": 1})
+    other = fresh(7)
+    assert load_state(tmp_path, other[2]) == {"step": 1}
+    for each in (run, other):
+        step(*each, 1)
+    for name, parameter in run[2].named.items():
+        assert torch.equal(parameter, other[2].named[name]), name
+
+
+def test_checkpoint_is_in_the_published_layout(checkpoint):
+    config = load_config(checkpoint)
+    assert config == parse_config(CONFIG)
+    opened = Checkpoint(checkpoint)
+    opened.check(tensor_shapes(config))
+    assert {info.dtype for info in opened.tensors.values()} == {"bfloat16"}
+    assert (checkpoint / "model.safetensors").stat().st_size <= 12e6
+
+
+def test_capitals_digits_and_punctuation_are_one_token_each(chat_format):
+    text = "HELLO WORLD 1234567890 .,!?-:/&+#%()$@"
+    assert len(chat_format.tokenizer.encode_text(text)) == len(text)
+    assert len(chat_format.tokenizer.encode_text("What does it say?")) <= 6
+
+
+def test_a_run_trains_stops_and_resumes(tmp_path, capsys):
+    """Two short sittings on two workers: the losses are logged, the weights can be exported."""
+    output = tmp_path / "run"
+    base = ["--output", str(output), "--workers", "2"]
+    assert train.main([*base, "--minutes", "0.1"]) == 0
+    assert capsys.readouterr().out.strip() == str(output / "checkpoint")
+    assert train.main([*base, "--minutes", "0.1"]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert train.main([*base, "--minutes", "0.15", "--resume"]) == 0
+    Checkpoint(output / "checkpoint").check(tensor_shapes(load_config(output / "checkpoint")))
+    with (output / "losses.csv").open(newline="") as file:
+        assert next(csv.reader(file))[:2] == ["step", "seconds"]
+    assert (output / "losses.png").stat().st_size > 1000
+    assert json.loads((output / "checkpoint/release.json").read_text())["license"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize("flags", [["--minutes", "0"], ["--workers", "0"], ["--resume"]])
+def test_mistakes_are_one_sentence(flags, tmp_path, capsys):
+    assert train.main(["--output", str(tmp_path / "run"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and len(error.splitlines()) == 1

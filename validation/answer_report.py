@@ -1,0 +1,102 @@
+"""Scores by task and candidate: as a table, as JSON, with confidence intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_Z = 1.959964  # 97.5 % quantile of the normal distribution
+_MISTAKES_KEPT = 10
+
+
+@dataclass(frozen=True)
+class Score:
+    """Right answers out of `total`, and some of the others: (question, expected, given)."""
+
+    right: int
+    total: int
+    mistakes: tuple[tuple[str, str, str], ...]
+
+    @classmethod
+    def of(cls, answers: Sequence[tuple[str, str, str]]) -> Score:
+        """Count (question, expected, given)."""
+        wrong = [answer for answer in answers if answer[1] != answer[2]]
+        return cls(len(answers) - len(wrong), len(answers), tuple(wrong[:_MISTAKES_KEPT]))
+
+    @property
+    def share(self) -> float:
+        """Share of right answers."""
+        return self.right / self.total
+
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the share, after Wilson (1927)."""
+        n, p = self.total, self.share
+        middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+        reach = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n))
+        return max(0.0, middle - reach), min(1.0, middle + reach)
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{100 * self.share:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+@dataclass(frozen=True)
+class AnswerReport:
+    """Scores by (row, candidate); `agreement` is each further candidate's share of answers equal
+    to the first one's, right or wrong."""
+
+    seed: int
+    items: int
+    rows: tuple[str, ...]
+    candidates: tuple[str, ...]
+    scores: Mapping[tuple[str, str], Score]
+    agreement: Mapping[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        scores = {
+            row: {name: self._entry(self.scores[row, name]) for name in self.candidates}
+            for row in self.rows
+        }
+        facts = {"seed": self.seed, "items": self.items, "candidates": list(self.candidates)}
+        return {**facts, "agreement": dict(self.agreement), "scores": scores}
+
+    @staticmethod
+    def _entry(score: Score) -> dict[str, Any]:
+        low, high = score.interval()
+        return {
+            "right": score.right,
+            "total": score.total,
+            "interval": [round(low, 4), round(high, 4)],
+            "mistakes": [list(mistake) for mistake in score.mistakes],
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        text = json.dumps(self.as_json(), indent=1, ensure_ascii=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+    def print(self, console: Console) -> None:
+        """The table that a user reads."""
+        table = Table("task", *self.candidates)
+        for row in self.rows:
+            table.add_row(row, *(str(self.scores[row, name]) for name in self.candidates))
+        if self.agreement:
+            shares = (f"{100 * self.agreement[name]:.1f}" for name in self.candidates[1:])
+            table.add_row(f"same answer as {self.candidates[0]}", "", *shares)
+        console.print(table)
+        console.print(
+            f"Right answers in % of {self.items} a task, with 95 % confidence intervals.",
+            markup=False,
+        )

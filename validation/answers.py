@@ -1,0 +1,164 @@
+"""How often a model answers rightly: the fixed set of questions, by task, put to PyTorch and to
+saved bundles.
+
+The set is drawn from a seed of its own; training never sees its pictures. Earlier turns of a
+conversation are answered by the model itself, as a user would meet it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mobile_runtime.engines import EngineOptions
+from mobile_runtime.session import Session
+from mobile_runtime.tokenizer import Tokenizer
+from validation.answer_report import AnswerReport, Score
+from validation.messages import Chat
+from validation.questions.question import Question
+from validation.questions.tasks import TASKS, Source, draw_question
+from validation.reference import Reference
+from validation.sources import open_checkpoint
+from validation.trace import prepare_chat, trace_bundle, trace_reference
+
+SEED = 2026  # even: training draws from odd ones
+ITEMS = 300
+SHUFFLED = ", times shuffled"  # a control: wrong temporal ids must give wrong answers
+_TIMED = tuple(task for task in TASKS if task.startswith("video"))
+ROWS = (*TASKS, *(task + SHUFFLED for task in _TIMED))
+_MAX_NEW_TOKENS = 64
+
+Answerer = Callable[[Chat], str]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Who answers: PyTorch with a checkpoint (None: the pocket model), or a bundle."""
+
+    name: str
+    checkpoint: str | None = None
+    bundle: Path | None = None
+    engine: EngineOptions = EngineOptions()
+
+
+def draw_item(row: str, index: int) -> Question:
+    """Item number `index` of a row of the table."""
+    task = row.removesuffix(SHUFFLED)
+    question = draw_question(task, SEED, index, Source(held_out=True))
+    if row == task:
+        return question
+    assert question.temporal_ids is not None
+    return replace(question, temporal_ids=tuple(map(_shuffle, question.temporal_ids)))
+
+
+def _shuffle(times: tuple[int, ...]) -> tuple[int, ...]:
+    """The same times in another order, by a fixed choice among all others."""
+    rng = np.random.default_rng([SEED, *times])
+    while True:
+        shuffled = tuple(int(time) for time in rng.permutation(times))
+        if shuffled != times:
+            return shuffled
+
+
+def open_candidate(candidate: Candidate) -> Answerer:
+    """Load the model; the function returned answers one chat greedily."""
+    if candidate.bundle is not None:
+        session = Session.load(candidate.bundle, candidate.engine)
+        stop = session.manifest.prompt.stop_token_ids
+
+        def answer_bundle(chat: Chat) -> str:
+            arrays = trace_bundle(session, chat, _MAX_NEW_TOKENS)
+            return _text(session.tokenizer, arrays["greedy_tokens"], stop)
+
+        return answer_bundle
+    source = open_checkpoint(candidate.checkpoint)
+    reference = Reference(source.config, source.checkpoint)
+    chat_format = source.chat_format
+
+    def answer_reference(chat: Chat) -> str:
+        prompt = prepare_chat(source, chat)
+        arrays = trace_reference(reference, prompt, _MAX_NEW_TOKENS, chat_format)
+        return _text(
+            chat_format.tokenizer, arrays["greedy_tokens"], chat_format.prompt.stop_token_ids
+        )
+
+    return answer_reference
+
+
+def _text(tokenizer: Tokenizer, tokens: np.ndarray, stop: Sequence[int]) -> str:
+    return tokenizer.decode([t for t in tokens.tolist() if t not in stop], skip_special=False)
+
+
+def ask(question: Question, answer: Answerer) -> str:
+    """The answer to the last turn, without what was thought before it."""
+    answers: list[str] = []
+    for turn in question.turns:
+        last = len(answers) == len(question.turns) - 1
+        options = question.options()
+        if not last:
+            options = replace(options, enable_thinking=False)
+        chat = Chat(question.messages(answers), options, question.max_slice_nums, None)
+        answers.append(answer(chat).split("</think>")[-1].strip())
+        del turn
+    return answers[-1]
+
+
+_answerer: Answerer  # of this worker process
+
+
+def _start_worker(candidate: Candidate) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    global _answerer
+    _answerer = open_candidate(candidate)
+
+
+def _answer_item(item: tuple[str, int]) -> tuple[str, str, str]:
+    """What was asked, the right answer, the answer given."""
+    question = draw_item(*item)
+    last = question.turns[-1]
+    return last.question, last.answer, ask(question, _answerer)
+
+
+def score_candidates(
+    candidates: Sequence[Candidate],
+    rows: Sequence[str],
+    limit: int,
+    jobs: int | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> AnswerReport:
+    """Put the first `limit` items of every row to every candidate, on `jobs` processes."""
+    items = [(row, index) for row in rows for index in range(limit)]
+    given = {}
+    for candidate in candidates:
+        given[candidate.name] = list(_answers(candidate, items, jobs, advance))
+    scores = {
+        (row, name): Score.of([a for (r, _), a in zip(items, answers, strict=True) if r == row])
+        for row in rows
+        for name, answers in given.items()
+    }
+    first, *others = given.values()
+    agreement = {
+        name: float(np.mean([a[2] == b[2] for a, b in zip(first, answers, strict=True)]))
+        for name, answers in zip(list(given)[1:], others, strict=True)
+    }
+    return AnswerReport(SEED, limit, tuple(rows), tuple(given), scores, agreement)
+
+
+def _answers(
+    candidate: Candidate,
+    items: Sequence[tuple[str, int]],
+    jobs: int | None,
+    advance: Callable[[], None],
+) -> Iterator[tuple[str, str, str]]:
+    workers = min(jobs or os.cpu_count() or 1, len(items))
+    with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(candidate,)) as pool:
+        for answer in pool.map(_answer_item, items, chunksize=8):
+            advance()
+            yield answer

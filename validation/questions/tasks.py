@@ -1,0 +1,260 @@
+"""What the small default model is asked, by task: each task draws one question from a seed.
+
+Training and evaluation draw from the same tasks with different seeds and, where pictures are not
+generated (handwriting), from different halves of the data.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from validation.questions.canvas import random_size
+from validation.questions.handwritten import COLLECTIONS, Collection, draw_number
+from validation.questions.picture import Picture, ShapeGroup, plural
+from validation.questions.printed import draw_text
+from validation.questions.question import Question, Turn
+from validation.questions.shapes import draw_shapes, random_groups
+from validation.questions.strings import DIGITS, MAX_LENGTH, random_text
+from validation.questions.video import DIRECTIONS, draw_digits, draw_motion, random_times
+
+VIEW_AREA = 168.0**2  # pixels that one view of the default model shows; more are sliced
+MIN_EM, MAX_EM = 16.0, 64.0  # size of legible text, in pixels of a view
+
+READ = (
+    "What does it say?",
+    "What is written here?",
+    "Read the text.",
+    "What does the sign say?",
+    "What is the text in the picture?",
+)
+NUMBER = ("Which number is written by hand?", "Read the handwritten number.", "Which number is it?")
+SAME = ("Do both pictures say the same?", "Is the text in both pictures the same?")
+MORE = ("Which picture shows more shapes?", "In which picture are more shapes?")
+SECOND = ("What does the second picture say?", "Read the text of the second picture.")
+FIRST = ("What does the first picture say?", "Read the text of the first picture.")
+MOTION = ("In which direction does the shape move?", "Where does the shape move?")
+ORDER = ("Which digits appear, in order?", "List the digits in order of appearance.")
+SPELL = "Think first: spell it. "
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a question is drawn from. `held_out` chooses the half of the handwritten digits."""
+
+    held_out: bool = False
+    collections: tuple[Collection, ...] = COLLECTIONS
+
+
+Maker = Callable[[np.random.Generator, Source], Question]
+
+
+def _choose(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def small_area(rng: np.random.Generator) -> float:
+    """Pixels of a picture that is shown as one view."""
+    return VIEW_AREA * rng.uniform(0.45, 0.95)
+
+
+def draw_small_text(rng: np.random.Generator, text: str) -> Picture:
+    """`text` legible in a picture of one view."""
+    while True:
+        widest = 1.2 + 2.8 * len(text) / MAX_LENGTH
+        size = random_size(rng, small_area(rng), (0.7, widest))
+        shown = math.sqrt(VIEW_AREA / (size[0] * size[1]))  # how much the view enlarges it
+        picture = draw_text(rng, text, size, (MIN_EM / shown, MAX_EM / shown))
+        if picture is not None:
+            return picture
+
+
+def _printed_text(rng: np.random.Generator, source: Source) -> Question:
+    text = random_text(rng)
+    return Question((draw_small_text(rng, text),), (Turn(_choose(rng, READ), text),))
+
+
+def _number(rng: np.random.Generator, source: Source, longest: int = 3) -> Picture:
+    length = int(rng.integers(1, longest + 1))
+    size = random_size(rng, small_area(rng), (0.8, 1.2 + 0.6 * length))
+    collection = source.collections[int(rng.integers(len(source.collections)))]
+    return draw_number(rng, length, size, collection, source.held_out)
+
+
+def _handwritten_digits(rng: np.random.Generator, source: Source) -> Question:
+    picture = _number(rng, source)
+    return Question((picture,), (Turn(_choose(rng, NUMBER), picture.text),))
+
+
+def describe(groups: Sequence[ShapeGroup]) -> str:
+    """The answer to "What do you see?"."""
+    return " and ".join(map(str, groups))
+
+
+def shape_turns(groups: Sequence[ShapeGroup]) -> list[Turn]:
+    """All questions that the shapes answer."""
+    turns = [Turn("What do you see?", describe(groups)), Turn("Describe it.", describe(groups))]
+    total = str(sum(group.count for group in groups))
+    turns.append(Turn("How many shapes are there?", total))
+    if len(groups) == 1:
+        (group,) = groups
+        turns += [
+            Turn("What shape is it?", group.shape),
+            Turn("Which shape do you see?", group.shape),
+            Turn("What colour is it?", group.colour),
+            Turn("Which colour do you see?", group.colour),
+            Turn("How many are there?", str(group.count)),
+        ]
+    for group in groups if len(groups) > 1 else ():
+        turns += [
+            Turn(f"How many {plural(group.shape, 2)} are there?", str(group.count)),
+            Turn(f"What colour are the {plural(group.shape, 2)}?", group.colour),
+            Turn(f"Which shape is {group.colour}?", group.shape),
+        ]
+    return turns
+
+
+def _shape_picture(rng: np.random.Generator, most: int = 2) -> Picture:
+    groups = random_groups(rng, int(rng.integers(1, most + 1)))
+    return draw_shapes(rng, groups, random_size(rng, small_area(rng), (0.6, 2.0)))
+
+
+def _pick_turn(rng: np.random.Generator, turns: Sequence[Turn]) -> Turn:
+    return turns[int(rng.integers(len(turns)))]
+
+
+def _shapes(rng: np.random.Generator, source: Source) -> Question:
+    picture = _shape_picture(rng)
+    return Question((picture,), (_pick_turn(rng, shape_turns(picture.shapes)),))
+
+
+def _changed(rng: np.random.Generator, text: str) -> str:
+    """Another text: one character replaced, or something else altogether."""
+    while True:
+        other = random_text(rng)
+        if rng.random() < 0.5:
+            n = int(rng.integers(len(text)))
+            other = text[:n] + other[0] + text[n + 1 :]
+        if other != text:
+            return other
+
+
+def _two_pictures(rng: np.random.Generator, source: Source) -> Question:
+    kind = int(rng.integers(3))
+    if kind == 0:
+        text = random_text(rng, 8)
+        same = rng.random() < 0.5
+        other = text if same else _changed(rng, text)
+        pair = (draw_small_text(rng, text), draw_small_text(rng, other))
+        return Question(pair, (Turn(_choose(rng, SAME), "yes" if same else "no"),))
+    if kind == 1:
+        text, other = random_text(rng, 8), random_text(rng, 8)
+        pair = (draw_small_text(rng, text), draw_small_text(rng, other))
+        first = rng.random() < 0.5
+        question = _choose(rng, FIRST if first else SECOND)
+        return Question(pair, (Turn(question, text if first else other),))
+    while True:
+        pair = (_shape_picture(rng), _shape_picture(rng))
+        counts = [sum(group.count for group in picture.shapes) for picture in pair]
+        if counts[0] != counts[1]:
+            answer = "the first" if counts[0] > counts[1] else "the second"
+            return Question(pair, (Turn(_choose(rng, MORE), answer),))
+
+
+def _slices(rng: np.random.Generator, source: Source) -> Question:
+    """Text that is legible in a slice alone: the overview shows it at half the size or less."""
+    text = random_text(rng, 8)
+    while True:
+        columns, rows = ((2, 1), (1, 2), (2, 2))[int(rng.integers(3))]
+        ratio = columns / rows
+        size = random_size(
+            rng, VIEW_AREA * columns * rows * rng.uniform(0.85, 1.0), (ratio * 0.8, ratio * 1.25)
+        )
+        column, row = int(rng.integers(columns)), int(rng.integers(rows))
+        cell = (size[0] // columns, size[1] // rows)
+        em = (MIN_EM, MIN_EM * 1.5)
+        picture = draw_text(rng, text, size, em, window=(column * cell[0], row * cell[1], *cell))
+        if picture is not None:
+            return Question((picture,), (Turn(_choose(rng, READ), text),))
+
+
+def _frames(rng: np.random.Generator) -> int:
+    return int(rng.choice([3, 4, 5, 6], p=[0.55, 0.15, 0.15, 0.15]))
+
+
+def _video_direction(rng: np.random.Generator, source: Source) -> Question:
+    frames, direction = _frames(rng), str(rng.choice(list(DIRECTIONS)))
+    size = random_size(rng, small_area(rng), (0.75, 1.8))
+    pictures = draw_motion(rng, frames, direction, size)
+    times = random_times(rng, frames)
+    return Question(tuple(pictures), (Turn(_choose(rng, MOTION), direction),), (times,))
+
+
+def _video_order(rng: np.random.Generator, source: Source) -> Question:
+    frames = _frames(rng)
+    digits = "".join(rng.choice(list(DIGITS), size=frames, replace=False))
+    pictures = draw_digits(rng, digits, random_size(rng, small_area(rng), (0.75, 1.8)))
+    times = random_times(rng, frames)
+    answer = " ".join(digits)
+    return Question(tuple(pictures), (Turn(_choose(rng, ORDER), answer),), (times,))
+
+
+def follow_ups(text: str) -> list[Turn]:
+    """What may be asked after a text has been read."""
+    return [
+        Turn("How many characters is that?", str(len(text))),
+        Turn("What is the first character?", text[0]),
+        Turn("What is the last character?", text[-1]),
+        Turn("Spell it.", " ".join(text.replace(" ", "_"))),
+        Turn("Say it backwards.", text[::-1]),
+    ]
+
+
+def _second_turn(rng: np.random.Generator, source: Source) -> Question:
+    if rng.random() < 0.5:
+        text = random_text(rng)
+        first = Turn(_choose(rng, READ), text)
+        return Question((draw_small_text(rng, text),), (first, _pick_turn(rng, follow_ups(text))))
+    picture = _shape_picture(rng)
+    turns = shape_turns(picture.shapes)
+    first, second = (turns[n] for n in rng.choice(len(turns), size=2, replace=False))
+    return Question((picture,), (first, second))
+
+
+def _thinking(rng: np.random.Generator, source: Source) -> Question:
+    """With thinking on: the characters or the groups one by one, then the answer."""
+    if rng.random() < 0.6:
+        text = random_text(rng)
+        spelled = " ".join(text.replace(" ", "_"))
+        turns = [
+            Turn(_choose(rng, READ), text, spelled),
+            Turn("How many characters are there?", str(len(text)), spelled),
+        ]
+        return Question((draw_small_text(rng, text),), (_pick_turn(rng, turns),))
+    picture = _shape_picture(rng)
+    total = str(sum(group.count for group in picture.shapes))
+    turn = Turn("How many shapes are there?", total, describe(picture.shapes))
+    return Question((picture,), (turn,))
+
+
+TASKS: Mapping[str, Maker] = {
+    "printed_text": _printed_text,
+    "handwritten_digits": _handwritten_digits,
+    "shapes": _shapes,
+    "two_pictures": _two_pictures,
+    "slices": _slices,
+    "video_direction": _video_direction,
+    "video_order": _video_order,
+    "second_turn": _second_turn,
+    "thinking": _thinking,
+}
+
+
+def draw_question(task: str, seed: int, index: int, source: Source = Source()) -> Question:
+    """Question number `index` of a task: the same for the same `seed`, whatever is drawn before."""
+    rng = np.random.default_rng([seed, zlib.crc32(task.encode()), index])
+    return TASKS[task](rng, source)
