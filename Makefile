@@ -1,10 +1,15 @@
-# Two commands: `make export` sets up and exports, `make test` sets up and tests.
+# Two commands: `make demo` sets up, exports a small model and asks it; `make test` sets up and tests.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-export: $(VENV)/export.stamp
+BUNDLES := out/minicpmv-pocket-coreml
+
+demo: $(VENV)/demo.stamp
 	$(BIN)/python -m export coreml --quant int4 --overwrite
+	@echo; echo 'examples/pictures/sign.png: What does the sign say?'
+	@$(BIN)/python -m mobile_runtime chat $(BUNDLES)-int4 --image examples/pictures/sign.png \
+	  "What does the sign say?"
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m ruff format --check .
@@ -16,20 +21,24 @@ test: $(VENV)/test.stamp
 figures: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.palettize --json benchmarks/results/palettize.json
 	for quant in none int8 int4; do \
-	  bundle=$$($(BIN)/python -m export coreml --quant $$quant --overwrite --quiet) && \
-	  $(BIN)/python -m validation parity $$bundle \
+	  $(BIN)/python -m export coreml --quant $$quant --overwrite --quiet && \
+	  $(BIN)/python -m validation parity $(BUNDLES)-$$quant \
 	    --output benchmarks/results/parity-$$quant.json || exit 1; \
 	done
+	$(BIN)/python -m validation answers $(BUNDLES)-none $(BUNDLES)-int8 $(BUNDLES)-int4 \
+	  --json benchmarks/results/answers-fp16.json
+	$(BIN)/python -m validation answers $(BUNDLES)-none --precision fp32 \
+	  --json benchmarks/results/answers-fp32.json
 	$(BIN)/python -m benchmarks.readme
 
-$(VENV)/export.stamp: pyproject.toml
+$(VENV)/demo.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml]'
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,validation,video,dev]'
-	touch $@ $(VENV)/export.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,validation,training,video,dev]'
+	touch $@ $(VENV)/demo.stamp
 
-.PHONY: export test figures
+.PHONY: demo test figures

@@ -7,9 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from validation.answer_report import answers_table
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PARITY = ("none", "int8", "int4")
+ANSWERS = ("fp16", "fp32")
 
 
 def palettize_table(report: dict[str, Any]) -> str:
@@ -60,7 +63,7 @@ def replace_section(text: str, name: str, table: str) -> str:
 
 
 def main() -> None:
-    """Rewrite both tables."""
+    """Rewrite all tables."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     palettize = json.loads((RESULTS / "palettize.json").read_text(encoding="utf-8"))
@@ -68,7 +71,12 @@ def main() -> None:
         name: json.loads((RESULTS / f"parity-{name}.json").read_text(encoding="utf-8"))
         for name in PARITY
     }
+    answers = [
+        json.loads((RESULTS / f"answers-{name}.json").read_text(encoding="utf-8"))
+        for name in ANSWERS
+    ]
     text = replace_section(text, "palettize", palettize_table(palettize))
+    text = replace_section(text, "answers", answers_table(answers))
     readme.write_text(replace_section(text, "parity", parity_table(reports)), encoding="utf-8")
 
 

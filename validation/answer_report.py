@@ -100,3 +100,23 @@ class AnswerReport:
             f"Right answers in % of {self.items} a task, with 95 % confidence intervals.",
             markup=False,
         )
+
+
+def answers_table(reports: Sequence[dict[str, Any]]) -> str:
+    """Saved reports as one Markdown table: right answers in percent, with intervals; the first
+    report's first candidate comes first."""
+    columns = {name: report for report in reversed(reports) for name in report["candidates"]}
+    first = reports[0]["candidates"][0]
+    names = [first, *(name for name in columns if name != first)]
+    lines = [f"| task | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    for row in reports[0]["scores"]:
+        cells = [_share(columns[name]["scores"][row][name]) for name in names]
+        lines.append(f"| {row.replace('_', ' ')} | {' | '.join(cells)} |")
+    agreements = [f"{100 * columns[name]['agreement'][name]:.1f}" for name in names[1:]]
+    lines.append(f"| same answer as {first} | | {' | '.join(agreements)} |")
+    return "\n".join(lines)
+
+
+def _share(entry: dict[str, Any]) -> str:
+    low, high = (100 * bound for bound in entry["interval"])
+    return f"{100 * entry['right'] / entry['total']:.1f} ({low:.0f}–{high:.0f})"

@@ -8,7 +8,7 @@ conversation are answered by the model itself, as a user would meet it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from mobile_runtime.session import Session
 from mobile_runtime.tokenizer import Tokenizer
 from validation.answer_report import AnswerReport, Score
 from validation.messages import Chat
+from validation.questions.handwritten import COLLECTIONS
 from validation.questions.question import Question
 from validation.questions.tasks import TASKS, Source, draw_question
 from validation.reference import Reference
@@ -28,12 +29,35 @@ from validation.trace import prepare_chat, trace_bundle, trace_reference
 
 SEED = 2026  # even: training draws from odd ones
 ITEMS = 300
-SHUFFLED = ", times shuffled"  # a control: wrong temporal ids must give wrong answers
-_TIMED = tuple(task for task in TASKS if task.startswith("video"))
-ROWS = (*TASKS, *(task + SHUFFLED for task in _TIMED))
+_HELD_OUT = Source(held_out=True)
 _MAX_NEW_TOKENS = 64
 
 Answerer = Callable[[Chat], str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. `shuffled` is a control: wrong temporal ids must give wrong answers."""
+
+    task: str
+    source: Source = _HELD_OUT
+    shuffled: bool = False
+
+
+ROWS: Mapping[str, Row] = {
+    **{task: Row(task) for task in TASKS},
+    **{
+        f"handwritten_digits, {name}": Row(
+            "handwritten_digits", replace(_HELD_OUT, collections=(name,))
+        )
+        for name in COLLECTIONS
+    },
+    **{
+        f"{task}, times shuffled": Row(task, shuffled=True)
+        for task in TASKS
+        if task.startswith("video")
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -46,11 +70,11 @@ class Candidate:
     engine: EngineOptions = EngineOptions()
 
 
-def draw_item(row: str, index: int) -> Question:
-    """Item number `index` of a row of the table."""
-    task = row.removesuffix(SHUFFLED)
-    question = draw_question(task, SEED, index, Source(held_out=True))
-    if row == task:
+def draw_item(name: str, index: int) -> Question:
+    """Item number `index` of the row called `name`."""
+    row = ROWS[name]
+    question = draw_question(row.task, SEED, index, row.source)
+    if not row.shuffled:
         return question
     assert question.temporal_ids is not None
     return replace(question, temporal_ids=tuple(map(_shuffle, question.temporal_ids)))
@@ -97,14 +121,12 @@ def _text(tokenizer: Tokenizer, tokens: np.ndarray, stop: Sequence[int]) -> str:
 def ask(question: Question, answer: Answerer) -> str:
     """The answer to the last turn, without what was thought before it."""
     answers: list[str] = []
-    for turn in question.turns:
-        last = len(answers) == len(question.turns) - 1
+    for number in range(len(question.turns)):
         options = question.options()
-        if not last:
+        if number < len(question.turns) - 1:
             options = replace(options, enable_thinking=False)
         chat = Chat(question.messages(answers), options, question.max_slice_nums, None)
         answers.append(answer(chat).split("</think>")[-1].strip())
-        del turn
     return answers[-1]
 
 

@@ -73,7 +73,7 @@ def _add_answers(answers: argparse.ArgumentParser) -> None:
     answers.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
     answers.add_argument("--checkpoint", help="folder they were made from; default: pocket model")
     answers.add_argument("--limit", type=int, default=ITEMS, help="questions a task")
-    answers.add_argument("--tasks", nargs="+", choices=ROWS, default=ROWS, metavar="TASK")
+    answers.add_argument("--tasks", nargs="+", choices=ROWS, default=tuple(ROWS), metavar="TASK")
     answers.add_argument(
         "--precision",
         nargs="+",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from export.models.config import parse_config
 from export.models.minicpmv import MiniCPMV
 from export.models.release import Release
+from export.models.resampler import Resampler
 from mobile_runtime.bundle import Generation, SamplingDefaults
 
 VOCAB_SIZE = 448
@@ -62,6 +63,9 @@ RELEASE = Release(
     generation=Generation(answer=_GREEDY, thinking=_GREEDY, max_new_tokens=128),
 )
 _POSITION_SCALE = 0.3
+_VIEW_COLUMNS = 24.0  # columns of patches that the queries are spread over
+_SLOWEST = 0.15  # radians a column: slower waves tell nothing about neighbours
+_SHARPNESS = 3.0
 
 
 def build_model(seed: int) -> MiniCPMV:
@@ -84,12 +88,33 @@ def build_model(seed: int) -> MiniCPMV:
             parameter.normal_(0, std, generator=generator)
         table = model.vpm.embeddings.position_embedding.weight
         table.copy_(_POSITION_SCALE * smooth_positions(model.config.vision.position_buckets, table))
+        spread_queries(model.resampler)
     return model
 
 
 def _is_gain(name: str) -> bool:
     norms = ("norm", "ln_", "layer_norm", "layernorm")
     return name.endswith("weight") and any(norm in name for norm in norms)
+
+
+def spread_queries(resampler: Resampler) -> None:
+    """Let each query and head look at a column of patches of its own, from left to right.
+
+    The published positions hold the column as sines and cosines in their first half. Where these
+    turn fast enough to tell columns apart, content is kept out of the keys at first.
+    """
+    queries, size = resampler.query.shape
+    heads, half = resampler.num_heads, size // 2
+    omega = 10000.0 ** -(torch.arange(half // 2) / (half // 2))
+    fast = torch.cat([omega >= _SLOWEST, omega >= _SLOWEST])
+    columns = torch.arange(queries * heads).view(queries, heads) * _VIEW_COLUMNS / (queries * heads)
+    angles = columns[..., None] * omega
+    waves = torch.cat([angles.sin(), angles.cos()], -1) * fast  # (queries, heads, half)
+    eye = torch.eye(half, size).repeat(heads, 1)[: heads * half]
+    resampler.query.mul_(0.1).add_(waves.reshape(queries, -1)[:, :size])
+    resampler.attn.in_proj_weight[:size] = _SHARPNESS * torch.eye(size)
+    resampler.attn.in_proj_weight[size : 2 * size] = eye[:size]
+    resampler.kv_proj.weight[:half] *= torch.where(fast, 0.1, 1.0)[:, None]
 
 
 def smooth_positions(buckets: int, table: Tensor) -> Tensor:

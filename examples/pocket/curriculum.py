@@ -1,8 +1,8 @@
 """What is trained when: stages of a run, as data.
 
 First the vision tower learns characters on pages full of them; then the resampler to put what it
-sees in order, on pictures whose empty patches are thinned out; then everything learns to answer;
-at last pictures are shown whole.
+sees in order, on pictures whose empty patches are thinned out; then the decoder alone learns to
+talk about what they tell; then all learn together, at last with pictures shown whole.
 """
 
 from __future__ import annotations
@@ -17,22 +17,26 @@ from examples.pocket.objective import Weights
 class Stage:
     """A stretch of the run, up to the share `until` of its time."""
 
+    name: str
     until: float
-    weights: Weights
-    thinning: float  # share of the empty patches that is left out
-    batch: int  # examples of one worker in a step
     tasks: Mapping[str, float]  # how often each task is drawn
+    weights: Weights
+    batch: int  # examples of one worker in a step
+    thinning: float = 0.8  # share of the empty patches that is left out
+    shown: float = 1.5  # times an example is used: drawing it costs a part of learning from it
+    frozen: bool = False  # the decoder alone learns
 
 
-_CHARACTERS = {"page": 1.0}
+_CHARACTERS = {"page": 0.85, "digit_page": 0.15}
 _SEEING = {
     "page": 0.1,
-    "printed_text": 0.45,
-    "handwritten_digits": 0.15,
-    "shapes": 0.12,
-    "slices": 0.08,
-    "video_direction": 0.04,
-    "video_order": 0.06,
+    "digit_page": 0.03,
+    "printed_text": 0.49,
+    "handwritten_digits": 0.18,
+    "shapes": 0.1,
+    "slices": 0.03,
+    "video_direction": 0.03,
+    "video_order": 0.04,
 }
 _ANSWERING = {
     "printed_text": 0.26,
@@ -46,10 +50,11 @@ _ANSWERING = {
     "thinking": 0.06,
 }
 STAGES = (
-    Stage(0.15, Weights(answer=0, query=0, patch=1), 0.8, 6, _CHARACTERS),
-    Stage(0.4, Weights(answer=0, query=1, patch=0.5), 0.8, 12, _SEEING),
-    Stage(0.8, Weights(answer=1, query=0.5, patch=0.2), 0.8, 16, _ANSWERING),
-    Stage(1.0, Weights(answer=1, query=0.25, patch=0), 0.0, 16, _ANSWERING),
+    Stage("characters", 0.3, _CHARACTERS, Weights(answer=0, query=0, patch=1), batch=8),
+    Stage("seeing", 0.55, _SEEING, Weights(answer=0, query=1, patch=0.5), batch=12),
+    Stage("talking", 0.7, _ANSWERING, Weights(), batch=32, shown=4, frozen=True),
+    Stage("answering", 0.85, _ANSWERING, Weights(query=0.5, patch=0.2), batch=16),
+    Stage("whole", 1.0, _ANSWERING, Weights(query=0.25, patch=0), batch=16, thinning=0),
 )
 MATRIX_RATE = 0.01  # Muon's, for the matrices of layers
 PEAK_RATE = 1e-3  # AdamW's, for everything else

@@ -6,6 +6,7 @@ computes. Views are kept as bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,12 @@ IGNORE = -100
 BLANK = 0  # class of a place without a character; CHARACTERS[n] is class n + 1
 CHARACTER_CLASSES = len(CHARACTERS) + 1
 HALVES = 2  # a patch may hold the middle of two narrow characters
-# Facts about a picture, each a class on a query of its own after those of the characters.
+# Query q tells the characters whose middles lie in half columns SLOTS·q … SLOTS·q + SLOTS − 1 of
+# the view's patches; of a video, the one character of the frame shown at time q · QUERY_TIME.
+SLOTS = 3
+QUERY_TIME = 4  # tenths of a second
+_LEGIBLE = 0.85 * MIN_EM / 14  # size of text that is judged, in patches
+# Facts about a picture, told by the mean of all queries.
 FACTS = {
     "kind": 4,  # nothing, print, handwriting, shapes
     **{
@@ -47,15 +53,14 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TrainingView:
-    """One view: its patches (L, 588), grid, time, where it has content, and per half patch the
-    character centred there and its place in the text."""
+    """One view: its patches (L, 588), grid, time, where it has content, and the character that has
+    its middle in each half patch."""
 
     patches: Bytes
     grid: tuple[int, int]
     time: int
     content: NDArray[np.bool_]  # (L,)
     characters: Classes  # (L, HALVES)
-    places: Classes  # (L, HALVES)
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,11 @@ class TrainingGroup:
     """The views packed into one row of image embeddings, and what these should tell."""
 
     views: tuple[TrainingView, ...]
-    text: Classes  # (MAX_LENGTH,)
+    text: Classes  # (queries, SLOTS)
     facts: Classes  # (len(FACTS),)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal to itself alone: a key for what is known of it
 class Example:
     """A prompt with its answer; the loss counts from `answer_start`."""
 
@@ -111,9 +116,11 @@ def _group(
         for picture, view, time in zip(pictures, views, group.temporal_ids, strict=True)
     ]
     if len(pictures) == 1:
-        text, facts = _text_of(pictures[0], views[0], window), _facts(pictures[0], group.view)
+        text = _text_of(pictures[0], shown[0], window, config.num_queries)
+        facts = _facts(pictures[0], group.view)
     else:
-        text, facts = _video_facts(question)
+        text = _text_in_time(pictures, group.temporal_ids, config.num_queries)
+        facts = _video_facts(question)
     return TrainingGroup(tuple(shown), text, facts)
 
 
@@ -143,47 +150,53 @@ def _view(picture: Picture, view: View, window: Box, time: int) -> TrainingView:
         )
         small = picture.ink.resize((columns, rows), Image.Resampling.BOX, box=box)
         content = np.asarray(small) > 0
-    characters = np.zeros((rows * columns, HALVES), np.int64)
-    places = np.full((rows * columns, HALVES), IGNORE, np.int64)
-    legible = _em_in(picture, view, window) >= 0.85 * MIN_EM
-    for n, glyph in enumerate(picture.glyphs):
+    characters = np.full((rows * columns, HALVES), BLANK, np.int64)
+    legible = _em_in(picture, view.tgt_size, window) >= _LEGIBLE
+    for glyph in picture.glyphs:
         x, y = (glyph.x - window[0]) / window[2], (glyph.y - window[1]) / window[3]
         if not (0 <= x < 1 and 0 <= y < 1):
             continue
         patch = int(y * rows) * columns + int(x * columns)
         half = int(x * columns * HALVES) % HALVES
         clash = characters[patch, half] != BLANK
-        characters[patch, half] = CHARACTERS.index(glyph.char) + 1
-        places[patch, half] = n if len(picture.glyphs) <= MAX_LENGTH else IGNORE
-        if clash or not legible:
-            characters[patch, half] = places[patch, half] = IGNORE
-    return TrainingView(values, view.tgt_size, time, content.reshape(-1), characters, places)
+        unsure = clash or not legible
+        characters[patch, half] = IGNORE if unsure else CHARACTERS.index(glyph.char) + 1
+    return TrainingView(values, view.tgt_size, time, content.reshape(-1), characters)
 
 
-def _em_in(picture: Picture, view: View, window: Box) -> float:
-    """The size of the text in pixels of the view."""
-    return picture.em * view.tgt_size[1] * 14 / (picture.image.width * window[2])
+def _em_in(picture: Picture, grid: tuple[int, int], window: Box) -> float:
+    """The size of the text in patches of the view."""
+    return picture.em * grid[1] / (picture.image.width * window[2])
 
 
-def _text_of(picture: Picture, view: View, window: Box) -> Classes:
-    """The characters that the view shows, all ignored where it cuts them or is too coarse."""
+def _text_of(picture: Picture, view: TrainingView, window: Box, queries: int) -> Classes:
+    """What each query should tell of the view's text; nothing where the view cuts the text or is
+    too coarse for it. A page's lines lie over one another: its patches alone are asked."""
     inside = [
         window[0] <= glyph.x < window[0] + window[2]
         and window[1] <= glyph.y < window[1] + window[3]
         for glyph in picture.glyphs
     ]
-    blank = not any(inside)
-    if not blank and not (all(inside) and _em_in(picture, view, window) >= 0.85 * MIN_EM):
-        return np.full(MAX_LENGTH, IGNORE, np.int64)
-    return _text_classes("" if blank else picture.text)
+    text = np.full((queries, SLOTS), BLANK, np.int64)
+    if not any(inside):
+        return text
+    legible = _em_in(picture, view.grid, window) >= _LEGIBLE
+    if not (all(inside) and legible) or len(inside) > MAX_LENGTH:
+        return np.full_like(text, IGNORE)
+    for glyph in picture.glyphs:
+        half = int((glyph.x - window[0]) / window[2] * view.grid[1] * HALVES)
+        if half < text.size:
+            clash = text.flat[half] != BLANK
+            text.flat[half] = IGNORE if clash else CHARACTERS.index(glyph.char) + 1
+    return text
 
 
-def _text_classes(text: str) -> Classes:
-    if len(text) > MAX_LENGTH:  # a page: its characters are read off the patches alone
-        return np.full(MAX_LENGTH, IGNORE, np.int64)
-    classes = np.full(MAX_LENGTH, BLANK, np.int64)
-    classes[: len(text)] = [CHARACTERS.index(char) + 1 for char in text]
-    return classes
+def _text_in_time(pictures: Sequence[Picture], times: Sequence[int], queries: int) -> Classes:
+    text = np.full((queries, SLOTS), BLANK, np.int64)
+    for picture, time in zip(pictures, times, strict=True):
+        if picture.text:
+            text[min(time // QUERY_TIME, queries - 1), 0] = CHARACTERS.index(picture.text) + 1
+    return text
 
 
 def _facts(picture: Picture, number: int) -> Classes:
@@ -201,12 +214,9 @@ def _facts(picture: Picture, number: int) -> Classes:
     return np.array(list(facts.values()), np.int64)
 
 
-def _video_facts(question: Question) -> tuple[Classes, Classes]:
+def _video_facts(question: Question) -> Classes:
     facts = dict.fromkeys(FACTS, IGNORE) | {"motion": 0}
     answer = question.turns[-1].answer
     if answer in DIRECTIONS:
         facts["motion"] = list(DIRECTIONS).index(answer) + 1
-        text = ""
-    else:
-        text = answer.replace(" ", "")
-    return _text_classes(text), np.array(list(facts.values()), np.int64)
+    return np.array(list(facts.values()), np.int64)

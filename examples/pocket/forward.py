@@ -66,7 +66,9 @@ def _heads(x: Tensor, count: int) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
     """Attention to the valid keys, heads joined again: (B, T, heads · dim)."""
-    mask = torch.zeros(valid.shape).masked_fill(~valid, _EXCLUDED)[:, None, None]
+    mask = None  # which is twice as fast
+    if not bool(valid.all()):
+        mask = torch.zeros(valid.shape).masked_fill(~valid, _EXCLUDED)[:, None, None]
     attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).flatten(2)
 

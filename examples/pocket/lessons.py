@@ -9,22 +9,28 @@ from collections.abc import Mapping
 import numpy as np
 
 from validation.questions.canvas import random_size
+from validation.questions.handwritten import draw_digit_page
 from validation.questions.printed import draw_page
 from validation.questions.question import Question, Turn
 from validation.questions.tasks import MIN_EM, TASKS, VIEW_AREA, Maker, Source, small_area
-
-PAGE = "page"
 
 
 def _page(rng: np.random.Generator, source: Source) -> Question:
     """A view full of characters, ten times as many as a question's picture has."""
     size = random_size(rng, small_area(rng), (0.6, 1.7))
     shown = math.sqrt(VIEW_AREA / (size[0] * size[1]))
-    picture = draw_page(rng, size, (MIN_EM / shown, 3.2 * MIN_EM / shown))
+    picture = draw_page(rng, size, (0.9 * MIN_EM / shown, 2.9 * MIN_EM / shown))
     return Question((picture,), (Turn("", ""),))
 
 
-LESSONS: Mapping[str, Maker] = {**TASKS, PAGE: _page}
+def _digit_page(rng: np.random.Generator, source: Source) -> Question:
+    """A view full of handwritten digits."""
+    size = random_size(rng, small_area(rng), (0.6, 1.7))
+    collection = source.collections[int(rng.integers(len(source.collections)))]
+    return Question((draw_digit_page(rng, size, collection),), (Turn("", ""),))
+
+
+LESSONS: Mapping[str, Maker] = {**TASKS, "page": _page, "digit_page": _digit_page}
 
 
 def draw_lesson(lesson: str, seed: int, index: int, source: Source) -> Question:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, from the same page
@@ -29,21 +30,36 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One step with Nesterov momentum."""
+        """One step with Nesterov momentum. Parallel workers share the work: all have the same
+        gradients, and each orthogonalizes its part of the matrices."""
+        parallel = dist.is_initialized()
+        workers, rank = (dist.get_world_size(), dist.get_rank()) if parallel else (1, 0)
         for group in self.param_groups:
-            momentum = group["momentum"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1 - momentum)
-                ahead = parameter.grad.lerp(state["momentum"], momentum)
+            given = [p for p in group["params"] if p.grad is not None]
+            updates = [torch.zeros_like(parameter) for parameter in given]
+            for n, (parameter, update) in enumerate(zip(given, updates, strict=True)):
+                ahead = self._advance(parameter, group["momentum"])
+                if n % workers == rank:
+                    update.copy_(orthogonalize(ahead))
+            if parallel and given:
+                flat = torch.cat([update.flatten() for update in updates])
+                dist.all_reduce(flat)
+                parts = torch.split(flat, [update.numel() for update in updates])
+                updates = [p.view_as(u) for p, u in zip(parts, updates, strict=True)]
+            for parameter, update in zip(given, updates, strict=True):
                 rows, columns = parameter.shape
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 size = group["lr"] * max(1.0, rows / columns) ** 0.5
-                parameter.add_(orthogonalize(ahead), alpha=-size)
+                parameter.add_(update, alpha=-size)
+
+    def _advance(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """Add the gradient to the momentum; the gradient as seen a step ahead."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(state["momentum"], momentum)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ patch a target of its own, which the answer alone would reach only through the w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,10 +17,12 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from examples.pocket.example import (
+    BLANK,
     CHARACTER_CLASSES,
     FACTS,
     HALVES,
     IGNORE,
+    SLOTS,
     Example,
     TrainingGroup,
     TrainingView,
@@ -28,11 +30,10 @@ from examples.pocket.example import (
 from examples.pocket.forward import encode_views, resample, run_decoder
 from export.models.minicpmv import MiniCPMV
 from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
-from validation.questions.strings import MAX_LENGTH
 
 _CHUNK = 12  # views or groups computed together, of like length
-_PLACE_WEIGHT = 0.3
-_EMPTY_WEIGHT = 0.05  # of a half patch that holds no character's middle
+_FACT_WEIGHT = 0.25
+_EMPTY_PATCH, _EMPTY_SLOT = 0.05, 0.3  # weights of places that hold no character
 
 
 class Probes(nn.Module):
@@ -41,8 +42,8 @@ class Probes(nn.Module):
     def __init__(self, model: MiniCPMV) -> None:
         super().__init__()
         width, size = model.config.vision.hidden_size, model.config.decoder.hidden_size
-        self.patch = nn.Linear(width, HALVES * (CHARACTER_CLASSES + MAX_LENGTH))
-        self.character = nn.Linear(size, CHARACTER_CLASSES)
+        self.patch = nn.Linear(width, HALVES * CHARACTER_CLASSES)
+        self.text = nn.Linear(size, SLOTS * CHARACTER_CLASSES)
         self.facts = nn.ModuleList(nn.Linear(size, classes) for classes in FACTS.values())
 
 
@@ -63,8 +64,32 @@ class Losses:
     answer: float
     query: float
     patch: float
-    text: float  # share of views whose characters are all read off the queries
+    text: float  # share of texts that the queries tell exactly
     correct: tuple[bool, ...]
+
+
+Memory = MutableMapping[Example, Tensor]  # image embeddings (groups, queries, D)
+
+
+def answer_losses(
+    model: MiniCPMV,
+    examples: Sequence[Example],
+    thinning: float,
+    rng: np.random.Generator,
+    memory: Memory,
+) -> Losses:
+    """The answers' loss alone, with what is seen computed once an example: only the decoder
+    learns."""
+    new = [example for example in dict.fromkeys(examples) if example not in memory]
+    if new:
+        with torch.no_grad():
+            groups = [group for example in new for group in example.groups]
+            embeds = _embeds(model, groups, *_features(model, groups, thinning, rng))
+        parts = torch.split(embeds, [len(example.groups) for example in new])
+        memory.update(zip(new, parts, strict=True))
+    remembered = torch.cat([memory[example] for example in examples])
+    answer, correct = _answer_loss(model, remembered, examples)
+    return Losses(answer, float(answer.detach()), 0.0, 0.0, 0.0, correct)
 
 
 def compute_losses(
@@ -106,6 +131,10 @@ def _features(
     buckets = model.config.vision.position_buckets
     for begin in range(0, len(order), _CHUNK):
         chunk = order[begin : begin + _CHUNK]
+        if thinning:  # no padding where patches are left out anyway
+            shortest = min(len(kept[n][1]) for n in chunk)
+            for n in chunk:
+                kept[n] = (kept[n][0], _cut(kept[n], shortest, rng))
         values = [torch.from_numpy(kept[n][0].patches[kept[n][1]]) for n in chunk]
         ids = [torch.from_numpy(_grid_ids(*kept[n][0].grid, buckets)[kept[n][1]]) for n in chunk]
         lengths = torch.tensor([len(v) for v in values])
@@ -126,19 +155,25 @@ def _thin(view: TrainingView, thinning: float, rng: np.random.Generator) -> np.n
     return np.flatnonzero(chosen)
 
 
+def _cut(kept: Kept, length: int, rng: np.random.Generator) -> np.ndarray:
+    """`length` of the kept patches: empty ones go first."""
+    view, numbers = kept
+    order = rng.random(len(numbers)) + view.content[numbers]
+    return np.sort(numbers[np.argsort(-order)[:length]])
+
+
 def _patch_loss(probes: Probes, features: list[Tensor], kept: list[Kept]) -> Tensor:
-    read = probes.patch(torch.cat(features)).view(-1, HALVES, CHARACTER_CLASSES + MAX_LENGTH)
+    read = probes.patch(torch.cat(features)).view(-1, CHARACTER_CLASSES)
     characters = torch.from_numpy(np.concatenate([view.characters[n] for view, n in kept]))
-    places = torch.from_numpy(np.concatenate([view.places[n] for view, n in kept]))
-    balance = torch.ones(CHARACTER_CLASSES)
-    balance[0] = _EMPTY_WEIGHT
-    character = functional.cross_entropy(
-        read[..., :CHARACTER_CLASSES].flatten(0, 1), characters.flatten(), balance
-    )
-    if not bool((places >= 0).any()):
-        return character
-    place = functional.cross_entropy(read[..., CHARACTER_CLASSES:].flatten(0, 1), places.flatten())
-    return character + _PLACE_WEIGHT * place
+    return functional.cross_entropy(read, characters.flatten(), _balance(_EMPTY_PATCH))
+
+
+@lru_cache
+def _balance(empty: float) -> Tensor:
+    """Weights of the character classes: most places hold none."""
+    weights = torch.ones(CHARACTER_CLASSES)
+    weights[BLANK] = empty
+    return weights
 
 
 _grid_positions = lru_cache(maxsize=1024)(sincos_2d)
@@ -178,24 +213,23 @@ def _embeds(
 def _query_loss(
     probes: Probes, embeds: Tensor, groups: Sequence[TrainingGroup]
 ) -> tuple[Tensor, float]:
-    """Query n tells character n, the queries after them a fact each in turn."""
-    text = torch.from_numpy(np.stack([group.text for group in groups]))
-    read = probes.character(embeds[:, :MAX_LENGTH])
+    """What the queries should tell, and the share of texts that they tell exactly."""
+    text = torch.from_numpy(np.stack([group.text for group in groups]))  # (G, Q, SLOTS)
+    read = probes.text(embeds).view(*text.shape, CHARACTER_CLASSES)
     losses = []
-    known = text[:, 0] != IGNORE
-    exact = 0.0
-    if bool(known.any()):
-        losses.append(functional.cross_entropy(read[known].flatten(0, 1), text[known].flatten()))
-        hits = (read[known].argmax(-1) == text[known]).all(1)
-        filled = text[known][:, 0] > 0
-        exact = float(hits[filled].float().mean()) if bool(filled.any()) else 0.0
+    if bool((text != IGNORE).any()):
+        loss = functional.cross_entropy(read.flatten(0, 2), text.flatten(), _balance(_EMPTY_SLOT))
+        losses.append(loss)
+    written = (text > BLANK).any(-1).any(-1)
+    hits = ((read.argmax(-1) == text) | (text == IGNORE)).flatten(1).all(1)[written]
     facts = torch.from_numpy(np.stack([group.facts for group in groups]))
-    spare = embeds.shape[1] - MAX_LENGTH
+    told = embeds.mean(1)
     for n, probe in enumerate(probes.facts):
         if bool((facts[:, n] != IGNORE).any()):
-            told = probe(embeds[:, MAX_LENGTH + n % spare])
-            losses.append(0.25 * functional.cross_entropy(told, facts[:, n], ignore_index=IGNORE))
-    return torch.stack(losses).sum() if losses else embeds.sum() * 0, exact
+            loss = functional.cross_entropy(probe(told), facts[:, n], ignore_index=IGNORE)
+            losses.append(_FACT_WEIGHT * loss)
+    total = torch.stack(losses).sum() if losses else embeds.sum() * 0
+    return total, float(hits.float().mean()) if len(hits) else 0.0
 
 
 def _answer_loss(

@@ -12,8 +12,7 @@ from examples.pocket.lessons import draw_lesson
 from mobile_runtime.conversation import ChatFormat
 from validation.questions.tasks import Source
 
-_CAPACITY = 3000
-_SHOWN = 4  # times an example is used on average
+_CAPACITY = 1500
 _FIRST = 96  # examples drawn before the first batch
 
 
@@ -31,15 +30,16 @@ class Pool:
         self.drawn = drawn
         self._rng = np.random.default_rng([self._seed, self._stream, drawn])
 
-    def batch(self, size: int, tasks: Mapping[str, float]) -> list[Example]:
-        """Draw some new examples, then `size` of those at hand, tasks in the wanted proportion."""
+    def batch(self, size: int, tasks: Mapping[str, float], shown: float) -> list[Example]:
+        """Draw some new examples, then `size` of those at hand, tasks in the wanted proportion and
+        each example `shown` times on average."""
         names, shares = list(tasks), np.array(list(tasks.values()))
         chosen = self._rng.choice(names, size=size, p=shares / shares.sum())
         for name in names:
             shelf = self._examples.setdefault(name, [])
             wanted = int((chosen == name).sum())
             missing = max(0, int(_FIRST * tasks[name] / shares.sum()) + 1 - len(shelf))
-            new = min(wanted, missing) + self._rng.binomial(wanted, 1 / _SHOWN)
+            new = min(wanted, missing) + self._rng.binomial(wanted, 1 / shown)
             for _ in range(max(new, int(not shelf))):
                 self._add(name, shelf, int(_CAPACITY * tasks[name] / shares.sum()) + 1)
         return [self._pick(self._examples[name]) for name in chosen]

@@ -18,6 +18,7 @@ from examples.pocket.tokenizer import write_tokenizer
 from export.models.release import RELEASE_NAME
 
 STATE_FILE = "state.safetensors"
+FACTS_FILE = "training.json"  # in the checkpoint
 
 
 def save_state(folder: Path, optimizers: Optimizers, facts: dict[str, float]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import socket
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,12 +28,14 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from examples.pocket.architecture import build_model
-from examples.pocket.curriculum import rate, stage_at
-from examples.pocket.objective import Losses, Probes, Weights, compute_losses
+from examples.pocket.curriculum import Stage, rate, stage_at
+from examples.pocket.example import Example
+from examples.pocket.objective import Losses, Memory, Probes, answer_losses, compute_losses
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.plot import plot_losses
 from examples.pocket.pool import Pool
 from examples.pocket.state import (
+    FACTS_FILE,
     STATE_FILE,
     load_state,
     prepare_checkpoint,
@@ -81,6 +85,7 @@ class Worker:
         chat_format = open_chat_format(checkpoint, load_config(checkpoint))
         self.pool = Pool(chat_format, options.seed, rank, source)
         self.rng = np.random.default_rng([options.seed, rank])
+        self._memory: Memory = WeakKeyDictionary()
         self.step, self.seconds, self._clock = 0, 0.0, time.process_time()
         if options.resume:
             facts = load_state(options.output, self.optimizers)
@@ -95,21 +100,26 @@ class Worker:
     def train_step(self) -> Losses:
         """One batch on every worker; all copies stay equal."""
         stage = stage_at(self.share)
-        batch = self.pool.batch(stage.batch, stage.tasks)
-        losses = compute_losses(
-            self.model, self.probes, batch, stage.weights, stage.thinning, self.rng
-        )
+        batch = self.pool.batch(stage.batch, stage.tasks, stage.shown)
+        losses = self._losses(batch, stage)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        self.seconds += self._average_gradients(stage.weights)
+        self.seconds += self._average_gradients(stage)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizers.step(rate(self.share))
         self.step += 1
         return losses
 
-    def _average_gradients(self, weights: Weights) -> float:
+    def _losses(self, batch: Sequence[Example], stage: Stage) -> Losses:
+        if stage.frozen:
+            return answer_losses(self.model, batch, stage.thinning, self.rng, self._memory)
+        return compute_losses(
+            self.model, self.probes, batch, stage.weights, stage.thinning, self.rng
+        )
+
+    def _average_gradients(self, stage: Stage) -> float:
         """Average over the workers, in place; returns the seconds since the last call."""
         gradients = []
-        for parameter in self._trained(weights):
+        for parameter in self._trained(stage):
             if parameter.grad is None:  # none of this worker's examples reached it
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
@@ -129,20 +139,40 @@ class Worker:
         before, self._clock = self._clock, time.process_time()
         return self._clock - before
 
-    def _trained(self, weights: Weights) -> Iterator[nn.Parameter]:
+    def _trained(self, stage: Stage) -> Iterator[nn.Parameter]:
         """The parameters that the losses reach, the same on every worker."""
+        weights = stage.weights
+        if weights.answer:
+            yield from self.model.llm.parameters()
+        if stage.frozen:
+            return
         yield from [*self.model.vpm.parameters(), *self.probes.patch.parameters()]
         if weights.query or weights.answer:
             yield from self.model.resampler.parameters()
-            yield from [*self.probes.character.parameters(), *self.probes.facts.parameters()]
-        if weights.answer:
-            yield from self.model.llm.parameters()
+            yield from [*self.probes.text.parameters(), *self.probes.facts.parameters()]
 
     def save(self) -> None:
         """State for resuming and a checkpoint that can be exported."""
         facts = {"step": self.step, "seconds": self.seconds, "drawn": self.pool.drawn}
         save_state(self.options.output, self.optimizers, facts)
         write_weights(self.options.output / _CHECKPOINT, self.model)
+        self._write_facts()
+
+    def _write_facts(self) -> None:
+        """What a model card says of the run."""
+        facts = {
+            "seed": self.options.seed,
+            "steps": self.step,
+            "minutes": round(self.seconds / 60, 1),
+            "workers": self.options.workers,
+            "drawn_per_worker": self.pool.drawn,
+            "collections": self.options.collections,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "torch": torch.__version__,
+        }
+        text = json.dumps(facts, indent=1) + "\n"
+        path = self.options.output / _CHECKPOINT / FACTS_FILE
+        path.write_text(text, encoding="utf-8")
 
 
 class Journal:
@@ -188,9 +218,11 @@ def run_worker(rank: int, options: Options) -> None:
     dist.init_process_group("gloo", address, rank=rank, world_size=options.workers)
     worker = Worker(rank, options)
     journal = Journal(options, worker.step) if rank == 0 else None
-    saved = worker.seconds
+    saved, parent = worker.seconds, os.getppid()
     with journal.progress if journal else nullcontext():
         while worker.share < 1:
+            if os.getppid() != parent:  # killed: nobody is left to stop this process
+                return
             losses = worker.train_step()
             if journal is None:
                 continue

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from validation.answer_report import Score
-from validation.answers import ROWS, SHUFFLED, ask, draw_item
+from validation.answers import ROWS, ask, draw_item
 from validation.cli import main
 from validation.messages import Chat
 from validation.questions.tasks import TASKS
@@ -47,10 +47,10 @@ def test_thinking_is_on_in_the_last_turn_of_its_task():
 
 
 def test_shuffled_times_are_the_same_pictures_in_another_order():
-    assert set(ROWS) == {*TASKS, "video_direction" + SHUFFLED, "video_order" + SHUFFLED}
+    assert set(TASKS) < set(ROWS)
     for index in range(10):
         plain = draw_item("video_order", index)
-        shuffled = draw_item("video_order" + SHUFFLED, index)
+        shuffled = draw_item("video_order, times shuffled", index)
         assert shuffled.turns == plain.turns
         ((*times,),), ((*changed,),) = plain.temporal_ids, shuffled.temporal_ids
         assert times != changed and times == sorted(changed)

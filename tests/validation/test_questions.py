@@ -147,7 +147,7 @@ def test_small_text_is_legible_in_a_slice_alone():
         columns, rows = plan.grid
         cells = {(int(g.x * columns), int(g.y * rows)) for g in picture.glyphs}
         shrink = (VIEW_AREA / (picture.image.width * picture.image.height)) ** 0.5
-        assert picture.em * shrink < 20  # pixels of an em in the overview
+        assert picture.em * shrink < 13.5  # pixels of an em in the overview
         assert len(cells) <= 2
 
 

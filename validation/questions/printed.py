@@ -41,7 +41,7 @@ def draw_text(
         left + rng.uniform(reach_x, inside[0] - reach_x),
         top + rng.uniform(reach_y, inside[1] - reach_y),
     )
-    mask, glyphs = _draw_line(text, face, pixels, size, centre, angle)
+    mask, glyphs = draw_line(text, face, pixels, size, centre, angle)
     inks = random_inks(rng)
     painted = overlay(draw_ground(rng, size, inks.ground), mask, inks.text)
     image = finish(rng, painted, wear=min(1.0, pixels / 32))
@@ -64,7 +64,7 @@ def _fit(
     return pixels, (turned[0] * pixels / 2 + 2, turned[1] * pixels / 2 + 2)
 
 
-def _draw_line(
+def draw_line(
     text: str, face: int, pixels: int, size: Size, centre: tuple[float, float], angle: float
 ) -> tuple[Image.Image, tuple[Glyph, ...]]:
     """The line as a mask, turned by `angle` degrees about `centre`, and where its glyphs are."""
@@ -92,28 +92,25 @@ def draw_page(rng: np.random.Generator, size: Size, em: tuple[float, float]) -> 
     angle = rng.uniform(-MAX_ANGLE, MAX_ANGLE)
     pixels = int(log_uniform(rng, *em))
     font = load_face(int(rng.integers(len(FACES))), pixels)
-    reach = math.hypot(*size)
-    mask, glyphs = Image.new("L", size), []
-    draw, centre = ImageDraw.Draw(mask), (size[0] / 2, size[1] / 2)
+    above, below = font.getbbox("H")[1::2]
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    top = centre[1] - reach / 2 + rng.uniform(0, pixels)
-    while top < centre[1] + reach / 2:
-        left = centre[0] - reach / 2 + rng.uniform(0, pixels)
-        text = "".join(
-            CHARACTERS[n] for n in rng.integers(len(CHARACTERS), size=3 * int(reach // pixels))
-        )
+    centre = (size[0] / 2, size[1] / 2)
+    # What of the turned page the picture shows, from its centre.
+    reach = (centre[0] * cos + centre[1] * abs(sin), centre[1] * cos + centre[0] * abs(sin))
+    mask, glyphs = Image.new("L", size), []
+    draw = ImageDraw.Draw(mask)
+    top = centre[1] - reach[1] - rng.uniform(0, pixels)
+    while top < centre[1] + reach[1]:
+        left = centre[0] - reach[0] - rng.uniform(0, pixels)
+        numbers = rng.integers(len(CHARACTERS), size=int(4 * reach[0] / pixels) + 2)
+        text = "".join(CHARACTERS[n] for n in numbers)
         draw.text((left, top), text, font=font, fill=255)
-        above, below = font.getbbox("H")[1::2]
+        edges = [font.getlength(text[:n]) for n in range(len(text) + 1)]
+        y = top + (above + below) / 2 - centre[1]
         for n, char in enumerate(text):
-            x = left + font.getlength(text[:n]) + font.getlength(char) / 2 - centre[0]
-            y = top + (above + below) / 2 - centre[1]
-            glyphs.append(
-                Glyph(
-                    char,
-                    (centre[0] + x * cos + y * sin) / size[0],
-                    (centre[1] - x * sin + y * cos) / size[1],
-                )
-            )
+            x = left + (edges[n] + edges[n + 1]) / 2 - centre[0]
+            place = (centre[0] + x * cos + y * sin, centre[1] - x * sin + y * cos)
+            glyphs.append(Glyph(char, place[0] / size[0], place[1] / size[1]))
         top += pixels * rng.uniform(0.95, 1.4)
     mask = mask.rotate(angle, Image.Resampling.BICUBIC, center=centre)
     inks = random_inks(rng)

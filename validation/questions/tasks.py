@@ -23,7 +23,7 @@ from validation.questions.strings import DIGITS, MAX_LENGTH, random_text
 from validation.questions.video import DIRECTIONS, draw_digits, draw_motion, random_times
 
 VIEW_AREA = 168.0**2  # pixels that one view of the default model shows; more are sliced
-MIN_EM, MAX_EM = 16.0, 64.0  # size of legible text, in pixels of a view
+MIN_EM, MAX_EM = 18.0, 56.0  # size of legible text, in pixels of a view
 
 READ = (
     "What does it say?",
@@ -166,17 +166,17 @@ def _two_pictures(rng: np.random.Generator, source: Source) -> Question:
 
 
 def _slices(rng: np.random.Generator, source: Source) -> Question:
-    """Text that is legible in a slice alone: the overview shows it at half the size or less."""
+    """Text that is legible in a slice alone: the overview shows it at about half the size."""
     text = random_text(rng, 8)
     while True:
-        columns, rows = ((2, 1), (1, 2), (2, 2))[int(rng.integers(3))]
+        columns, rows = ((2, 2), (3, 1), (1, 3))[int(rng.integers(3))]
         ratio = columns / rows
         size = random_size(
-            rng, VIEW_AREA * columns * rows * rng.uniform(0.85, 1.0), (ratio * 0.8, ratio * 1.25)
+            rng, VIEW_AREA * columns * rows * rng.uniform(0.85, 1.0), (ratio * 0.85, ratio * 1.18)
         )
         column, row = int(rng.integers(columns)), int(rng.integers(rows))
         cell = (size[0] // columns, size[1] // rows)
-        em = (MIN_EM, MIN_EM * 1.5)
+        em = (MIN_EM, MIN_EM * 1.2)
         picture = draw_text(rng, text, size, em, window=(column * cell[0], row * cell[1], *cell))
         if picture is not None:
             return Question((picture,), (Turn(_choose(rng, READ), text),))

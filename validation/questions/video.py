@@ -16,12 +16,13 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
     "up": (0, -1),
     "down": (0, 1),
 }
+MIN_STEP = 5  # between frames, in temporal ids
 MAX_TIME = 60  # temporal ids are tenths of a second: a clip of up to six seconds
 
 
 def random_times(rng: np.random.Generator, frames: int) -> tuple[int, ...]:
     """Temporal ids of `frames` frames at an even pace, from any start."""
-    step = int(rng.integers(2, MAX_TIME // (frames - 1) // 2 + 1))
+    step = int(rng.integers(MIN_STEP, max(MIN_STEP, MAX_TIME // (frames - 1) // 2) + 1))
     start = int(rng.integers(0, MAX_TIME - step * (frames - 1) + 1))
     return tuple(start + n * step for n in range(frames))
 

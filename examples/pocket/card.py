@@ -1,0 +1,86 @@
+"""`python -m examples.pocket.card`: write the pocket model's card from its measurements."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.pocket.curriculum import STAGES
+from examples.pocket.state import FACTS_FILE
+from export.checkpoint import DEFAULT_CHECKPOINT
+from validation.answer_report import answers_table
+from validation.questions.fonts import FACES
+
+_RESULTS = Path("benchmarks/results")
+
+_TEMPLATE = Path(__file__).parent / "card_template.md"
+
+
+def _stage_rows() -> str:
+    rows = []
+    for stage in STAGES:
+        tasks = ", ".join(f"{name} {share:.2f}" for name, share in stage.tasks.items())
+        weights = stage.weights
+        rows.append(
+            f"| {stage.name} | {100 * stage.until:.0f} % | {weights.answer} | {weights.query} | "
+            f"{weights.patch} | {stage.thinning} | {tasks} |"
+        )
+    return "\n".join(rows)
+
+
+def _real_table(answers: dict[str, dict[str, str]]) -> str:
+    questions = list(next(iter(answers.values())))
+    lines = [f"| picture | {' | '.join(questions)} |", "|---" * (1 + len(questions)) + "|"]
+    for picture, said in answers.items():
+        cells = " | ".join(f"`{text}`" if text else "" for text in said.values())
+        lines.append(f"| {picture} | {cells} |")
+    return "\n".join(lines)
+
+
+def _transfer(path: Path) -> str:
+    """The paragraph on training with one collection of digits and testing on the other."""
+    if not path.is_file():
+        return ""
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return str(figures["text"]) + "\n"
+
+
+def write_card(checkpoint: Path, results: Path) -> None:
+    """Fill the template from `results`/answers-*.json and real-pictures.json."""
+
+    def read(name: str) -> Any:
+        return json.loads((results / name).read_text(encoding="utf-8"))
+
+    facts = json.loads((checkpoint / FACTS_FILE).read_text(encoding="utf-8"))
+    reports = [read("answers-fp16.json"), read("answers-fp32.json")]
+    card = _TEMPLATE.read_text(encoding="utf-8").format(
+        **{name: facts[name] for name in ("parameters", "seed", "workers", "steps", "minutes")},
+        drawn=facts["drawn_per_worker"] * facts["workers"],
+        sittings=facts.get("sittings", ""),
+        faces=len(FACES),
+        stages=_stage_rows(),
+        items=reports[0]["items"],
+        scores=answers_table(reports),
+        transfer=_transfer(results / "digits-transfer.json"),
+        real=_real_table(read("real-pictures.json")),
+    )
+    (checkpoint / "README.md").write_text(card, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write README.md into the checkpoint's folder."""
+    parser = argparse.ArgumentParser(prog="python -m examples.pocket.card", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
+    parser.add_argument("--results", type=Path, default=_RESULTS)
+    options = parser.parse_args(arguments)
+    write_card(options.checkpoint, options.results)
+    print(options.checkpoint / "README.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
