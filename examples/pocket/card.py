@@ -36,9 +36,15 @@ def _real_table(answers: dict[str, dict[str, str]]) -> str:
     questions = list(next(iter(answers.values())))
     lines = [f"| picture | {' | '.join(questions)} |", "|---" * (1 + len(questions)) + "|"]
     for picture, said in answers.items():
-        cells = " | ".join(f"`{text}`" if text else "" for text in said.values())
+        cells = " | ".join(_code(text) for text in said.values())
         lines.append(f"| {picture} | {cells} |")
     return "\n".join(lines)
+
+
+def _code(text: str) -> str:
+    """An answer as one cell of a table."""
+    line = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
+    return f"`{line}`" if line else ""
 
 
 def _transfer(path: Path) -> str:

@@ -25,6 +25,7 @@ class Stage:
     thinning: float = 0.8  # share of the empty patches that is left out
     shown: float = 1.5  # times an example is used: drawing it costs a part of learning from it
     frozen: bool = False  # the decoder alone learns
+    peak: float = 1.0  # of the learning rates
 
 
 _CHARACTERS = {"page": 0.85, "digit_page": 0.15}
@@ -53,8 +54,8 @@ STAGES = (
     Stage("characters", 0.3, _CHARACTERS, Weights(answer=0, query=0, patch=1), batch=8),
     Stage("seeing", 0.55, _SEEING, Weights(answer=0, query=1, patch=0.5), batch=12),
     Stage("talking", 0.7, _ANSWERING, Weights(), batch=32, shown=4, frozen=True),
-    Stage("answering", 0.85, _ANSWERING, Weights(query=0.5, patch=0.2), batch=16),
-    Stage("whole", 1.0, _ANSWERING, Weights(query=0.25, patch=0), batch=16, thinning=0),
+    Stage("answering", 0.85, _ANSWERING, Weights(query=0.5, patch=0.2), batch=16, peak=0.4),
+    Stage("whole", 1.0, _ANSWERING, Weights(query=0.25, patch=0), batch=16, thinning=0, peak=0.3),
 )
 MATRIX_RATE = 0.01  # Muon's, for the matrices of layers
 PEAK_RATE = 1e-3  # AdamW's, for everything else
@@ -70,10 +71,11 @@ def stage_at(share: float) -> Stage:
 
 def rate(share: float) -> float:
     """Factor on the learning rates after `share` of the run. Each stage warms up and cools down,
-    so that the next one builds on settled weights."""
+    so that the next one builds on settled weights. The last stages move gently what has been
+    learned."""
     stage = stage_at(share)
     begin = max((s.until for s in STAGES if s.until < stage.until), default=0.0)
     within = min(1.0, (share - begin) / (stage.until - begin))
     end = RUN_END if stage is STAGES[-1] else STAGE_END
     decay = 1 - (1 - end) * max(0.0, within - DECAY_FROM) / (1 - DECAY_FROM)
-    return min(1.0, 0.02 + within / WARM_UP) * decay
+    return stage.peak * min(1.0, 0.02 + within / WARM_UP) * decay

@@ -31,7 +31,7 @@ from examples.pocket.forward import encode_views, resample, run_decoder
 from export.models.minicpmv import MiniCPMV
 from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 
-_CHUNK = 12  # views or groups computed together, of like length
+_CHUNK = 12  # views, groups or prompts computed together, of like length
 _FACT_WEIGHT = 0.25
 _EMPTY_PATCH, _EMPTY_SLOT = 0.05, 0.3  # weights of places that hold no character
 
@@ -235,6 +235,26 @@ def _query_loss(
 def _answer_loss(
     model: MiniCPMV, embeds: Tensor, examples: Sequence[Example]
 ) -> tuple[Tensor, tuple[bool, ...]]:
+    """Mean cross-entropy of all answers' tokens, and which answers are right throughout."""
+    shown = torch.split(embeds, [len(example.groups) for example in examples])
+    order = sorted(range(len(examples)), key=lambda n: len(examples[n].input_ids))
+    losses, count = [], 0
+    correct = [False] * len(examples)
+    for begin in range(0, len(order), _CHUNK):
+        chunk = order[begin : begin + _CHUNK]
+        part = [examples[n] for n in chunk]
+        logits, targets, counts = _answers(model, torch.cat([shown[n] for n in chunk]), part)
+        losses.append(functional.cross_entropy(logits, targets, reduction="sum"))
+        count += len(targets)
+        for n, hits in zip(chunk, (logits.argmax(-1) == targets).split(counts), strict=True):
+            correct[n] = bool(hits.all())
+    return torch.stack(losses).sum() / count, tuple(correct)
+
+
+def _answers(
+    model: MiniCPMV, embeds: Tensor, examples: Sequence[Example]
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Logits (N, vocab) and targets (N,) of the answers' tokens, and how many each answer has."""
     ids = pad_sequence([torch.from_numpy(e.input_ids) for e in examples], batch_first=True)
     inputs = model.llm.model.embed_tokens(ids)
     rows: list[int] = []
@@ -249,8 +269,4 @@ def _answer_loss(
     starts = torch.tensor([e.answer_start for e in examples])[:, None]
     ends = torch.tensor([len(e.input_ids) for e in examples])[:, None]
     counted = (steps >= starts) & (steps < ends)
-    logits, targets = model.llm.lm_head(hidden[counted]), ids[:, 1:][counted]
-    hits = logits.argmax(-1) == targets
-    counts = counted.sum(1).tolist()
-    correct = tuple(bool(part.all()) for part in hits.split(counts))
-    return functional.cross_entropy(logits, targets), correct
+    return model.llm.lm_head(hidden[counted]), ids[:, 1:][counted], counted.sum(1).tolist()
