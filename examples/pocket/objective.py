@@ -246,7 +246,7 @@ def _answer_loss(
         logits, targets, counts = _answers(model, torch.cat([shown[n] for n in chunk]), part)
         losses.append(functional.cross_entropy(logits, targets, reduction="sum"))
         count += len(targets)
-        for n, hits in zip(chunk, (logits.argmax(-1) == targets).split(counts), strict=True):
+        for n, hits in zip(chunk, torch.split(logits.argmax(-1) == targets, counts), strict=True):
             correct[n] = bool(hits.all())
     return torch.stack(losses).sum() / count, tuple(correct)
 
