@@ -47,14 +47,6 @@ def _code(text: str) -> str:
     return f"`{line}`" if line else ""
 
 
-def _transfer(path: Path) -> str:
-    """The paragraph on training with one collection of digits and testing on the other."""
-    if not path.is_file():
-        return ""
-    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return str(figures["text"]) + "\n"
-
-
 def write_card(checkpoint: Path, results: Path) -> None:
     """Fill the template from `results`/answers-*.json and real-pictures.json."""
 
@@ -66,12 +58,10 @@ def write_card(checkpoint: Path, results: Path) -> None:
     card = _TEMPLATE.read_text(encoding="utf-8").format(
         **{name: facts[name] for name in ("parameters", "seed", "workers", "steps", "minutes")},
         drawn=facts["drawn_per_worker"] * facts["workers"],
-        sittings=facts.get("sittings", ""),
         faces=len(FACES),
         stages=_stage_rows(),
         items=reports[0]["items"],
         scores=answers_table(reports),
-        transfer=_transfer(results / "digits-transfer.json"),
         real=_real_table(read("real-pictures.json")),
     )
     (checkpoint / "README.md").write_text(card, encoding="utf-8")
