@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_answers(answers: argparse.ArgumentParser) -> None:
-    answers.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
+    answers.add_argument(
+        "bundles", type=Path, nargs="*", metavar="BUNDLE", help="none: the checkpoint alone"
+    )
     answers.add_argument("--checkpoint", help="folder they were made from; default: pocket model")
     answers.add_argument("--limit", type=int, default=ITEMS, help="questions a task")
     answers.add_argument("--tasks", nargs="+", choices=ROWS, default=tuple(ROWS), metavar="TASK")
@@ -125,11 +127,12 @@ def _trace(options: argparse.Namespace) -> int:
 def _answers(options: argparse.Namespace) -> int:
     if options.limit < 1 or (options.jobs is not None and options.jobs < 1):
         raise InputError("--limit and --jobs must be at least 1.")
-    sources = {bundle: source_of(bundle, options.checkpoint) for bundle in options.bundles}
-    for bundle, source in sources.items():
+    if options.bundles:
+        source = source_of(options.bundles[0], options.checkpoint)
+    for bundle in options.bundles:
         check_source(read_manifest(bundle), source)
     candidates = [Candidate("PyTorch fp32", options.checkpoint)]
-    for bundle in sources:
+    for bundle in options.bundles:
         recipe = read_manifest(bundle).recipe["name"]
         for precision in options.precision:
             engine = EngineOptions(name=options.engine, precision=precision)

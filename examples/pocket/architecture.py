@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from examples.pocket.example import QUERY_TIME
 from export.models.config import parse_config
 from export.models.minicpmv import MiniCPMV
 from export.models.release import Release
@@ -64,7 +65,9 @@ RELEASE = Release(
 )
 _POSITION_SCALE = 0.3
 _VIEW_COLUMNS = 24.0  # columns of patches that the queries are spread over
-_SLOWEST = 0.15  # radians a column: slower waves tell nothing about neighbours
+_COLUMN_WAVES = (0.15, 1.0)  # radians a column: slower ones tell nothing about neighbours
+_TIME_WAVES = (0.05, 0.4)  # radians a tenth of a second
+_TIME_SHARE = 0.5  # of the columns' amplitude
 _SHARPNESS = 3.0
 
 
@@ -98,23 +101,40 @@ def _is_gain(name: str) -> bool:
 
 
 def spread_queries(resampler: Resampler) -> None:
-    """Let each query and head look at a column of patches of its own, from left to right.
+    """Let each query and head look at a column of patches and a time of its own.
 
-    The published positions hold the column as sines and cosines in their first half. Where these
-    turn fast enough to tell columns apart, content is kept out of the keys at first.
+    The published positions hold the column as sines and cosines in their first half, to which the
+    time's sines are added; its cosines lie in the second half. Keys are made of the waves that
+    turn fast enough to tell columns or times apart, and content is kept out of these at first.
     """
     queries, size = resampler.query.shape
-    heads, half = resampler.num_heads, size // 2
-    omega = 10000.0 ** -(torch.arange(half // 2) / (half // 2))
-    fast = torch.cat([omega >= _SLOWEST, omega >= _SLOWEST])
-    columns = torch.arange(queries * heads).view(queries, heads) * _VIEW_COLUMNS / (queries * heads)
-    angles = columns[..., None] * omega
-    waves = torch.cat([angles.sin(), angles.cos()], -1) * fast  # (queries, heads, half)
-    eye = torch.eye(half, size).repeat(heads, 1)[: heads * half]
-    resampler.query.mul_(0.1).add_(waves.reshape(queries, -1)[:, :size])
+    heads, half, quarter = resampler.num_heads, size // 2, size // 4
+    column_waves, columns = _waves(quarter, _COLUMN_WAVES)
+    time_waves, times = _waves(half, _TIME_WAVES)
+    chosen = torch.cat([columns, quarter + columns, times, half + times])
+    column = torch.arange(queries * heads).view(queries, heads, 1) * _VIEW_COLUMNS
+    time = (torch.arange(queries) + 0.5).view(queries, 1, 1).expand(-1, heads, -1) * QUERY_TIME
+    waves = [_on_circle(column / (queries * heads) * column_waves)]
+    waves.append(_TIME_SHARE * _on_circle(time * time_waves))
+    span = size // heads
+    resampler.query.mul_(0.1)
+    resampler.query.view(queries, heads, span)[..., : len(chosen)] += torch.cat(waves, -1)
     resampler.attn.in_proj_weight[:size] = _SHARPNESS * torch.eye(size)
-    resampler.attn.in_proj_weight[size : 2 * size] = eye[:size]
-    resampler.kv_proj.weight[:half] *= torch.where(fast, 0.1, 1.0)[:, None]
+    for head in range(heads):
+        begin = size + head * span
+        resampler.attn.in_proj_weight[begin : begin + len(chosen)] = torch.eye(size)[chosen]
+    resampler.kv_proj.weight[chosen] *= 0.1
+
+
+def _waves(count: int, bounds: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Frequencies of `count` published waves that lie within `bounds`, and their numbers."""
+    omega = 10000.0 ** -(torch.arange(count) / count)
+    numbers = torch.nonzero((omega >= bounds[0]) & (omega <= bounds[1]))[:, 0]
+    return omega[numbers], numbers
+
+
+def _on_circle(angles: Tensor) -> Tensor:
+    return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 def smooth_positions(buckets: int, table: Tensor) -> Tensor:

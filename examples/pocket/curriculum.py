@@ -7,7 +7,7 @@ talk about what they tell; then all learn together, at last with pictures shown 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from examples.pocket.objective import Weights
@@ -27,17 +27,24 @@ class Stage:
     frozen: bool = False  # the decoder alone learns
     peak: float = 1.0  # of the learning rates
 
+    def tasks_among(self, wanted: Collection[str]) -> Mapping[str, float]:
+        """The stage's tasks and pages that belong to `wanted` ones."""
+        return {t: share for t, share in self.tasks.items() if PAGES.get(t, t) in wanted}
 
-_CHARACTERS = {"page": 0.85, "digit_page": 0.15}
+
+PAGES = {"page": "printed_text", "digit_page": "handwritten_digits", "shape_page": "shapes"}
+
+_CHARACTERS = {"page": 0.7, "digit_page": 0.18, "shape_page": 0.12}
 _SEEING = {
     "page": 0.1,
-    "digit_page": 0.03,
-    "printed_text": 0.49,
+    "digit_page": 0.04,
+    "shape_page": 0.04,
+    "printed_text": 0.4,
     "handwritten_digits": 0.18,
-    "shapes": 0.1,
+    "shapes": 0.12,
     "slices": 0.03,
-    "video_direction": 0.03,
-    "video_order": 0.04,
+    "video_direction": 0.04,
+    "video_order": 0.05,
 }
 _ANSWERING = {
     "printed_text": 0.26,

@@ -17,50 +17,41 @@ from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.conversation import ChatFormat, prepare_prompt
 from mobile_runtime.preprocess import View, patches, plan_slices
 from mobile_runtime.prompt import ViewGroup
-from validation.questions.picture import Picture
+from validation.questions.picture import Glyph, Mark, Picture
 from validation.questions.question import Question
-from validation.questions.shapes import COLOURS, MAX_COUNT, SHAPES
+from validation.questions.shapes import COLOURS, SHAPES
 from validation.questions.strings import CHARACTERS, MAX_LENGTH
 from validation.questions.tasks import MIN_EM
-from validation.questions.video import DIRECTIONS
 
 IGNORE = -100
 BLANK = 0  # class of a place without a character; CHARACTERS[n] is class n + 1
 CHARACTER_CLASSES = len(CHARACTERS) + 1
 HALVES = 2  # a patch may hold the middle of two narrow characters
-# Query q tells the characters whose middles lie in half columns SLOTS·q … SLOTS·q + SLOTS − 1 of
-# the view's patches; of a video, the one character of the frame shown at time q · QUERY_TIME.
+MARK_CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1)  # of a patch with the middle of a shape
+# Query q tells what has its middle in half columns SLOTS·q … SLOTS·q + SLOTS − 1 of the view's
+# patches: the character of each half column, and how many shapes of each kind and colour. Of a
+# video it tells the frame shown at time q · QUERY_TIME: its character, or where its shape is.
 SLOTS = 3
 QUERY_TIME = 4  # tenths of a second
+KINDS = len(SHAPES) + len(COLOURS)
+MOST_IN_BAND = 3  # shapes of one kind that a query counts
+PLACES = 8  # parts of a picture's width and height
 _LEGIBLE = 0.85 * MIN_EM / 14  # size of text that is judged, in patches
-# Facts about a picture, told by the mean of all queries.
-FACTS = {
-    "kind": 4,  # nothing, print, handwriting, shapes
-    **{
-        f"{name}_{n}": size
-        for n in (1, 2)
-        for name, size in (
-            ("count", MAX_COUNT + 1),
-            ("colour", len(COLOURS) + 1),
-            ("shape", len(SHAPES) + 1),
-        )
-    },
-    "motion": len(DIRECTIONS) + 1,
-}
 Bytes = NDArray[np.uint8]
 Classes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class TrainingView:
-    """One view: its patches (L, 588), grid, time, where it has content, and the character that has
-    its middle in each half patch."""
+    """One view: its patches (L, 588), grid, time, where it has content, the character that has its
+    middle in each half patch, and the shape and colour that has it in each patch."""
 
     patches: Bytes
     grid: tuple[int, int]
     time: int
     content: NDArray[np.bool_]  # (L,)
     characters: Classes  # (L, HALVES)
+    marks: Classes  # (L, 2)
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,8 @@ class TrainingGroup:
 
     views: tuple[TrainingView, ...]
     text: Classes  # (queries, SLOTS)
-    facts: Classes  # (len(FACTS),)
+    counts: Classes  # (queries, KINDS)
+    places: Classes  # (queries, 2): across and down
 
 
 @dataclass(frozen=True, eq=False)  # equal to itself alone: a key for what is known of it
@@ -117,11 +109,13 @@ def _group(
     ]
     if len(pictures) == 1:
         text = _text_of(pictures[0], shown[0], window, config.num_queries)
-        facts = _facts(pictures[0], group.view)
+        counts = _counts_of(pictures[0], shown[0], window, config.num_queries)
+        places = np.full((config.num_queries, 2), IGNORE, np.int64)
     else:
         text = _text_in_time(pictures, group.temporal_ids, config.num_queries)
-        facts = _video_facts(question)
-    return TrainingGroup(tuple(shown), text, facts)
+        counts = np.full((config.num_queries, KINDS), IGNORE, np.int64)
+        places = _places_in_time(pictures, group.temporal_ids, config.num_queries)
+    return TrainingGroup(tuple(shown), text, counts, places)
 
 
 Box = tuple[float, float, float, float]  # left, top, width, height in fractions of the picture
@@ -134,6 +128,12 @@ def _window(grid: tuple[int, int] | None, number: int) -> Box:
     columns, rows = grid
     column, row = (number - 1) % columns, (number - 1) // columns
     return (column / columns, row / rows, 1 / columns, 1 / rows)
+
+
+def _within(thing: Glyph | Mark, window: Box) -> tuple[float, float] | None:
+    """Its place in fractions of the window; none outside."""
+    x, y = (thing.x - window[0]) / window[2], (thing.y - window[1]) / window[3]
+    return (x, y) if 0 <= x < 1 and 0 <= y < 1 else None
 
 
 def _view(picture: Picture, view: View, window: Box, time: int) -> TrainingView:
@@ -153,15 +153,28 @@ def _view(picture: Picture, view: View, window: Box, time: int) -> TrainingView:
     characters = np.full((rows * columns, HALVES), BLANK, np.int64)
     legible = _em_in(picture, view.tgt_size, window) >= _LEGIBLE
     for glyph in picture.glyphs:
-        x, y = (glyph.x - window[0]) / window[2], (glyph.y - window[1]) / window[3]
-        if not (0 <= x < 1 and 0 <= y < 1):
+        place = _within(glyph, window)
+        if place is None:
             continue
+        x, y = place
         patch = int(y * rows) * columns + int(x * columns)
         half = int(x * columns * HALVES) % HALVES
         clash = characters[patch, half] != BLANK
         unsure = clash or not legible
         characters[patch, half] = IGNORE if unsure else CHARACTERS.index(glyph.char) + 1
-    return TrainingView(values, view.tgt_size, time, content.reshape(-1), characters)
+    marks = _marks(picture, view.tgt_size, window)
+    return TrainingView(values, view.tgt_size, time, content.reshape(-1), characters, marks)
+
+
+def _marks(picture: Picture, grid: tuple[int, int], window: Box) -> Classes:
+    rows, columns = grid
+    marks = np.full((rows * columns, 2), BLANK, np.int64)
+    for mark in picture.marks:
+        place = _within(mark, window)
+        if place is not None:
+            patch = int(place[1] * rows) * columns + int(place[0] * columns)
+            marks[patch] = (SHAPES.index(mark.shape) + 1, list(COLOURS).index(mark.colour) + 1)
+    return marks
 
 
 def _em_in(picture: Picture, grid: tuple[int, int], window: Box) -> float:
@@ -172,11 +185,7 @@ def _em_in(picture: Picture, grid: tuple[int, int], window: Box) -> float:
 def _text_of(picture: Picture, view: TrainingView, window: Box, queries: int) -> Classes:
     """What each query should tell of the view's text; nothing where the view cuts the text or is
     too coarse for it. A page's lines lie over one another: its patches alone are asked."""
-    inside = [
-        window[0] <= glyph.x < window[0] + window[2]
-        and window[1] <= glyph.y < window[1] + window[3]
-        for glyph in picture.glyphs
-    ]
+    inside = [_within(glyph, window) is not None for glyph in picture.glyphs]
     text = np.full((queries, SLOTS), BLANK, np.int64)
     if not any(inside):
         return text
@@ -199,24 +208,22 @@ def _text_in_time(pictures: Sequence[Picture], times: Sequence[int], queries: in
     return text
 
 
-def _facts(picture: Picture, number: int) -> Classes:
-    facts = dict.fromkeys(FACTS, 0) | {"motion": IGNORE}
-    if number > 0:
-        facts = dict.fromkeys(FACTS, IGNORE)
-    elif picture.glyphs:
-        facts["kind"] = 2 if picture.handwritten else 1
-    elif picture.shapes:
-        facts["kind"] = 3
-    for n, group in enumerate(picture.shapes if number == 0 else (), start=1):
-        facts[f"count_{n}"] = group.count
-        facts[f"colour_{n}"] = list(COLOURS).index(group.colour) + 1
-        facts[f"shape_{n}"] = SHAPES.index(group.shape) + 1
-    return np.array(list(facts.values()), np.int64)
+def _counts_of(picture: Picture, view: TrainingView, window: Box, queries: int) -> Classes:
+    counts = np.zeros((queries, KINDS), np.int64)
+    for mark in picture.marks:
+        place = _within(mark, window)
+        if place is None:
+            continue
+        query = min(int(place[0] * view.grid[1] * HALVES) // SLOTS, queries - 1)
+        counts[query, SHAPES.index(mark.shape)] += 1
+        counts[query, len(SHAPES) + list(COLOURS).index(mark.colour)] += 1
+    return np.minimum(counts, MOST_IN_BAND)
 
 
-def _video_facts(question: Question) -> Classes:
-    facts = dict.fromkeys(FACTS, IGNORE) | {"motion": 0}
-    answer = question.turns[-1].answer
-    if answer in DIRECTIONS:
-        facts["motion"] = list(DIRECTIONS).index(answer) + 1
-    return np.array(list(facts.values()), np.int64)
+def _places_in_time(pictures: Sequence[Picture], times: Sequence[int], queries: int) -> Classes:
+    places = np.full((queries, 2), IGNORE, np.int64)
+    for picture, time in zip(pictures, times, strict=True):
+        for mark in picture.marks:
+            query = min(time // QUERY_TIME, queries - 1)
+            places[query] = (int(mark.x * PLACES), int(mark.y * PLACES))
+    return places

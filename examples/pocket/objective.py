@@ -19,9 +19,12 @@ from torch.nn.utils.rnn import pad_sequence
 from examples.pocket.example import (
     BLANK,
     CHARACTER_CLASSES,
-    FACTS,
     HALVES,
     IGNORE,
+    KINDS,
+    MARK_CLASSES,
+    MOST_IN_BAND,
+    PLACES,
     SLOTS,
     Example,
     TrainingGroup,
@@ -32,8 +35,8 @@ from export.models.minicpmv import MiniCPMV
 from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 
 _CHUNK = 12  # views, groups or prompts computed together, of like length
-_FACT_WEIGHT = 0.25
-_EMPTY_PATCH, _EMPTY_SLOT = 0.05, 0.3  # weights of places that hold no character
+_SHAPE_WEIGHT = 0.5  # of the losses on shapes, next to those on characters
+_EMPTY_PATCH, _EMPTY_SLOT = 0.05, 0.3  # weights of places that hold nothing
 
 
 class Probes(nn.Module):
@@ -43,8 +46,22 @@ class Probes(nn.Module):
         super().__init__()
         width, size = model.config.vision.hidden_size, model.config.decoder.hidden_size
         self.patch = nn.Linear(width, HALVES * CHARACTER_CLASSES)
+        self.marks = nn.Linear(width, sum(MARK_CLASSES))
         self.text = nn.Linear(size, SLOTS * CHARACTER_CLASSES)
-        self.facts = nn.ModuleList(nn.Linear(size, classes) for classes in FACTS.values())
+        self.counts = nn.Linear(size, KINDS * (MOST_IN_BAND + 1))
+        self.places = nn.Linear(size, 2 * PLACES)
+
+    def of_patches(self) -> list[nn.Parameter]:
+        """Parameters that read patches."""
+        return [*self.patch.parameters(), *self.marks.parameters()]
+
+    def of_queries(self) -> list[nn.Parameter]:
+        """Parameters that read queries."""
+        return [
+            parameter
+            for probe in (self.text, self.counts, self.places)
+            for parameter in probe.parameters()
+        ]
 
 
 @dataclass(frozen=True)
@@ -163,17 +180,24 @@ def _cut(kept: Kept, length: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _patch_loss(probes: Probes, features: list[Tensor], kept: list[Kept]) -> Tensor:
-    read = probes.patch(torch.cat(features)).view(-1, CHARACTER_CLASSES)
+    joined = torch.cat(features)
     characters = torch.from_numpy(np.concatenate([view.characters[n] for view, n in kept]))
-    return functional.cross_entropy(read, characters.flatten(), _balance(_EMPTY_PATCH))
+    marks = torch.from_numpy(np.concatenate([view.marks[n] for view, n in kept]))
+    shape, colour = torch.split(probes.marks(joined), MARK_CLASSES, -1)
+    return _balanced(probes.patch(joined), characters, _EMPTY_PATCH) + _SHAPE_WEIGHT * (
+        _balanced(shape, marks[:, :1], _EMPTY_PATCH) + _balanced(colour, marks[:, 1:], _EMPTY_PATCH)
+    )
 
 
-@lru_cache
-def _balance(empty: float) -> Tensor:
-    """Weights of the character classes: most places hold none."""
-    weights = torch.ones(CHARACTER_CLASSES)
+def _balanced(logits: Tensor, classes: Tensor, empty: float) -> Tensor:
+    """Cross-entropy of logits (..., n · K) for classes (..., n), where BLANK counts `empty`: most
+    places hold nothing. Zero where every place is to be ignored."""
+    read = logits.reshape(classes.numel(), -1)
+    if not bool((classes != IGNORE).any()):
+        return logits.sum() * 0
+    weights = torch.ones(read.shape[-1])
     weights[BLANK] = empty
-    return weights
+    return functional.cross_entropy(read, classes.flatten(), weights)
 
 
 _grid_positions = lru_cache(maxsize=1024)(sincos_2d)
@@ -215,20 +239,16 @@ def _query_loss(
 ) -> tuple[Tensor, float]:
     """What the queries should tell, and the share of texts that they tell exactly."""
     text = torch.from_numpy(np.stack([group.text for group in groups]))  # (G, Q, SLOTS)
-    read = probes.text(embeds).view(*text.shape, CHARACTER_CLASSES)
-    losses = []
-    if bool((text != IGNORE).any()):
-        loss = functional.cross_entropy(read.flatten(0, 2), text.flatten(), _balance(_EMPTY_SLOT))
-        losses.append(loss)
+    counts = torch.from_numpy(np.stack([group.counts for group in groups]))  # (G, Q, KINDS)
+    places = torch.from_numpy(np.stack([group.places for group in groups]))  # (G, Q, 2)
+    read = probes.text(embeds)
+    total = _balanced(read, text, _EMPTY_SLOT) + _SHAPE_WEIGHT * (
+        _balanced(probes.counts(embeds), counts, _EMPTY_SLOT)
+        + _balanced(probes.places(embeds), places, 1.0)
+    )
     written = (text > BLANK).any(-1).any(-1)
-    hits = ((read.argmax(-1) == text) | (text == IGNORE)).flatten(1).all(1)[written]
-    facts = torch.from_numpy(np.stack([group.facts for group in groups]))
-    told = embeds.mean(1)
-    for n, probe in enumerate(probes.facts):
-        if bool((facts[:, n] != IGNORE).any()):
-            loss = functional.cross_entropy(probe(told), facts[:, n], ignore_index=IGNORE)
-            losses.append(_FACT_WEIGHT * loss)
-    total = torch.stack(losses).sum() if losses else embeds.sum() * 0
+    told = read.view(*text.shape, CHARACTER_CLASSES).argmax(-1)
+    hits = ((told == text) | (text == IGNORE)).flatten(1).all(1)[written]
     return total, float(hits.float().mean()) if len(hits) else 0.0
 
 

@@ -28,8 +28,9 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from examples.pocket.architecture import build_model
-from examples.pocket.curriculum import Stage, rate, stage_at
+from examples.pocket.curriculum import PAGES, Stage, rate, stage_at
 from examples.pocket.example import Example
+from examples.pocket.floors import FLOOR_MINUTES, print_floors
 from examples.pocket.objective import Losses, Memory, Probes, answer_losses, compute_losses
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.plot import plot_losses
@@ -46,7 +47,7 @@ from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
 from export.models.config import load_config
 from mobile_runtime.bundle import InputError
 from validation.questions.handwritten import COLLECTIONS, Collection
-from validation.questions.tasks import Source
+from validation.questions.tasks import TASKS, Source
 from validation.sources import open_chat_format
 
 _CHECKPOINT = "checkpoint"
@@ -66,6 +67,7 @@ class Options:
     seed: int
     resume: bool
     collections: tuple[Collection, ...]
+    tasks: tuple[str, ...]
     port: int
 
 
@@ -75,7 +77,7 @@ class Worker:
     def __init__(self, rank: int, options: Options) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(options.seed)
-        self.rank, self.options = rank, options
+        self.options = options
         self.model = build_model(options.seed)
         self.probes = Probes(self.model)
         self.parameters = [*self.model.parameters(), *self.probes.parameters()]
@@ -100,7 +102,8 @@ class Worker:
     def train_step(self) -> Losses:
         """One batch on every worker; all copies stay equal."""
         stage = stage_at(self.share)
-        batch = self.pool.batch(stage.batch, stage.tasks, stage.shown)
+        tasks = stage.tasks_among(self.options.tasks)
+        batch = self.pool.batch(stage.batch, tasks, stage.shown)
         losses = self._losses(batch, stage)
         losses.total.backward()  # type: ignore[no-untyped-call]
         self.seconds += self._average_gradients(stage)
@@ -146,10 +149,10 @@ class Worker:
             yield from self.model.llm.parameters()
         if stage.frozen:
             return
-        yield from [*self.model.vpm.parameters(), *self.probes.patch.parameters()]
+        yield from [*self.model.vpm.parameters(), *self.probes.of_patches()]
         if weights.query or weights.answer:
             yield from self.model.resampler.parameters()
-            yield from [*self.probes.text.parameters(), *self.probes.facts.parameters()]
+            yield from self.probes.of_queries()
 
     def save(self) -> None:
         """State for resuming and a checkpoint that can be exported."""
@@ -167,6 +170,7 @@ class Worker:
             "workers": self.options.workers,
             "drawn_per_worker": self.pool.drawn,
             "collections": self.options.collections,
+            "tasks": self.options.tasks,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "torch": torch.__version__,
         }
@@ -251,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; --resume goes on from the last save", file=sys.stderr)
         return 130
+    if options.minutes >= FLOOR_MINUTES:
+        print_floors(options.output / _CHECKPOINT, options.tasks, options.workers)
     print(options.output / _CHECKPOINT)
     return 0
 
@@ -258,6 +264,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(options: Options) -> None:
     if options.minutes <= 0 or options.workers < 1:
         raise InputError("--minutes and --workers must be above zero.")
+    if not set(options.tasks) & set(PAGES.values()):
+        raise InputError(
+            f"--tasks must have one of {', '.join(PAGES.values())}: a run begins with their pages."
+        )
     state = options.output / STATE_FILE
     if options.resume and not state.is_file():
         raise InputError(f"{options.output} holds no run to resume; start without --resume.")
@@ -281,11 +291,13 @@ def _options(arguments: Sequence[str] | None) -> Options:
         default=COLLECTIONS,
         help="handwritten digits to train on",
     )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=tuple(TASKS))
     given = vars(parser.parse_args(arguments))
     with socket.socket() as probe:  # a free port for the workers to meet at
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return Options(**given | {"collections": tuple(given["collections"]), "port": port})
+    lists = {name: tuple(given[name]) for name in ("collections", "tasks")}
+    return Options(**given | lists, port=port)
 
 
 if __name__ == "__main__":

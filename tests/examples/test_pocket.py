@@ -10,8 +10,8 @@ import torch
 
 from examples.pocket import train
 from examples.pocket.architecture import CONFIG, build_model
-from examples.pocket.curriculum import STAGES, rate, stage_at
-from examples.pocket.example import BLANK, CHARACTER_CLASSES, IGNORE, make_example
+from examples.pocket.curriculum import PAGES, STAGES, rate, stage_at
+from examples.pocket.example import BLANK, CHARACTER_CLASSES, IGNORE, QUERY_TIME, make_example
 from examples.pocket.forward import encode_views, resample, run_decoder
 from examples.pocket.lessons import draw_lesson
 from examples.pocket.muon import orthogonalize
@@ -24,9 +24,11 @@ from export.checkpoint import Checkpoint
 from export.models.config import load_config, parse_config
 from export.models.qwen3 import KeyValueCache
 from export.models.tensors import tensor_shapes
-from mobile_runtime.positions import position_ids, sincos_2d
+from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
+from validation.questions.shapes import COLOURS, SHAPES
 from validation.questions.strings import CHARACTERS
 from validation.questions.tasks import TASKS, Source, draw_question
+from validation.questions.video import DIRECTIONS
 from validation.sources import open_chat_format
 
 
@@ -191,6 +193,33 @@ def test_decoder_alone_learns_from_what_was_seen_once(model, chat_format):
     assert whole.answer == pytest.approx(full.answer, rel=1e-5)
 
 
+def test_shapes_are_told_where_they_are(chat_format):
+    """On the patch of each middle, and counted over the queries from left to right."""
+    for index in range(6):
+        question = draw_question("shapes", 5, index)
+        (picture,) = question.pictures
+        (group,) = make_example(question, chat_format).groups
+        (view,) = group.views
+        for shapes in picture.shapes:
+            kind = (SHAPES.index(shapes.shape) + 1, list(COLOURS).index(shapes.colour) + 1)
+            patches = np.flatnonzero((view.marks == kind).all(1))
+            assert len(patches) == shapes.count
+            assert view.content[patches].all() or shapes.shape == "ring"
+            counts = group.counts[:, [kind[0] - 1, len(SHAPES) + kind[1] - 1]]
+            assert (counts.sum(0) == shapes.count).all()
+
+
+def test_motion_is_told_in_time(chat_format):
+    for index in range(8):
+        question = draw_question("video_direction", 5, index)
+        (group,) = make_example(question, chat_format).groups
+        told = group.places[(group.places != IGNORE).all(1)]
+        assert len(told) == len(question.pictures)
+        step = np.array(DIRECTIONS[question.turns[-1].answer])
+        way = told[-1] - told[0]
+        assert way @ step > 0 and abs(way @ step) > abs(way @ step[::-1])
+
+
 def test_thinning_leaves_out_empty_patches_alone(chat_format):
     from examples.pocket.objective import _thin
 
@@ -214,6 +243,32 @@ def test_pool_draws_the_wanted_tasks_and_reuses_examples(chat_format):
     assert len(seen) == 320
     assert 60 < pool.drawn < 320
     assert len(set(seen)) < 320
+
+
+def test_every_stage_has_something_of_a_task_with_pages():
+    for stage in STAGES:
+        for task in PAGES.values():
+            chosen = stage.tasks_among({task})
+            assert chosen and set(chosen) <= {task, *PAGES}
+
+
+def test_queries_look_at_columns_from_left_to_right_and_at_times_in_order(model):
+    """Before any training, on plain pictures."""
+    resampler, size = model.resampler, model.config.decoder.hidden_size
+    normed = resampler.ln_kv(torch.zeros(size))
+    weights, heads = resampler.attn.in_proj_weight.chunk(3), resampler.num_heads
+    query = (resampler.ln_q(resampler.query) @ weights[0].T).view(-1, heads, size // heads)
+
+    def scores(positions):
+        keys = (normed + torch.from_numpy(positions)) @ weights[1].T
+        return torch.einsum("qhd,nhd->qhn", query, keys.view(-1, heads, size // heads))
+
+    with torch.no_grad():
+        columns = scores(sincos_2d(1, 18, size)).argmax(-1)[:12].flatten()
+        times = scores(sincos_time(np.arange(64), size)).argmax(-1)
+    assert (columns.diff() >= 0).all() and columns[-1] == 17
+    wanted = (torch.arange(len(times)) * QUERY_TIME)[:, None]
+    assert ((times - wanted).abs() <= QUERY_TIME).float().mean() > 0.8
 
 
 def test_rates_rise_and_fall_in_every_stage():
@@ -281,7 +336,10 @@ def test_a_run_trains_stops_and_resumes(tmp_path, capsys):
     assert json.loads((output / "checkpoint/release.json").read_text())["license"] == "Apache-2.0"
 
 
-@pytest.mark.parametrize("flags", [["--minutes", "0"], ["--workers", "0"], ["--resume"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--minutes", "0"], ["--workers", "0"], ["--resume"], ["--tasks", "thinking"]],
+)
 def test_mistakes_are_one_sentence(flags, tmp_path, capsys):
     assert train.main(["--output", str(tmp_path / "run"), *flags]) == 2
     error = capsys.readouterr().err

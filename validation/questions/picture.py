@@ -29,13 +29,24 @@ class ShapeGroup:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """One shape: its centre, in fractions of the picture's width and height."""
+
+    shape: str
+    colour: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A picture with its exact content: the glyphs of its text in reading order, its shapes, and
-    where they cover it."""
+    """A picture with its exact content: the glyphs of its text in reading order, its shapes in
+    groups and one by one, and where they cover it."""
 
     image: Image.Image
     glyphs: tuple[Glyph, ...] = ()
     shapes: tuple[ShapeGroup, ...] = ()
+    marks: tuple[Mark, ...] = ()
     ink: Image.Image | None = None  # mode L, white where there is content
     handwritten: bool = False
     em: float = 0.0  # size of the text in pixels of the picture

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from validation.questions.canvas import Colour, Size, draw_ground, finish, overlay, random_colour
-from validation.questions.picture import Picture, ShapeGroup
+from validation.questions.picture import Mark, Picture, ShapeGroup
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "ring")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -23,6 +24,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 MAX_COUNT = 6
 _MIN_DISTANCE = 110.0  # between a shape's colour and the ground, in RGB
+_THROWS = 60  # at a place for a shape
+_PAGE_COLOURS, _PAGE_MOST = 3, 24
 _SCALE = 4  # shapes are drawn this much larger, for smooth edges
 
 
@@ -43,14 +46,38 @@ def draw_shapes(rng: np.random.Generator, groups: tuple[ShapeGroup, ...], size: 
     """The groups at random places on a ground that their colours stand out from."""
     members = [group for group in groups for _ in range(group.count)]
     radius, places = _places(rng, len(members), size)
-    inks = {group: _jitter(rng, COLOURS[group.colour]) for group in groups}
+    marks = tuple(
+        Mark(group.shape, group.colour, x / size[0], y / size[1])
+        for group, (x, y) in zip(members, places, strict=True)
+    )
+    return replace(_draw_marks(rng, marks, radius, size), shapes=groups)
+
+
+def draw_shape_page(rng: np.random.Generator, size: Size, reach: tuple[float, float]) -> Picture:
+    """A picture full of shapes of all kinds in three colours; `reach` bounds their radius."""
+    radius = rng.uniform(*reach)
+    colours = rng.choice(list(COLOURS), size=_PAGE_COLOURS, replace=False)
+    marks = tuple(
+        Mark(str(rng.choice(SHAPES)), str(rng.choice(colours)), x / size[0], y / size[1])
+        for x, y in _scatter(rng, size, radius, _PAGE_MOST)
+    )
+    return _draw_marks(rng, marks, radius, size)
+
+
+def _draw_marks(
+    rng: np.random.Generator, marks: tuple[Mark, ...], radius: float, size: Size
+) -> Picture:
+    """Every mark in its colour on a common ground; equal colours are equal throughout."""
+    colours = dict.fromkeys(mark.colour for mark in marks)
+    inks = {colour: _jitter(rng, COLOURS[colour]) for colour in colours}
     pixels = draw_ground(rng, size, contrasting_ground(rng, list(inks.values())))
     whole = Image.new("L", size)
-    for group, centre in zip(members, places, strict=True):
-        mask = shape_mask(group.shape, size, centre, radius * rng.uniform(0.8, 1.0), rng)
-        pixels = overlay(pixels, mask, inks[group])
+    for mark in marks:
+        centre = (mark.x * size[0], mark.y * size[1])
+        mask = shape_mask(mark.shape, size, centre, radius * rng.uniform(0.8, 1.0), rng)
+        pixels = overlay(pixels, mask, inks[mark.colour])
         whole.paste(255, mask=mask)
-    return Picture(finish(rng, pixels), shapes=groups, ink=whole)
+    return Picture(finish(rng, pixels), marks=marks, ink=whole)
 
 
 def _jitter(rng: np.random.Generator, colour: tuple[int, int, int]) -> Colour:
@@ -74,14 +101,24 @@ def _places(
     """A common radius and centres at which circles of that radius do not touch."""
     radius = min(size) * rng.uniform(0.13, 0.3)
     while True:
-        places: list[tuple[float, float]] = []
-        for _ in range(60):
-            x, y = (rng.uniform(radius + 2, side - radius - 2) for side in size)
-            if all(math.hypot(x - a, y - b) > 2.1 * radius for a, b in places):
-                places.append((x, y))
-            if len(places) == count:
-                return radius, places
+        places = _scatter(rng, size, radius, count)
+        if len(places) == count:
+            return radius, places
         radius *= 0.9
+
+
+def _scatter(
+    rng: np.random.Generator, size: Size, radius: float, most: int
+) -> list[tuple[float, float]]:
+    """At most `most` centres at which circles of `radius` do not touch."""
+    places: list[tuple[float, float]] = []
+    for _ in range(_THROWS):
+        x, y = (rng.uniform(radius + 2, side - radius - 2) for side in size)
+        if all(math.hypot(x - a, y - b) > 2.1 * radius for a, b in places):
+            places.append((x, y))
+        if len(places) == most:
+            break
+    return places
 
 
 def shape_mask(

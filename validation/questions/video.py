@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from validation.questions.canvas import Size, draw_ground, finish, overlay
-from validation.questions.picture import Picture, ShapeGroup
+from validation.questions.picture import Mark, Picture, ShapeGroup
 from validation.questions.printed import draw_text
 from validation.questions.shapes import COLOURS, SHAPES, contrasting_ground, shape_mask
 
@@ -51,7 +51,9 @@ def draw_motion(rng: np.random.Generator, frames: int, direction: str, size: Siz
         )
         mask = shape_mask(shape, size, (centre[0], centre[1]), radius, rng)
         image = finish(rng, overlay(ground, mask, ink), wear=0.5)
-        pictures.append(Picture(image, shapes=(ShapeGroup(1, colour, shape),), ink=mask))
+        mark = Mark(shape, colour, centre[0] / size[0], centre[1] / size[1])
+        group = ShapeGroup(1, colour, shape)
+        pictures.append(Picture(image, shapes=(group,), marks=(mark,), ink=mask))
     return pictures
 
 
