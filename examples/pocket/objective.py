@@ -183,7 +183,7 @@ def _patch_loss(probes: Probes, features: list[Tensor], kept: list[Kept]) -> Ten
     joined = torch.cat(features)
     characters = torch.from_numpy(np.concatenate([view.characters[n] for view, n in kept]))
     marks = torch.from_numpy(np.concatenate([view.marks[n] for view, n in kept]))
-    shape, colour = torch.split(probes.marks(joined), MARK_CLASSES, -1)
+    shape, colour = torch.split(probes.marks(joined), list(MARK_CLASSES), -1)
     return _balanced(probes.patch(joined), characters, _EMPTY_PATCH) + _SHAPE_WEIGHT * (
         _balanced(shape, marks[:, :1], _EMPTY_PATCH) + _balanced(colour, marks[:, 1:], _EMPTY_PATCH)
     )
