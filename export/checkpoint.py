@@ -26,6 +26,7 @@ _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 DEFAULT_CHECKPOINT = Path(__file__).parent / "pocket"  # a small trained model, see its README.md
 _HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
 _LISTED = 12
+_BLOCK_BYTES = 1 << 26  # that are read at once where nobody needs a whole tensor
 
 
 class TensorSource(Protocol):
@@ -52,6 +53,7 @@ class Checkpoint:
         self.folder = folder
         self._shards: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
+        self._identities: dict[str, tuple[int, ...]] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for shard, names in _shard_names(folder).items():
             self._open(shard, names)
@@ -67,6 +69,8 @@ class Checkpoint:
                 f"{path} is truncated or not a safetensors file ({error}); download it again."
             ) from error
         self._shards[shard] = file
+        status = path.stat()
+        self._identities[shard] = (status.st_ino, status.st_size, status.st_mtime_ns)
         names = frozenset(file.keys())
         if indexed is not None and names != indexed:
             raise InputError(
@@ -109,8 +113,6 @@ class Checkpoint:
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, as stored."""
         tensor: np.ndarray = self._shards[self.tensors[name].shard].get_tensor(name)
-        if name not in self._digests:
-            self._digests[name] = hashlib.sha256(tensor.view(np.uint8).data).hexdigest()
         return tensor
 
     def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
@@ -127,10 +129,41 @@ class Checkpoint:
         total = hashlib.sha256()
         for name, info in sorted(self.tensors.items()):
             if name not in self._digests:
-                self.read(name)
+                self._digests[name] = self.digest(name, 0, self.rows(name))
             entry = [name, info.dtype, list(info.shape), self._digests[name]]
             total.update(json.dumps(entry).encode())
         return total.hexdigest()
+
+    def digest(self, name: str, begin: int, end: int) -> str:
+        """SHA-256 of the bytes of rows `begin` to `end`, read block by block."""
+        total = hashlib.sha256()
+        info = self.tensors[name]
+        if len(info.shape) < 2:
+            total.update(bytes_of(self.read(name)))
+            return total.hexdigest()
+        row = int(np.prod(info.shape[1:])) * np.dtype(info.dtype).itemsize
+        step = max(1, _BLOCK_BYTES // row)
+        for first in range(begin, end, step):
+            total.update(bytes_of(self.read_rows(name, first, min(first + step, end))))
+        return total.hexdigest()
+
+    def know(self, name: str, sha256: str) -> None:
+        """Take the digest of a whole tensor from whoever has read it."""
+        self._digests[name] = sha256
+
+    def rows(self, name: str) -> int:
+        """Length of a tensor's first axis."""
+        return (*self.tensors[name].shape, 1)[0]
+
+    def identity(self, name: str) -> tuple[int, ...]:
+        """Changes whenever the tensor's shard is replaced or written to: (inode, bytes,
+        modification time in ns)."""
+        return self._identities[self.tensors[name].shard]
+
+
+def bytes_of(values: np.ndarray) -> memoryview:
+    """The bytes of an array in C order, without a copy where it is contiguous."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
 def _shard_names(folder: Path) -> dict[str, frozenset[str] | None]:

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; the same command goes on with what is finished", file=sys.stderr)
         return 130
     if not config.plan:
         print(bundle)
@@ -65,6 +65,25 @@ def _parser() -> argparse.ArgumentParser:
             default=default.kv_cache,
             help="state: Core ML keeps the cache; io: the host passes it in and stores new rows",
         )
+        sub.add_argument(
+            "--jobs", type=int, help="processes; default: up to four for a large model"
+        )
+        sub.add_argument(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="build the packages on a Dask cluster that shares this file system (tcp://…)",
+        )
+        sub.add_argument(
+            "--cache",
+            type=Path,
+            default=default.cache,
+            help="folder of finished packages, from which a stopped export goes on; best on the "
+            "disk of --output (default: %(default)s)",
+        )
+        sub.add_argument(
+            "--cache-gb", type=float, default=default.cache_gb, help="size to trim the cache to"
+        )
+        sub.add_argument("--no-cache", action="store_true", help="neither look there nor keep")
         sub.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
         sub.add_argument("--plan", action="store_true", help="print what would be written, stop")
         sub.add_argument("--quiet", action="store_true", help="print the bundle's path alone")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from export.graphs.lm_head import MAX_DIMENSION
 from export.models.config import ModelConfig
@@ -12,6 +15,7 @@ from mobile_runtime.bundle import Decoding, InputError
 
 # Sizes of states that the Neural Engine accepts (and fast last axes) are multiples of this.
 _ALIGNMENT = 32
+_WORTH_A_PROCESS, _MOST_JOBS = 200_000_000, 4
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,26 @@ class ExportConfig:
     kv_cache: str = "state"
     overwrite: bool = False
     plan: bool = False
+    cache: Path = field(default_factory=lambda: user_cache_path("minicpmv-mobile", False))
+    no_cache: bool = False
+    cache_gb: float = 20.0
+    jobs: int | None = None
+    scheduler: str | None = None
+
+
+def default_jobs(config: ExportConfig, parameters: int) -> int:
+    """Processes for an export of so many weights: starting one costs as much as a small model."""
+    if config.jobs is not None:
+        return config.jobs
+    return 1 if parameters < _WORTH_A_PROCESS else min(_MOST_JOBS, os.cpu_count() or 1)
+
+
+def check_resources(config: ExportConfig) -> None:
+    """Refuse impossible numbers of processes and bytes."""
+    if config.jobs is not None and config.jobs < 1:
+        raise InputError(f"--jobs {config.jobs} is not possible; give 1 or more.")
+    if config.cache_gb < 0:
+        raise InputError(f"--cache-gb {config.cache_gb:g} is not possible; give 0 or more.")
 
 
 def check_decoding(config: ExportConfig, model: ModelConfig) -> Decoding:

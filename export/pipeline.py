@@ -1,12 +1,15 @@
 """Checkpoint -> bundle: the steps of one export, on one screen.
 
-Everything is written to a temporary folder beside the result, which is renamed when complete.
+Parts are built in the cache and linked into a temporary folder beside the result, which is renamed
+when complete. An export that was stopped goes on from the parts that are finished.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -16,38 +19,35 @@ from typing import Any
 import numpy as np
 
 from export.backends.base import Backend
+from export.cache import Cache, place, this_process
 from export.card import write_card
-from export.checkpoint import Checkpoint, local_checkpoint, locate_checkpoint
-from export.config import ExportConfig
-from export.graphs.graph import Graph, Parameter
-from export.graphs.parameters import POSITION_EMBEDDING, key_query, stored
+from export.checkpoint import local_checkpoint, locate_checkpoint
+from export.config import ExportConfig, check_resources, default_jobs
+from export.estimate import estimate
+from export.graphs.graph import Graph
 from export.models.config import ModelConfig, load_config
 from export.models.preprocessor import load_preprocessing
 from export.models.release import PUBLISHED, Release, load_release
 from export.models.tensors import tensor_shapes
-from export.plan import Plan, build_plan
+from export.parts import Job, Part, PartRequest, open_job
+from export.plan import build_plan
 from export.progress import Progress
-from export.quant.affine import quantize_affine
-from export.quant.quantize import quantize, to_float16
-from export.quant.recipes import EMBED_TOKENS
+from export.tables import describe_tables
 from export.tokenizer import build_tokenizer_files
-from export.weights import Weight
+from export.workers import build_parts
 from mobile_runtime.bundle import (
     SCHEMA_VERSION,
     Architecture,
-    EmbeddingTable,
+    FileEntry,
     GraphSpec,
     InputError,
     Manifest,
-    Preprocessing,
     Prompt,
     Source,
-    TensorFile,
     list_files,
     write_manifest,
 )
 
-_EMBEDDING_BLOCK = 8192  # rows quantized at a time
 _SPARE_BYTES = 200_000_000  # programs, tokenizer, file system
 _POCKET = (
     "No --checkpoint given: exporting the pocket model, which reads short texts, digits, shapes "
@@ -56,52 +56,40 @@ _POCKET = (
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """What is known before anything is written."""
+class _Origin:
+    """Where the weights come from, as the user gave it."""
 
-    checkpoint: Checkpoint
-    model: ModelConfig
-    preprocessing: Preprocessing
-    plan: Plan
-    name: str  # of the checkpoint, as the user gave it
+    name: str
     release: Release
-    tools: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """The raw arrays that the host maps into memory."""
-
-    embed_tokens: EmbeddingTable
-    position_embeddings: TensorFile
-    key_query: TensorFile
 
 
 def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) -> Path:
     """Run the export that `config` describes; return the bundle's folder."""
+    check_resources(config)
     local = local_checkpoint(config.checkpoint)
     release = PUBLISHED if local is None else load_release(local)
     target = config.output / f"{release.name}-{backend.name}-{config.quant}"
     _check_target(config, target)
-    tools = backend.tools()
+    backend.tools()  # fails where they are not installed
     if config.checkpoint is None:
         progress.note(_POCKET)
     folder = locate_checkpoint(config.checkpoint, weights=not config.plan)
     model = load_config(folder)
-    preprocessing = load_preprocessing(folder, model)
-    plan = build_plan(config, model, preprocessing, backend)
+    plan = build_plan(config, model, load_preprocessing(folder, model), backend)
     progress.plan(plan)
     if config.plan:
+        jobs = default_jobs(config, plan.parameters(model))
+        progress.estimate(estimate(plan, model, jobs))
         return target
-    checkpoint = Checkpoint(folder)
-    checkpoint.check(tensor_shapes(model))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _check_disk(plan, model, target.parent)
-    name = folder.resolve().name if local else Path(str(config.checkpoint)).name
-    inputs = _Inputs(checkpoint, model, preprocessing, plan, name, release, tools)
-    with _staging(target) as partial:
-        _write_bundle(inputs, backend, partial, progress)
+    job = open_job(folder, config, backend)
+    job.checkpoint.check(tensor_shapes(job.model))
+    origin = _Origin(folder.resolve().name if local else Path(str(config.checkpoint)).name, release)
+    with _writing(config.output), _cache(config, target) as cache, _staging(target) as partial:
+        _check_disk(job, config.output, cache.root)
+        parts = _build(job, config, cache, progress)
+        _write_bundle(job, origin, parts, partial)
         _replace(partial, target)
+        cache.trim(round(config.cache_gb * 1e9))
     return target
 
 
@@ -110,6 +98,45 @@ def _check_target(config: ExportConfig, target: Path) -> None:
         raise InputError(
             f"{target} exists already; remove it, give another --output, or add --overwrite."
         )
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Say in a sentence what a folder or its disk refuses."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        where = error.filename or output
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"the disk is full ({where}); make room and run the same command again: it goes "
+                "on with the parts that are finished."
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise InputError(
+                f"cannot write to {where} ({error.strerror}); give another --output or --cache."
+            ) from error
+        raise
+
+
+@contextmanager
+def _cache(config: ExportConfig, target: Path) -> Iterator[Cache]:
+    """The cache that the user wants; without one, a folder that vanishes."""
+    if not config.no_cache:
+        cache = Cache(config.cache)
+        cache.clean()
+        try:
+            yield cache
+        finally:
+            shutil.rmtree(cache.progress_folder(this_process()), ignore_errors=True)
+        return
+    root = target.with_name(f".{target.name}.parts")
+    shutil.rmtree(root, ignore_errors=True)
+    try:
+        yield Cache(root)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 @contextmanager
@@ -139,116 +166,86 @@ def _replace(partial: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_bundle(inputs: _Inputs, backend: Backend, folder: Path, progress: Progress) -> None:
-    prompt = build_tokenizer_files(
-        inputs.checkpoint.folder, folder / "tokenizer", inputs.model.decoder.vocab_size
-    )
-    tables = _write_tables(inputs, folder, progress)
-    graphs = tuple(
-        _write_graph(graph, inputs, backend, folder, progress) for graph in inputs.plan.graphs
-    )
-    manifest = _manifest(inputs, backend, prompt, graphs, tables)
-    write_card(folder / "README.md", manifest)
-    write_manifest(folder, replace(manifest, files=list_files(folder)))
+def _check_disk(job: Job, output: Path, cache: Path) -> None:
+    """Enough room for the bundle where it is built and where it goes."""
+    needed = job.plan.bundle_bytes(job.model) + _SPARE_BYTES
+    cache.mkdir(parents=True, exist_ok=True)
+    for folder in (output, cache):
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise InputError(
+                f"the bundle needs {needed:,} bytes, {folder} has {free:,} free; make room or give "
+                "another --output or --cache."
+            )
 
 
-def _check_disk(plan: Plan, model: ModelConfig, output: Path) -> None:
-    table = model.decoder.vocab_size * model.decoder.hidden_size
-    table *= 2 if plan.embed_tokens is None else 1
-    needed = table + sum(plan.package_bytes(graph) for graph in plan.graphs) + _SPARE_BYTES
-    free = shutil.disk_usage(output).free
-    if needed > free:
-        raise InputError(
-            f"the bundle needs {needed:,} bytes, {output} has {free:,} free; make room or give "
-            "another --output."
+def _build(job: Job, config: ExportConfig, cache: Cache, progress: Progress) -> dict[str, Part]:
+    sizes = job.part_sizes()
+    jobs = default_jobs(config, sum(sizes.values()))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    largest_first = sorted(sizes, key=lambda name: -sizes[name])  # the last ones end together
+    requests = [
+        PartRequest(
+            part=part,
+            checkpoint=job.checkpoint.folder,
+            config=config,
+            backend=job.backend.name,
+            cache=cache.root.resolve(),
+            owner=this_process(),
+            threads=threads,
         )
+        for part in largest_first
+    ]
+    progress.start(sizes, config.output)
+    return build_parts(requests, jobs, config.scheduler, progress)
 
 
-def _write_graph(
-    graph: Graph, inputs: _Inputs, backend: Backend, folder: Path, progress: Progress
-) -> GraphSpec:
-    path = f"{graph.name}{backend.suffix}"
-
-    def weights() -> Iterator[tuple[Parameter, Weight]]:
-        for parameter in graph.parameters:
-            spec = inputs.plan.specs.get(parameter.name)
-            yield parameter, quantize(parameter, inputs.checkpoint, spec)
-            progress.advance(parameter.size)
-
-    with progress.package(graph.name):
-        size = backend.convert(graph, inputs.plan.specs, weights(), folder / path)
-    return graph.spec(path, size)
-
-
-def _write_embedding(inputs: _Inputs, folder: Path, progress: Progress) -> EmbeddingTable:
-    """The raw table, row block by row block: a vocabulary is too large to widen at once."""
-    decoder = inputs.model.decoder
-    rows, columns = decoder.vocab_size, decoder.hidden_size
-    quantized = inputs.plan.embed_tokens is not None
-    scales = []
-    with progress.package("embed_tokens"), (folder / "embed_tokens.bin").open("wb") as file:
-        for begin in range(0, rows, _EMBEDDING_BLOCK):
-            block = inputs.checkpoint.read_rows(EMBED_TOKENS, begin, begin + _EMBEDDING_BLOCK)
-            if quantized:
-                weight = quantize_affine(block, bits=8, name=EMBED_TOKENS)
-                file.write(weight.q.tobytes())
-                scales.append(weight.scale.reshape(-1))
-            else:
-                file.write(to_float16(block, EMBED_TOKENS, len(block)).values.tobytes())
-            progress.advance(block.size)
-    dtype = "int8" if quantized else "float16"
-    table = TensorFile("embed_tokens.bin", (rows, columns), dtype)
-    if not quantized:
-        return EmbeddingTable(table, None)
-    (folder / "embed_tokens_scales.bin").write_bytes(np.concatenate(scales).tobytes())
-    return EmbeddingTable(table, TensorFile("embed_tokens_scales.bin", (rows,), "float16"))
-
-
-def _write_table(parameter: Parameter, inputs: _Inputs, folder: Path, name: str) -> TensorFile:
-    """A float16 matrix that the host computes with."""
-    values = quantize(parameter, inputs.checkpoint, None).dequantize().astype(np.float16)
-    (folder / name).write_bytes(values.tobytes())
-    return TensorFile(name, parameter.shape, "float16")
-
-
-def _write_tables(inputs: _Inputs, folder: Path, progress: Progress) -> _Tables:
-    vision = inputs.model.vision
-    positions = stored(POSITION_EMBEDDING, vision.position_buckets**2, vision.hidden_size)
-    return _Tables(
-        embed_tokens=_write_embedding(inputs, folder, progress),
-        position_embeddings=_write_table(positions, inputs, folder, "position_embeddings.bin"),
-        key_query=_write_table(key_query(inputs.model), inputs, folder, "resampler_key_query.bin"),
+def _write_bundle(job: Job, origin: _Origin, parts: Mapping[str, Part], folder: Path) -> None:
+    for part in parts.values():
+        place(part.entry, folder)
+        for reading in part.entry.readings:
+            if (reading.begin, reading.end) == (0, job.checkpoint.rows(reading.tensor)):
+                job.checkpoint.know(reading.tensor, reading.sha256)
+    built = [file for part in parts.values() for file in part.entry.files]
+    prompt = build_tokenizer_files(
+        job.checkpoint.folder, folder / "tokenizer", job.model.decoder.vocab_size
     )
+    graphs = [_describe(graph, job, parts[graph.name]) for graph in job.plan.graphs]
+    manifest = _manifest(job, origin, prompt, graphs)
+    write_card(folder / "README.md", manifest)
+    others = list_files(folder, skip={file.path for file in built})
+    write_manifest(folder, replace(manifest, files=_sorted([*built, *others])))
 
 
-def _manifest(
-    inputs: _Inputs,
-    backend: Backend,
-    prompt: Prompt,
-    graphs: tuple[GraphSpec, ...],
-    tables: _Tables,
-) -> Manifest:
-    recipe: dict[str, Any] = inputs.plan.recipe.as_json()
+def _sorted(files: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _describe(graph: Graph, job: Job, part: Part) -> GraphSpec:
+    path = f"{graph.name}{job.backend.suffix}"
+    return graph.spec(path, job.backend.weight_bytes(part.entry.content / path))
+
+
+def _manifest(job: Job, origin: _Origin, prompt: Prompt, graphs: Sequence[GraphSpec]) -> Manifest:
+    recipe: dict[str, Any] = job.plan.recipe.as_json()
     tools = {"minicpmv-mobile": version("minicpmv-mobile"), "numpy": np.__version__}
-    source = Source(
-        name=inputs.name, sha256=inputs.checkpoint.sha256(), license=inputs.release.license
-    )
+    tables = describe_tables(job.model, job.plan.embed_tokens)
     return Manifest(
         schema_version=SCHEMA_VERSION,
-        format=backend.name,
-        model=inputs.release.name,
-        architecture=_architecture(inputs.model),
-        preprocessing=inputs.preprocessing,
+        format=job.backend.name,
+        model=origin.release.name,
+        architecture=_architecture(job.model),
+        preprocessing=job.preprocessing,
         prompt=prompt,
-        generation=inputs.release.generation,
-        decoding=inputs.plan.decoding,
-        graphs=graphs,
+        generation=origin.release.generation,
+        decoding=job.plan.decoding,
+        graphs=tuple(graphs),
         embed_tokens=tables.embed_tokens,
         position_embeddings=tables.position_embeddings,
         resampler_key_query=tables.key_query,
         recipe=recipe,
-        source=source,
-        tools={**tools, **inputs.tools},
+        source=Source(origin.name, job.checkpoint.sha256(), origin.release.license),
+        tools={**tools, **job.backend.tools()},
         files=(),
     )
 

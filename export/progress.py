@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
+from export.estimate import Estimate
 from export.plan import Plan, count_groups
 
 
@@ -19,9 +21,13 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._parameters = 0
-        self._packages = 0
-        self._done = 0
+        self._bar = Bar(TextColumn("{task.description}"), BarColumn(), console=self._console)
+        self._sizes: Mapping[str, int] = {}
+        self._output = Path()
+        self._finished: list[str] = []
+        self._reused = 0  # weights that were at hand
+        self._here = 0  # weights of the part that this process builds
+        self._started = 0.0
 
     def note(self, text: str) -> None:
         """One sentence that the user should read."""
@@ -43,26 +49,55 @@ class Progress:
         self._console.print(table)
         stored = ", ".join(f"{n} × {form}" for form, n in count_groups(plan.specs).items())
         self._console.print(f"recipe {plan.recipe.name}: {stored}")
-        self._packages = len(plan.graphs) + 1
 
-    @contextmanager
-    def package(self, name: str) -> Iterator[None]:
-        """Time one package."""
-        started, before = time.monotonic(), self._parameters
-        yield
-        self._done += 1
-        seconds, parameters = time.monotonic() - started, self._parameters - before
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
-        self._console.print(
-            f"[{self._done}/{self._packages}] {name}: {parameters / 1e6:,.1f} M parameters in "
-            f"{seconds:.1f} s ({parameters / 1e6 / max(seconds, 1e-9):,.0f} M/s), "
-            f"peak memory {memory / 1e9:.2f} GB",
-            markup=False,
-        )
+    def estimate(self, estimate: Estimate) -> None:
+        """What the export will take."""
+        self._console.print(str(estimate))
+
+    def start(self, sizes: Mapping[str, int], output: Path) -> None:
+        """Weights of each part that is to be built."""
+        self._sizes, self._output, self._started = sizes, output, time.monotonic()
+        self._task = self._bar.add_task("", total=sum(sizes.values()))
+        if self._console.is_terminal:
+            self._bar.start()
 
     def advance(self, parameters: int) -> None:
-        """Count weights that have been stored."""
-        self._parameters += parameters
+        """Count weights that this process has stored."""
+        self._here += parameters
+        self.show({"": self._here})
 
+    def show(self, running: Mapping[str, int]) -> None:
+        """Weights done of the parts that are being built."""
+        finished = sum(self._sizes[name] for name in self._finished)
+        done, total = finished + sum(running.values()), sum(self._sizes.values())
+        words = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} M parameters{self._rest(done, total)}"
+        self._bar.update(self._task, completed=done, description=words)
 
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+    def finish(self, name: str, seconds: float, peak_memory: int, reused: bool) -> None:
+        """A line for one part."""
+        self._finished.append(name)
+        self._here = 0
+        size = self._sizes[name]
+        self._reused += size if reused else 0
+        how = "taken from the cache" if reused else "built"
+        done, total = sum(self._sizes[n] for n in self._finished), sum(self._sizes.values())
+        self._console.print(
+            f"[{len(self._finished)}/{len(self._sizes)}] {name}: {size / 1e6:,.1f} M parameters "
+            f"{how} in {seconds:.1f} s ({size / 1e6 / max(seconds, 1e-9):,.0f} M/s), peak memory "
+            f"{peak_memory / 1e9:.2f} GB, {shutil.disk_usage(self._output).free / 1e9:.0f} GB of "
+            f"disk free{self._rest(done, total)}",
+            markup=False,
+        )
+        if len(self._finished) == len(self._sizes):
+            self.stop()
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def _rest(self, done: int, total: int) -> str:
+        """How long it will take from the pace so far."""
+        built, elapsed = done - self._reused, time.monotonic() - self._started
+        if built <= 0 or elapsed < 1 or done >= total:
+            return ""
+        return f", about {(total - done) * elapsed / built:.0f} s left"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
@@ -318,11 +318,15 @@ def resolve_inside(bundle: Path, name: str) -> Path:
     return path
 
 
-def list_files(bundle: Path) -> tuple[FileEntry, ...]:
-    """Every file below `bundle` except the manifest, sorted by path, with size and SHA-256."""
-    paths = sorted(p for p in bundle.rglob("*") if p.is_file() and p.name != MANIFEST_NAME)
+def list_files(bundle: Path, skip: Collection[str] = ()) -> tuple[FileEntry, ...]:
+    """Every file below `bundle` except the manifest and the paths to `skip`, sorted by path, with
+    size and SHA-256."""
+    paths = (p for p in bundle.rglob("*") if p.is_file() and p.name != MANIFEST_NAME)
+    named = {p.relative_to(bundle).as_posix(): p for p in paths}
     return tuple(
-        FileEntry(p.relative_to(bundle).as_posix(), p.stat().st_size, file_sha256(p)) for p in paths
+        FileEntry(name, path.stat().st_size, file_sha256(path))
+        for name, path in sorted(named.items())
+        if name not in skip
     )
 
 

@@ -27,6 +27,7 @@ IMPORTERS = {
     "matplotlib": ("examples/pocket/plot.py",),
     "huggingface_hub": ("export/*",),
     "numba": ("export/quant/*",),
+    "distributed": ("export/workers.py",),
     "onnxruntime": ("mobile_runtime/engines/onnx.py",),
     "transformers": (),
 }

@@ -22,8 +22,11 @@ class Backend(Protocol):
     methods: frozenset[Method]  # the quantization methods whose storage form it can write
     max_package_bytes: int
 
-    def convert(self, graph: Graph, specs: Specs, weights: WeightStream, path: Path) -> int:
-        """Write the package; return the bytes of its weights.
+    def weight_bytes(self, path: Path) -> int:
+        """Bytes of the weights of the package at `path`."""
+
+    def convert(self, graph: Graph, specs: Specs, weights: WeightStream, path: Path) -> None:
+        """Write the package.
 
         `weights` yields `graph.parameters` in their order, each in the form that `specs` says.
         """

@@ -15,14 +15,25 @@ from export.weights import DenseWeight, Weight
 
 def quantize(parameter: Parameter, source: TensorSource, spec: QuantSpec | None) -> Weight:
     """Load `parameter` from `source` and store it as `spec` says; None is float16."""
-    values = parameter.load(source)
+    return quantize_values(parameter, parameter.load(source), spec)
+
+
+def quantize_values(
+    parameter: Parameter, values: np.ndarray, spec: QuantSpec | None, threads: int | None = None
+) -> Weight:
+    """Store `values`, which `parameter` has loaded, as `spec` says."""
     rows = parameter.shape[0]
     if spec is None:
         return to_float16(values, parameter.label, rows)
     if spec.method == "affine":
         return quantize_affine(values, bits=spec.bits, name=parameter.label, rows=rows)
     return palettize(
-        values, bits=spec.bits, group_size=spec.group_size, name=parameter.label, rows=rows
+        values,
+        bits=spec.bits,
+        group_size=spec.group_size,
+        name=parameter.label,
+        rows=rows,
+        threads=threads,
     )
 
 

@@ -96,6 +96,9 @@ def assert_one_sentence(code, out, err, *words):
         (["--context-length", "32768"], ["--context-length 32768", "16384"]),
         (["--prefill-length", "1"], ["--prefill-length 1", "2 to 64"]),
         (["--prefill-length", "65"], ["--prefill-length 65", "2 to 64"]),
+        (["--jobs", "0"], ["--jobs 0", "1 or more"]),
+        (["--cache-gb", "-1"], ["--cache-gb -1", "0 or more"]),
+        (["--scheduler", "tcp://127.0.0.1:1"], ["tcp://127.0.0.1:1", "tcp://host:8786"]),
         (["--override", "head=int4"], ["head", "lm_head"]),
         (["--override", "lm_head=int5"], ["int5", "int6"]),
         (["--override", "lm_head"], ["PART=PRECISION"]),
@@ -161,14 +164,14 @@ def test_output_that_is_a_file_is_one_sentence(run, tmp_path):
     assert_one_sentence(*run(), str(tmp_path / "out"))
 
 
-def test_interrupt_says_that_nothing_was_written(run, tmp_path, monkeypatch):
+def test_interrupt_says_how_to_go_on(run, tmp_path, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "write_card", interrupt)
     code, out, err = run()
     assert (code, out) == (130, [])
-    assert err.strip().splitlines()[-1] == "interrupted; nothing was written"
+    assert err.strip().splitlines()[-1].startswith("interrupted; the same command goes on")
     assert list((tmp_path / "out").iterdir()) == []
 
 

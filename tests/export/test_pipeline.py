@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import pipeline
+from export import cache, parts, pipeline, tables
 from export.backends import BACKENDS
 from export.checkpoint import Checkpoint
 from export.config import ExportConfig
@@ -28,7 +28,11 @@ def config(random_checkpoint, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
     return ExportConfig(
-        checkpoint=str(random_checkpoint), output=output, context_length=64, prefill_length=4
+        checkpoint=str(random_checkpoint),
+        output=output,
+        context_length=64,
+        prefill_length=4,
+        no_cache=True,
     )
 
 
@@ -93,7 +97,7 @@ def test_embedding_table_times_scales_is_the_checkpoints(make_bundle, tiny):
 
 @pytest.mark.parametrize("block", [7, 100, 8192])
 def test_embedding_table_does_not_depend_on_the_block_size(config, make_bundle, monkeypatch, block):
-    monkeypatch.setattr(pipeline, "_EMBEDDING_BLOCK", block)
+    monkeypatch.setattr(tables, "_EMBEDDING_BLOCK", block)
     bundle = export(config)
     for name in ("embed_tokens.bin", "embed_tokens_scales.bin"):
         assert (bundle / name).read_bytes() == (make_bundle() / name).read_bytes()
@@ -167,24 +171,26 @@ def test_prefill_in_the_io_form_gives_what_the_state_form_gives(make_bundle):
 
 
 STEPS = [
-    "build_tokenizer_files",
-    "_write_embedding",
-    "_write_table",
-    "quantize",
-    "_manifest",
-    "write_card",
-    "list_files",
-    "write_manifest",
+    (pipeline, "build_tokenizer_files"),
+    (pipeline, "place"),
+    (pipeline, "_manifest"),
+    (pipeline, "write_card"),
+    (pipeline, "list_files"),
+    (pipeline, "write_manifest"),
+    (parts, "write_tables"),
+    (parts, "quantize_values"),
+    (tables, "_write_table"),
+    (cache, "list_files"),
 ]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError, InputError])
-@pytest.mark.parametrize("step", STEPS)
-def test_failed_export_leaves_nothing_behind(config, monkeypatch, step, error):
+@pytest.mark.parametrize(("module", "step"), STEPS)
+def test_failed_export_leaves_nothing_behind(config, monkeypatch, module, step, error):
     def fail(*arguments, **named):
         raise error("injected")
 
-    monkeypatch.setattr(pipeline, step, fail)
+    monkeypatch.setattr(module, step, fail)
     with pytest.raises(error, match="injected"):
         export(config)
     assert list(config.output.iterdir()) == []
@@ -227,12 +233,12 @@ def test_overwrite_replaces_all_of_it(config, existing):
     assert [path.name for path in config.output.iterdir()] == [BUNDLE]
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_failed_overwrite_keeps_the_old_bundle(config, existing, monkeypatch, step):
+@pytest.mark.parametrize(("module", "step"), STEPS)
+def test_failed_overwrite_keeps_the_old_bundle(config, existing, monkeypatch, module, step):
     def fail(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, step, fail)
+    monkeypatch.setattr(module, step, fail)
     with pytest.raises(KeyboardInterrupt):
         export(replace(config, overwrite=True))
     assert tree(config.output) == {f"{BUNDLE}/mine.txt": hashlib.sha256(b"mine").hexdigest()}

@@ -11,6 +11,8 @@ from export.graphs.graph import Graph
 from export.quant.recipe import Method
 from mobile_runtime.bundle import InputError
 
+WEIGHT_FILE = "Data/com.apple.CoreML/weights/weight.bin"  # in a package
+
 
 class CoreMLBackend:
     """Implements `export.backends.base.Backend`."""
@@ -21,13 +23,17 @@ class CoreMLBackend:
     # Above about 1 GB a package silently leaves the Neural Engine of an iPhone.
     max_package_bytes = 950_000_000
 
-    def convert(self, graph: Graph, specs: Specs, weights: WeightStream, path: Path) -> int:
-        """Write `path`; return the bytes of its weight file."""
+    def weight_bytes(self, path: Path) -> int:
+        """Size of the package's weight file."""
+        return (path / WEIGHT_FILE).stat().st_size
+
+    def convert(self, graph: Graph, specs: Specs, weights: WeightStream, path: Path) -> None:
+        """Write `path`."""
         # coremltools warns at import that Core ML's runtime is absent: it is not needed here.
         logging.getLogger("coremltools").setLevel(logging.ERROR)
         from export.backends.coreml.package import write_package
 
-        return write_package(graph, specs, weights, path)
+        write_package(graph, specs, weights, path)
 
     def tools(self) -> dict[str, str]:
         """The converter's version; `InputError` when it is not installed."""

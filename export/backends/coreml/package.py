@@ -33,8 +33,8 @@ _AUTHOR = "com.apple.CoreML"
 _WEIGHT_FILE = "@model_path/weights/weight.bin"
 
 
-def write_package(graph: Graph, specs: Specs, weights: WeightStream, path: Path) -> int:
-    """Write `path` (a new folder); return the size of its weight file in bytes."""
+def write_package(graph: Graph, specs: Specs, weights: WeightStream, path: Path) -> None:
+    """Write `path` (a new folder)."""
     placeholders = Placeholders()
     program = build_program(graph, specs, placeholders)
     check_state_writes(graph, program)
@@ -53,7 +53,6 @@ def write_package(graph: Graph, specs: Specs, weights: WeightStream, path: Path)
     model = _Exporter(program, offsets).model()
     (data / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))
     _write_manifest(path)
-    return blob.stat().st_size
 
 
 def build_program(graph: Graph, specs: Specs, placeholders: Placeholders) -> Program:

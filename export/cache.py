@@ -1,0 +1,163 @@
+"""Finished parts of bundles, kept by what they were made from.
+
+An entry is found by a key (everything but the weights that decides its bytes) and holds for the
+weights that it lists. Entries appear by renaming, so none is ever half-written; what a killed
+export leaves in `partial` is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from export.checkpoint import Checkpoint
+from export.readings import Reading
+from mobile_runtime.bundle import FileEntry, list_files
+
+_ENTRY = "entry.json"
+_RECENT = 3600.0  # seconds in which another export may still be linking an entry's files
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished part: its folder, files and what was read for it."""
+
+    folder: Path
+    files: tuple[FileEntry, ...]
+    readings: tuple[Reading, ...]
+    identities: tuple[tuple[str, tuple[int, ...]], ...]  # of the tensors' shards when read
+
+    @property
+    def content(self) -> Path:
+        """The folder with the files."""
+        return self.folder / "content"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+class Cache:
+    """A folder of entries. Parallel workers and exports may share it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._entries, self._partial = root / "entries", root / "partial"
+
+    def find(self, key: str, checkpoint: Checkpoint) -> Entry | None:
+        """The entry of `key` that was made from this checkpoint's tensors, its files verified."""
+        for folder in sorted((self._entries / key).glob("*")):
+            entry = _load(folder)
+            if entry is not None and _same_weights(entry, checkpoint):
+                if list_files(entry.content) == entry.files:
+                    os.utime(folder)
+                    return entry
+                shutil.rmtree(folder, ignore_errors=True)  # damaged
+        return None
+
+    def workplace(self, owner: str, name: str) -> Path:
+        """A new empty folder to build in, named after the process that asked for it."""
+        folder = self.progress_folder(owner) / name
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "content").mkdir(parents=True)
+        return folder
+
+    def progress_folder(self, owner: str) -> Path:
+        """Where the workplaces of one export lie."""
+        return self._partial / owner
+
+    def keep(
+        self, key: str, folder: Path, checkpoint: Checkpoint, readings: tuple[Reading, ...]
+    ) -> Entry:
+        """Turn a workplace into an entry."""
+        names = sorted({reading.tensor for reading in readings})
+        identities = tuple((name, checkpoint.identity(name)) for name in names)
+        entry = Entry(folder, list_files(folder / "content"), readings, identities)
+        values = asdict(entry)
+        del values["folder"]
+        (folder / _ENTRY).write_text(json.dumps(values), encoding="utf-8")
+        target = self._entries / key / folder.parent.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+        return Entry(target, entry.files, readings, identities)
+
+    def clean(self) -> None:
+        """Remove what exports left behind that were killed on this machine."""
+        for folder in self._partial.glob("*"):
+            host, _, process = folder.name.rpartition("-")
+            if host == socket.gethostname() and not _runs(process):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def trim(self, limit: int) -> None:
+        """Remove the entries that were used longest ago until `limit` bytes are left; those of the
+        last hour stay."""
+        entries = [e for folder in self._entries.glob("*/*") if (e := _load(folder)) is not None]
+        entries.sort(key=lambda entry: entry.folder.stat().st_mtime)
+        total = sum(entry.size for entry in entries)
+        for entry in entries:
+            if total <= limit or time.time() - entry.folder.stat().st_mtime < _RECENT:
+                break
+            shutil.rmtree(entry.folder, ignore_errors=True)
+            total -= entry.size
+
+
+def this_process() -> str:
+    """Name of the process that an export's workplaces belong to."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def place(entry: Entry, target: Path) -> None:
+    """Put an entry's files into the folder `target`: as hard links, or copies where the file
+    system has none."""
+    for file in entry.files:
+        source, path = entry.content / file.path, target / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, path)
+        except OSError:
+            shutil.copyfile(source, path)
+
+
+def _runs(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _load(folder: Path) -> Entry | None:
+    try:
+        values = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+        return Entry(
+            folder,
+            tuple(FileEntry(**file) for file in values["files"]),
+            tuple(Reading(**reading) for reading in values["readings"]),
+            tuple((name, tuple(identity)) for name, identity in values["identities"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _same_weights(entry: Entry, checkpoint: Checkpoint) -> bool:
+    """Whether the tensors are those that the entry was made from. Shards that nobody touched since
+    are not read again."""
+    known = dict(entry.identities)
+    for reading in entry.readings:
+        if reading.tensor not in checkpoint.tensors:
+            return False
+        same_shard = known[reading.tensor] == checkpoint.identity(reading.tensor)
+        if not same_shard and reading.sha256 != checkpoint.digest(
+            reading.tensor, reading.begin, reading.end
+        ):
+            return False
+    return True

@@ -1,0 +1,187 @@
+"""The parts of a bundle that are built on their own: each package, and the host's tables.
+
+A request holds all that another process, or another machine with the same files, needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache as remember
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.backends import BACKENDS
+from export.backends.base import Backend
+from export.cache import Cache, Entry
+from export.checkpoint import Checkpoint, TensorSource
+from export.config import ExportConfig
+from export.graphs.graph import Graph, Parameter
+from export.models.config import ModelConfig, load_config
+from export.models.preprocessor import load_preprocessing
+from export.plan import Plan, build_plan
+from export.quant.quantize import quantize_values
+from export.quant.recipes import EMBED_TOKENS
+from export.readings import HashedSource
+from export.tables import write_tables
+from export.weights import Weight
+from mobile_runtime.bundle import Preprocessing
+
+TABLES = "tables"
+Advance = Callable[[int], None]
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export, open: what is known before anything is written."""
+
+    checkpoint: Checkpoint
+    model: ModelConfig
+    preprocessing: Preprocessing
+    plan: Plan
+    backend: Backend
+
+    def part_sizes(self) -> dict[str, int]:
+        """Parts in the order of the bundle, with the number of their weights."""
+        packages = {g.name: sum(p.size for p in g.parameters) for g in self.plan.graphs}
+        decoder = self.model.decoder
+        return {TABLES: decoder.vocab_size * decoder.hidden_size, **packages}
+
+
+@dataclass(frozen=True)
+class PartRequest:
+    """Build one part of the export that `config` describes, in the cache."""
+
+    part: str
+    checkpoint: Path
+    config: ExportConfig
+    backend: str
+    cache: Path
+    owner: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part."""
+
+    name: str
+    entry: Entry
+    reused: bool
+    seconds: float
+    peak_memory: int  # bytes, of the process that built it, so far
+
+
+def open_job(folder: Path, config: ExportConfig, backend: Backend) -> Job:
+    """Read configuration and shard headers, no weights."""
+    model = load_config(folder)
+    preprocessing = load_preprocessing(folder, model)
+    plan = build_plan(config, model, preprocessing, backend)
+    return Job(Checkpoint(folder), model, preprocessing, plan, backend)
+
+
+def build_part(request: PartRequest, advance: Advance | None = None) -> Part:
+    """Find the part in the cache, or build it there. Without `advance` the number of weights done
+    is written to the file `progress` of the part's workplace."""
+    started = time.monotonic()
+    job = open_job(request.checkpoint, request.config, BACKENDS[request.backend])
+    cache, key = Cache(request.cache), part_key(job, request.part)
+    entry = cache.find(key, job.checkpoint)
+    reused = entry is not None
+    if entry is None:
+        folder = cache.workplace(request.owner, request.part)
+        source = HashedSource(job.checkpoint)
+        _write(job, request, source, folder / "content", advance or _Meter(folder / "progress"))
+        entry = cache.keep(key, folder, job.checkpoint, source.readings())
+    elif advance is not None:
+        advance(job.part_sizes()[request.part])
+    return Part(request.part, entry, reused, time.monotonic() - started, peak_memory())
+
+
+def part_key(job: Job, part: str) -> str:
+    """Digest of everything but weights that decides a part's bytes."""
+    graph = _graph(job.plan, part)
+    specs = job.plan.specs
+    names = (EMBED_TOKENS,) if graph is None else tuple(p.name for p in graph.parameters)
+    described = {
+        "part": part,
+        "blocks": None if graph is None else [graph.blocks.start, graph.blocks.stop],
+        "specs": {name: asdict(spec) for name in names if (spec := specs.get(name)) is not None},
+        "model": asdict(job.model),
+        "decoding": asdict(job.plan.decoding),
+        "patches": job.preprocessing.max_patches,
+        "backend": job.backend.name,
+        "tools": {**job.backend.tools(), "numpy": np.__version__, "numba": version("numba")},
+        "code": _code_digest(),
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+@remember
+def _code_digest() -> str:
+    """Digest of this package's source: other code may write other bytes."""
+    folder, total = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        total.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes, pages of mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+def _graph(plan: Plan, part: str) -> Graph | None:
+    return next((graph for graph in plan.graphs if graph.name == part), None)
+
+
+def _write(
+    job: Job, request: PartRequest, source: TensorSource, folder: Path, advance: Advance
+) -> None:
+    graph = _graph(job.plan, request.part)
+    if graph is None:
+        write_tables(job.model, job.plan.embed_tokens, source, folder, advance)
+        return
+
+    def weights() -> Iterator[tuple[Parameter, Weight]]:
+        for parameter, values in _read_ahead(graph.parameters, source):
+            spec = job.plan.specs.get(parameter.name)
+            yield parameter, quantize_values(parameter, values, spec, request.threads)
+            advance(parameter.size)
+
+    path = folder / f"{graph.name}{job.backend.suffix}"
+    job.backend.convert(graph, job.plan.specs, weights(), path)
+
+
+def _read_ahead(
+    parameters: tuple[Parameter, ...], source: TensorSource
+) -> Iterator[tuple[Parameter, Any]]:
+    """Each parameter with its values; the next one is read and hashed meanwhile."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(parameters[0].load, source)
+        for n, parameter in enumerate(parameters):
+            values = coming.result()
+            if n + 1 < len(parameters):
+                coming = reader.submit(parameters[n + 1].load, source)
+            yield parameter, values
+
+
+class _Meter:
+    """Counts into a file that the waiting process looks at."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._done = path, 0
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        self._path.write_text(str(self._done), encoding="ascii")

@@ -1,0 +1,120 @@
+"""Runs the requests for parts: here, on worker processes, or on a Dask cluster.
+
+All of them are `concurrent.futures` executors that run the same function, so the bytes are the
+same. Workers report through files in the cache, which all of them share.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from export.parts import Part, PartRequest, build_part
+from export.progress import Progress
+from mobile_runtime.bundle import InputError
+
+_POLL_SECONDS = 0.5
+
+
+def build_parts(
+    requests: Sequence[PartRequest], jobs: int, scheduler: str | None, progress: Progress
+) -> dict[str, Part]:
+    """Parts by name; the first one that fails stops the others."""
+    if jobs == 1 and scheduler is None:
+        return {r.part: _build_here(r, progress) for r in requests}
+    with _executor(jobs, scheduler) as executor:
+        return _build_elsewhere(requests, executor, progress)
+
+
+def _build_here(request: PartRequest, progress: Progress) -> Part:
+    part = build_part(request, progress.advance)
+    progress.finish(part.name, part.seconds, part.peak_memory, part.reused)
+    return part
+
+
+def _build_elsewhere(
+    requests: Sequence[PartRequest], executor: Executor, progress: Progress
+) -> dict[str, Part]:
+    # Any: a cluster's futures are not those of the standard library, but behave like them.
+    waiting: dict[Future[Any], PartRequest] = {
+        executor.submit(build_part, request): request for request in requests
+    }
+    running = requests[0].cache / "partial" / requests[0].owner
+    finished: dict[str, Part] = {}
+    while waiting:
+        done, _ = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for future in done:
+            part: Part = future.result()
+            finished[part.name] = part
+            del waiting[future]
+            progress.finish(part.name, part.seconds, part.peak_memory, part.reused)
+        progress.show({path.parent.name: _count(path) for path in running.glob("*/progress")})
+    return finished
+
+
+def _count(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii") or 0)
+    except (OSError, ValueError):  # just finished, or being written
+        return 0
+
+
+@contextmanager
+def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
+    if scheduler is not None:
+        with _cluster(scheduler) as executor:
+            yield executor
+        return
+    context = multiprocessing.get_context("spawn")  # threads and fork do not go together
+    executor = ProcessPoolExecutor(jobs, context, initializer=_start_worker)
+    try:
+        yield executor
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker process died, most likely for lack of memory; run the same command again "
+            "with --jobs 1: it goes on with the parts that are finished."
+        ) from error
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InputError(
+            "--scheduler needs Dask; run pip install 'minicpmv-mobile[scheduler]'."
+        ) from error
+    try:
+        client: Any = Client(address, timeout=10)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no Dask scheduler answers at {address}; give an address such as tcp://host:8786."
+        ) from error
+    with client:
+        yield client.get_executor()
