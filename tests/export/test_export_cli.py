@@ -1,6 +1,7 @@
 """`python -m export`: the path on stdout, one sentence on stderr, exit codes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,23 @@ def test_plan_shows_the_packages_and_writes_nothing(run, tmp_path):
     assert (code, out) == (0, [])
     for word in ("vision_encoder", "resampler", "decoder", "lm_head", "kmeans 4-bit g16"):
         assert word in err
+    size = re.search(
+        r"reads [\d.]+ GB, writes [\d.]+ GB, about ([\d.]+) GB of memory and \d+ s", err
+    )
+    assert size and 0.1 < float(size[1]) < 2
     assert not (tmp_path / "out").exists()
+
+
+def test_progress_says_what_was_at_hand_and_how_much_there_is(run, tmp_path):
+    cache = ["--cache", str(tmp_path / "cache")]
+    first = run(*cache)[2]
+    again = run(*cache, "--overwrite")[2]
+    for err, how in ((first, "built"), (again, "taken from the cache")):
+        lines = " ".join(err.split())
+        for n in range(1, 6):
+            assert f"[{n}/5]" in lines
+        assert lines.count(how) == 5
+        assert "GB of disk free" in lines
 
 
 def test_flags_reach_the_manifest(run):

@@ -289,7 +289,7 @@ def small_disk(tmp_path):
         return folder
 
     yield mount
-    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
