@@ -10,8 +10,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache as remember
 from importlib.metadata import version
@@ -79,6 +79,7 @@ class Part:
     entry: Entry
     reused: bool
     seconds: float
+    phases: Mapping[str, float]  # seconds of them
     peak_memory: int  # bytes, of the process that built it, so far
 
 
@@ -98,14 +99,18 @@ def build_part(request: PartRequest, advance: Advance | None = None) -> Part:
     cache, key = Cache(request.cache), part_key(job, request.part)
     entry = cache.find(key, job.checkpoint)
     reused = entry is not None
+    phases: dict[str, float] = {}
     if entry is None:
         folder = cache.workplace(request.owner, request.part)
         source = HashedSource(job.checkpoint)
-        _write(job, request, source, folder / "content", advance or _Meter(folder / "progress"))
+        meter = advance or _Meter(folder / "progress")
+        phases = _write(job, request, source, folder / "content", meter)
         entry = cache.keep(key, folder, job.checkpoint, source.readings())
     elif advance is not None:
         advance(job.part_sizes()[request.part])
-    return Part(request.part, entry, reused, time.monotonic() - started, peak_memory())
+    seconds = time.monotonic() - started
+    phases["writing"] = seconds - sum(phases.values())
+    return Part(request.part, entry, reused, seconds, phases, peak_memory())
 
 
 def part_key(job: Job, part: str) -> str:
@@ -147,33 +152,43 @@ def _graph(plan: Plan, part: str) -> Graph | None:
 
 def _write(
     job: Job, request: PartRequest, source: TensorSource, folder: Path, advance: Advance
-) -> None:
+) -> dict[str, float]:
+    """Write the part's files; seconds spent waiting for weights and quantizing them."""
     graph = _graph(job.plan, request.part)
+    phases = {"waiting for weights": 0.0, "quantizing": 0.0}
     if graph is None:
         write_tables(job.model, job.plan.embed_tokens, source, folder, advance)
-        return
+        return phases
 
     def weights() -> Iterator[tuple[Parameter, Weight]]:
-        for parameter, values in _read_ahead(graph.parameters, source):
+        for parameter, coming in _read_ahead(graph.parameters, source):
+            begun = time.monotonic()
+            values = coming.result()
+            come = time.monotonic()
             spec = job.plan.specs.get(parameter.name)
-            yield parameter, quantize_values(parameter, values, spec, request.threads)
+            weight = quantize_values(parameter, values, spec, request.threads)
+            del values  # the next one is already there
+            phases["waiting for weights"] += come - begun
+            phases["quantizing"] += time.monotonic() - come
+            yield parameter, weight
             advance(parameter.size)
 
     path = folder / f"{graph.name}{job.backend.suffix}"
     job.backend.convert(graph, job.plan.specs, weights(), path)
+    return phases
 
 
 def _read_ahead(
     parameters: tuple[Parameter, ...], source: TensorSource
-) -> Iterator[tuple[Parameter, Any]]:
-    """Each parameter with its values; the next one is read and hashed meanwhile."""
+) -> Iterator[tuple[Parameter, Future[Any]]]:
+    """Each parameter with its values to come; the next one is read and hashed meanwhile."""
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(parameters[0].load, source)
-        for n, parameter in enumerate(parameters):
-            values = coming.result()
-            if n + 1 < len(parameters):
-                coming = reader.submit(parameters[n + 1].load, source)
-            yield parameter, values
+        for parameter, following in zip(parameters, (*parameters[1:], None), strict=True):
+            now = coming
+            if following is not None:
+                coming = reader.submit(following.load, source)
+            yield parameter, now
 
 
 class _Meter:

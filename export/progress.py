@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from export.estimate import Estimate
+from export.parts import Part
 from export.plan import Plan, count_groups
 
 
@@ -73,19 +74,20 @@ class Progress:
         words = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} M parameters{self._rest(done, total)}"
         self._bar.update(self._task, completed=done, description=words)
 
-    def finish(self, name: str, seconds: float, peak_memory: int, reused: bool) -> None:
+    def finish(self, part: Part) -> None:
         """A line for one part."""
-        self._finished.append(name)
+        self._finished.append(part.name)
         self._here = 0
-        size = self._sizes[name]
-        self._reused += size if reused else 0
-        how = "taken from the cache" if reused else "built"
+        size = self._sizes[part.name]
+        self._reused += size if part.reused else 0
+        how = "taken from the cache" if part.reused else "built"
         done, total = sum(self._sizes[n] for n in self._finished), sum(self._sizes.values())
         self._console.print(
-            f"[{len(self._finished)}/{len(self._sizes)}] {name}: {size / 1e6:,.1f} M parameters "
-            f"{how} in {seconds:.1f} s ({size / 1e6 / max(seconds, 1e-9):,.0f} M/s), peak memory "
-            f"{peak_memory / 1e9:.2f} GB, {shutil.disk_usage(self._output).free / 1e9:.0f} GB of "
-            f"disk free{self._rest(done, total)}",
+            f"[{len(self._finished)}/{len(self._sizes)}] {part.name}: {size / 1e6:,.1f} M "
+            f"parameters {how} in {part.seconds:.1f} s ({size / 1e6 / part.seconds:,.0f} M/s), "
+            f"peak memory {part.peak_memory / 1e9:.2f} GB, "
+            f"{shutil.disk_usage(self._output).free / 1e9:.0f} GB of disk free"
+            f"{self._rest(done, total)}",
             markup=False,
         )
         if len(self._finished) == len(self._sizes):

@@ -37,7 +37,7 @@ def build_parts(
 
 def _build_here(request: PartRequest, progress: Progress) -> Part:
     part = build_part(request, progress.advance)
-    progress.finish(part.name, part.seconds, part.peak_memory, part.reused)
+    progress.finish(part)
     return part
 
 
@@ -56,7 +56,7 @@ def _build_elsewhere(
             part: Part = future.result()
             finished[part.name] = part
             del waiting[future]
-            progress.finish(part.name, part.seconds, part.peak_memory, part.reused)
+            progress.finish(part)
         progress.show({path.parent.name: _count(path) for path in running.glob("*/progress")})
     return finished
 

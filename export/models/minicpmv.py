@@ -1,10 +1,11 @@
 """MiniCPM-V 4.5 as one PyTorch module whose parameter names are the checkpoint's.
 
-Parts are loaded when they are needed and can be dropped again, so that a model larger than memory
-can be run part by part.
+Parts are loaded apart from the whole, so that a model larger than memory can be run part by part.
 """
 
 from __future__ import annotations
+
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -34,19 +35,13 @@ def build_empty(config: ModelConfig) -> MiniCPMV:
         return MiniCPMV(config).eval().requires_grad_(False)
 
 
-def load_part(model: MiniCPMV, part: str, source: TensorSource) -> None:
-    """Read the float32 weights of the submodule called `part` ("llm.model.layers.3")."""
-    module = model.get_submodule(part)
-    names = [name for name, _ in module.named_parameters()]
-    tied = model.config.decoder.tie_word_embeddings and part == "llm.lm_head"
-    prefix = "llm.model.embed_tokens" if tied else part
+def load_part(empty: MiniCPMV, part: str, source: TensorSource) -> nn.Module:
+    """The submodule called `part` ("llm.model.layers.3") with the float32 weights of `source`, a
+    copy: `empty` stays as it is."""
+    module = deepcopy(empty.get_submodule(part))
     state = {
-        name: torch.from_numpy(source.read(f"{prefix}.{name}").astype(np.float32)) for name in names
+        name: torch.from_numpy(source.read(f"{part}.{name}").astype(np.float32))
+        for name, _ in module.named_parameters()
     }
     module.load_state_dict(state, strict=True, assign=True)
-    module.requires_grad_(False)
-
-
-def drop_part(model: MiniCPMV, part: str) -> None:
-    """Free the weights of a submodule."""
-    model.get_submodule(part).to("meta")
+    return module.requires_grad_(False)

@@ -50,7 +50,7 @@ def built(monkeypatch):
 
     def note(job, request, source, folder, advance):
         names.append(request.part)
-        write(job, request, source, folder, advance)
+        return write(job, request, source, folder, advance)
 
     monkeypatch.setattr(parts, "_write", note)
     return names

@@ -1,0 +1,163 @@
+"""How long a whole export takes, in which memory, and how far it is from what the disk allows.
+
+The shards are dropped from the page cache first; the floor is reading their bytes and writing those
+of the bundle, one after the other, with nothing in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import describe_machine
+from benchmarks.process_tree import Watch
+
+_BLOCK = 1 << 24
+
+
+def export_child(checkpoint: str, output: str, jobs: str) -> None:
+    """Run one export in this process; print its parts as JSON."""
+    from export.backends import BACKENDS
+    from export.config import ExportConfig
+    from export.parts import Part
+    from export.pipeline import export_bundle
+    from export.progress import Progress
+
+    parts: list[Part] = []
+
+    class Listener(Progress):
+        def finish(self, part: Part) -> None:
+            super().finish(part)
+            parts.append(part)
+
+    config = ExportConfig(
+        checkpoint=checkpoint,
+        output=Path(output),
+        no_cache=True,
+        jobs=int(jobs) if jobs else None,
+    )
+    started = time.monotonic()
+    bundle = export_bundle(config, BACKENDS["coreml"], Listener())
+    report = {
+        "seconds": time.monotonic() - started,
+        "bundle_bytes": sum(p.stat().st_size for p in bundle.rglob("*") if p.is_file()),
+        "parts": {p.name: {"seconds": p.seconds, **p.phases} for p in parts},
+    }
+    print(json.dumps(report))
+
+
+def run_export(checkpoint: Path, folder: Path, jobs: int | None) -> dict[str, Any]:
+    """One export in a fresh process, its shards not in memory: seconds, bytes, memory."""
+    shards = sorted(checkpoint.glob("*.safetensors"))
+    drop_from_memory(shards)
+    arguments = [str(checkpoint), str(folder), str(jobs or "")]
+    command = [sys.executable, "-m", "benchmarks.full_export", "--child", *arguments]
+    started = time.monotonic()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with Watch(child.pid) as watch:
+        output, _ = child.communicate()
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    report: dict[str, Any] = json.loads(output.splitlines()[-1])
+    report["seconds_with_start"] = time.monotonic() - started
+    report["checkpoint_bytes"] = sum(shard.stat().st_size for shard in shards)
+    return report | asdict(watch.usage)
+
+
+def drop_from_memory(files: Sequence[Path]) -> None:
+    """Take files out of the page cache, as far as the system listens."""
+    os.sync()
+    for path in files:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measure_floor(checkpoint: Path, folder: Path, written: int) -> dict[str, float]:
+    """Seconds to read the shards and to write `written` bytes to the disk of `folder`."""
+    shards = sorted(checkpoint.glob("*.safetensors"))
+    drop_from_memory(shards)
+    started = time.monotonic()
+    for path in shards:
+        with path.open("rb", buffering=0) as file:
+            while file.read(_BLOCK):
+                pass
+    read = time.monotonic()
+    block = os.urandom(_BLOCK)
+    target = folder / "floor.bin"
+    with target.open("wb", buffering=0) as file:
+        for _ in range(-(-written // _BLOCK)):
+            file.write(block)
+        os.fsync(file.fileno())
+    finished = time.monotonic()
+    target.unlink()
+    return {"read_seconds": read - started, "write_seconds": finished - read}
+
+
+def measure(checkpoint: Path, jobs: int | None) -> dict[str, Any]:
+    """The export and its floor, on the disk of the checkpoint."""
+    with tempfile.TemporaryDirectory(dir=checkpoint.parent) as folder:
+        report = run_export(checkpoint, Path(folder), jobs)
+        shutil.rmtree(folder)
+        Path(folder).mkdir()
+        floor = measure_floor(checkpoint, Path(folder), report["bundle_bytes"])
+    report["floor"] = floor
+    report["ratio_to_floor"] = report["seconds_with_start"] / sum(floor.values())
+    return report
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """Parts with their phases, then the whole."""
+    phases = ("waiting for weights", "quantizing", "writing")
+    table = Table("part", "seconds", *phases)
+    for name, part in report["parts"].items():
+        cells = (f"{part.get(phase, 0):.1f}" for phase in phases)
+        table.add_row(name, f"{part['seconds']:.1f}", *cells)
+    console.print(table)
+    floor = report["floor"]
+    for line in (
+        f"{report['seconds_with_start']:.1f} s, {report['ratio_to_floor']:.2f} × the floor "
+        f"(reading {floor['read_seconds']:.1f} s, writing {floor['write_seconds']:.1f} s)",
+        f"memory of all processes {report['own'] / 1e9:.2f} GB, mapped pages "
+        f"{report['mapped'] / 1e9:.2f} GB at most",
+        f"read {report['read'] / 1e9:.2f} GB of a checkpoint of "
+        f"{report['checkpoint_bytes'] / 1e9:.2f} GB, wrote {report['written'] / 1e9:.2f} GB for a "
+        f"bundle of {report['bundle_bytes'] / 1e9:.2f} GB",
+    ):
+        console.print(line)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="from benchmarks.synthesize")
+    parser.add_argument("--jobs", type=int, help="processes; default: the export's")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        export_child(*options.child)
+        return
+    if options.checkpoint is None or not options.checkpoint.is_dir():
+        parser.error("give the folder of a checkpoint, such as benchmarks.synthesize makes")
+    machine = describe_machine()
+    report = measure(options.checkpoint.resolve(), options.jobs)
+    print_report(report, Console(highlight=False))
+    if options.json:
+        text = json.dumps({**machine, **report}, indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
