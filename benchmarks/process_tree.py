@@ -31,7 +31,6 @@ class Watch:
     def __init__(self, pid: int) -> None:
         self.usage = Usage()
         self._pid = pid
-        self._traffic: dict[int, tuple[int, int]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -48,18 +47,21 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
-        own = mapped = 0
+        own = mapped = read = written = 0
         for pid in _tree(self._pid):
             status = _fields(_PROC / str(pid) / "status")
             own += 1024 * (status.get("RssAnon", 0) + status.get("RssShmem", 0))
             mapped += 1024 * status.get("RssFile", 0)
             traffic = _fields(_PROC / str(pid) / "io")
-            if traffic:  # a process that has just ended keeps its last figures
-                self._traffic[pid] = traffic["read_bytes"], traffic["write_bytes"]
-        self.usage.own = max(self.usage.own, own)
-        self.usage.mapped = max(self.usage.mapped, mapped)
-        self.usage.read = sum(read for read, _ in self._traffic.values())
-        self.usage.written = sum(written for _, written in self._traffic.values())
+            read += traffic.get("read_bytes", 0)
+            written += traffic.get("write_bytes", 0)
+        seen = self.usage  # a process that has ended counts in its parent's traffic
+        self.usage = Usage(
+            max(seen.own, own),
+            max(seen.mapped, mapped),
+            max(seen.read, read),
+            max(seen.written, written),
+        )
 
 
 def _tree(pid: int) -> Iterator[int]:
