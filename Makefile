@@ -17,9 +17,19 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-# Measure every figure of the README again and write its tables.
-figures: $(VENV)/test.stamp
+# Figures of full size: 45 GB of disk and half an hour.
+FULL := out/full
+full-figures: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[benchmarks]'
 	$(BIN)/python -m benchmarks.palettize --json benchmarks/results/palettize.json
+	$(BIN)/python -m benchmarks.layer --json benchmarks/results/layer.json
+	$(BIN)/python -m benchmarks.scaling $(FULL) --layers 4 8 16 --json benchmarks/results/scaling.json
+	test -d $(FULL)/checkpoint || $(BIN)/python -m benchmarks.synthesize full $(FULL)/checkpoint
+	$(BIN)/python -m benchmarks.full_export $(FULL)/checkpoint --json benchmarks/results/full-export.json
+	$(BIN)/python -m benchmarks.readme
+
+# Measure the other figures of the README again and write its tables.
+figures: $(VENV)/test.stamp
 	for quant in none int8 int4; do \
 	  $(BIN)/python -m export coreml --quant $$quant --overwrite --quiet && \
 	  $(BIN)/python -m validation parity $(BUNDLES)-$$quant \
@@ -41,4 +51,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,validation,training,video,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test figures
+.PHONY: demo test figures full-figures

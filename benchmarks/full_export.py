@@ -10,20 +10,16 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import describe_machine
-from benchmarks.process_tree import Watch
+from benchmarks.machine import describe_machine, run_child
 
 _BLOCK = 1 << 24
 
@@ -64,17 +60,11 @@ def run_export(checkpoint: Path, folder: Path, jobs: int | None) -> dict[str, An
     shards = sorted(checkpoint.glob("*.safetensors"))
     drop_from_memory(shards)
     arguments = [str(checkpoint), str(folder), str(jobs or "")]
-    command = [sys.executable, "-m", "benchmarks.full_export", "--child", *arguments]
     started = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with Watch(child.pid) as watch:
-        output, _ = child.communicate()
-    if child.returncode:
-        raise SystemExit(f"{' '.join(command)} failed")
-    report: dict[str, Any] = json.loads(output.splitlines()[-1])
+    report = run_child("benchmarks.full_export", *arguments)
     report["seconds_with_start"] = time.monotonic() - started
     report["checkpoint_bytes"] = sum(shard.stat().st_size for shard in shards)
-    return report | asdict(watch.usage)
+    return report
 
 
 def drop_from_memory(files: Sequence[Path]) -> None:
@@ -126,14 +116,14 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         cells = (f"{part.get(phase, 0):.1f}" for phase in phases)
         table.add_row(name, f"{part['seconds']:.1f}", *cells)
     console.print(table)
-    floor = report["floor"]
+    floor, usage = report["floor"], report["usage"]
     for line in (
         f"{report['seconds_with_start']:.1f} s, {report['ratio_to_floor']:.2f} × the floor "
         f"(reading {floor['read_seconds']:.1f} s, writing {floor['write_seconds']:.1f} s)",
-        f"memory of all processes {report['own'] / 1e9:.2f} GB, mapped pages "
-        f"{report['mapped'] / 1e9:.2f} GB at most",
-        f"read {report['read'] / 1e9:.2f} GB of a checkpoint of "
-        f"{report['checkpoint_bytes'] / 1e9:.2f} GB, wrote {report['written'] / 1e9:.2f} GB for a "
+        f"memory of all processes {usage['own'] / 1e9:.2f} GB, mapped pages "
+        f"{usage['mapped'] / 1e9:.2f} GB at most",
+        f"read {usage['read'] / 1e9:.2f} GB of a checkpoint of "
+        f"{report['checkpoint_bytes'] / 1e9:.2f} GB, wrote {usage['written'] / 1e9:.2f} GB for a "
         f"bundle of {report['bundle_bytes'] / 1e9:.2f} GB",
     ):
         console.print(line)

@@ -8,14 +8,10 @@ to the tool's own form and compiled kernels are outside the time.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,20 +24,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine, run_child
+from benchmarks.weights import draw_tensor
+
 BITS, GROUP_SIZE = 4, 16
-OUTLIER_CHANNELS = 8
 Indices = NDArray[np.uint8]
 Tables = NDArray[Any]  # (groups, 16)
 Result = tuple[float, Indices, Tables]  # seconds, what was chosen
-
-
-def draw_weights(rows: int, columns: int) -> NDArray[Any]:
-    """Heavy-tailed weights with a few outlier input channels, bfloat16 (rows, columns)."""
-    random = np.random.default_rng(0)
-    channels = random.choice(columns, min(OUTLIER_CHANNELS, columns), replace=False)
-    values = random.standard_t(4, (rows, columns)).astype(np.float32) * np.float32(0.02)
-    values[:, channels] *= 10
-    return values.astype(ml_dtypes.bfloat16)
 
 
 def run_ours(values: NDArray[Any], folder: Path) -> Result:
@@ -66,7 +55,7 @@ def run_coremltools(values: NDArray[Any], folder: Path) -> Result:
     weight = values.astype(np.float16)
     spec = mb.TensorSpec((1, weight.shape[1]), dtype=types.fp16)
 
-    @mb.program(input_specs=[spec], opset_version=ct.target.iOS18)
+    @mb.program(input_specs=[spec], opset_version=ct.target.iOS18)  # type: ignore[untyped-decorator]
     def program(x: Any) -> Any:
         return mb.linear(x=x, weight=weight)
 
@@ -137,7 +126,7 @@ def squared_error(values: NDArray[Any], indices: Indices, lut: Tables) -> float:
     return total
 
 
-def run_child(tool: str, weights: Path) -> None:
+def run_tool(tool: str, weights: Path) -> None:
     """Palettize the file's matrix with one tool and print seconds and squared error as JSON."""
     values = np.load(weights).view(ml_dtypes.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
@@ -150,22 +139,13 @@ def measure(rows: int, columns: int, repetitions: int, console: Console) -> dict
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.npy"
-        np.save(weights, draw_weights(rows, columns).view(np.uint16))
+        np.save(weights, draw_tensor("palettize.weight", (rows, columns)).view(np.uint16))
         for _ in range(repetitions):
             for tool in TOOLS:
                 if tool != "ours" and importlib.util.find_spec(tool) is None:
                     results[tool] = "not installed"
                     continue
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.palettize",
-                    "--child",
-                    tool,
-                    str(weights),
-                ]
-                child = subprocess.run(command, check=True, capture_output=True, text=True)
-                run = json.loads(child.stdout.splitlines()[-1])
+                run = run_child("benchmarks.palettize", tool, str(weights))
                 console.print(f"{tool}: {run['seconds']:.3f} s")
                 entry = results.setdefault(tool, {"seconds": [], "error": run["error"]})
                 entry["seconds"].append(run["seconds"])
@@ -185,37 +165,6 @@ def summarize(results: dict[str, Any], parameters: int) -> None:
                 ours["parameters_per_second"] / entry["parameters_per_second"]
             )
             entry["error_of_ours_to_this"] = ours["error"] / entry["error"]
-
-
-def describe_machine() -> dict[str, Any]:
-    """Where and with what the figures were measured."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    packages = ["numpy", "numba", "coremltools", "coreai-opt", "torch"]
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "machine": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": versions,
-        "commit": commit.stdout.strip() or "none",
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return platform.processor()
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0].split(":")[1].strip() if names else platform.machine()
 
 
 def print_table(results: dict[str, Any], title: str, console: Console) -> None:
@@ -247,7 +196,7 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, metavar=("TOOL", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        run_child(arguments.child[0], Path(arguments.child[1]))
+        run_tool(arguments.child[0], Path(arguments.child[1]))
         return
     console = Console()
     machine = describe_machine()

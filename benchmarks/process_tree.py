@@ -16,8 +16,8 @@ _PROC = Path("/proc")
 
 @dataclass
 class Usage:
-    """Peaks over time of sums over processes, in bytes; traffic with the disk itself, caches not
-    counted."""
+    """Peaks over time of sums over processes, in bytes: what processes share counts once. Traffic
+    is that with the disk itself, caches not counted."""
 
     own: int = 0  # memory that would be lost with the process
     mapped: int = 0  # pages of files, which the system drops when it needs room
@@ -49,9 +49,9 @@ class Watch:
     def _look(self) -> None:
         own = mapped = read = written = 0
         for pid in _tree(self._pid):
-            status = _fields(_PROC / str(pid) / "status")
-            own += 1024 * (status.get("RssAnon", 0) + status.get("RssShmem", 0))
-            mapped += 1024 * status.get("RssFile", 0)
+            memory = _fields(_PROC / str(pid) / "smaps_rollup")
+            own += 1024 * (memory.get("Pss_Anon", 0) + memory.get("Pss_Shmem", 0))
+            mapped += 1024 * memory.get("Pss_File", 0)
             traffic = _fields(_PROC / str(pid) / "io")
             read += traffic.get("read_bytes", 0)
             written += traffic.get("write_bytes", 0)

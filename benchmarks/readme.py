@@ -34,6 +34,35 @@ def palettize_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def layer_table(report: dict[str, Any]) -> str:
+    """One full-size decoder layer: time, memory and error of each tool."""
+    lines = [
+        "| tool | seconds | ours is faster by | memory, GB | to ours | squared error, ours / its |",
+        "|---|---|---|---|---|---|",
+    ]
+    for tool, entry in report["results"].items():
+        name = tool if tool == "ours" else f"{tool} {report['versions'][tool]}"
+        faster, memory = f"{entry['ours_is_faster_by']:.1f} ×", f"{entry['own_bytes'] / 1e9:.2f}"
+        cells = (f"{entry['seconds']:.1f}", faster, memory, f"{entry['memory_to_ours']:.1f} ×")
+        lines.append(f"| {name} | {' | '.join(cells)} | {entry['error_of_ours_to_this']:.6f} |")
+    return "\n".join(lines)
+
+
+def export_table(whole: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The whole model, and the growth with the decoder's layers."""
+    lines = [
+        "| decoder layers | checkpoint, GB | seconds | seconds / GB | memory, GB | × the disk alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in [*rows, {"layers": "all", **whole}]:
+        size, seconds = row["checkpoint_bytes"] / 1e9, row["seconds_with_start"]
+        floor = f"{row['ratio_to_floor']:.1f}" if "ratio_to_floor" in row else ""
+        cells = (f"{size:.1f}", f"{seconds:.0f}", f"{seconds / size:.1f}")
+        memory = f"{row['usage']['own'] / 1e9:.2f}"
+        lines.append(f"| {row['layers']} | {' | '.join(cells)} | {memory} | {floor} |")
+    return "\n".join(lines)
+
+
 def parity_table(reports: dict[str, dict[str, Any]]) -> str:
     """Same-weights and checkpoint decibels of each stage, a pair of columns a recipe."""
     head = " | ".join(f"{name}: same weights | {name}: checkpoint" for name in reports)
@@ -75,7 +104,13 @@ def main() -> None:
         json.loads((RESULTS / f"answers-{name}.json").read_text(encoding="utf-8"))
         for name in ANSWERS
     ]
+    layer, whole, scaling = (
+        json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("layer", "full-export", "scaling")
+    )
     text = replace_section(text, "palettize", palettize_table(palettize))
+    text = replace_section(text, "layer", layer_table(layer))
+    text = replace_section(text, "export", export_table(whole, scaling["rows"]))
     text = replace_section(text, "answers", answers_table(answers))
     readme.write_text(replace_section(text, "parity", parity_table(reports)), encoding="utf-8")
 

@@ -44,7 +44,7 @@ def print_table(rows: list[dict[str, Any]], console: Console) -> None:
             f"{size:.1f}",
             f"{seconds:.1f}",
             f"{seconds / size:.2f}",
-            f"{row['own'] / 1e9:.2f}",
+            f"{row['usage']['own'] / 1e9:.2f}",
         )
         table.add_row(str(row["layers"]), *cells)
     console.print(table)

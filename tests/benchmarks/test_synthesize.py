@@ -167,7 +167,7 @@ def test_values_follow_students_t():
     scaled = t / np.sqrt(1 + t**2 / 4)
     expected = 0.5 + 3 / 8 * scaled * (1 - scaled**2 / 12)
     empirical = (np.arange(t.size) + 0.5) / t.size
-    assert np.abs(expected - empirical).max() < 0.005
+    assert np.abs(expected - empirical).max() < 0.002
     assert 20 < t.max() < 30  # a normal distribution would end at 7
 
 
@@ -181,12 +181,11 @@ def test_matrix_has_a_few_outlier_channels_and_keeps_the_variance(name):
     assert variance == pytest.approx(1 if "q_proj" in name else 1 / 72, rel=0.15)
 
 
-def test_rows_and_tensors_differ():
-    first, second = (draw_tensor(f"{n}.weight", (64, 256)) for n in "ab")
-    assert len({row.tobytes() for row in np.concatenate([first, second])}) == 128
-    signs = np.sign(first.astype(np.float32))
-    alike = np.abs(signs @ signs.T / 256 - np.eye(64)).max()
-    assert alike < 0.35  # of independent signs: 5.6 standard deviations
+def test_rows_and_tensors_are_independent():
+    values = np.concatenate([draw_tensor(f"{n}.weight", (64, 256)) for n in "ab"])
+    signs = np.sign(values.astype(np.float32))
+    alike = np.abs(signs @ signs.T / 256 - np.eye(128)).max()
+    assert alike < 0.35  # 5.6 standard deviations
 
 
 def test_gains_lie_near_one_and_biases_near_zero():
