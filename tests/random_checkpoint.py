@@ -52,14 +52,19 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-def write_random_checkpoint(folder: Path) -> None:
-    """Write config.json, weights and a byte-level tokenizer to `folder` (made if absent)."""
+def write_random_checkpoint(folder: Path, **changes: Any) -> None:
+    """Write config.json, weights and a byte-level tokenizer to `folder` (made if absent).
+
+    `changes` replace values of the configuration.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _byte_tokenizer()
     special = {role: tokenizer.token_to_id(token) for role, token in SPECIAL_TOKENS.items()}
-    config = _CONFIG | {
+    config = {
+        **_CONFIG,
         "vocab_size": tokenizer.get_vocab_size(),
         "eos_token_id": special["message_end"],
+        **changes,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -106,7 +106,7 @@ def open_candidate(candidate: Candidate) -> Answerer:
 
     def answer_reference(chat: Chat) -> str:
         prompt = prepare_chat(source, chat)
-        arrays = trace_reference(reference, prompt, _MAX_NEW_TOKENS, chat_format)
+        (arrays,) = trace_reference(reference, [prompt], _MAX_NEW_TOKENS, chat_format)
         return _text(
             chat_format.tokenizer, arrays["greedy_tokens"], chat_format.prompt.stop_token_ids
         )

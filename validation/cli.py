@@ -44,7 +44,11 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint", help="folder or hub id it was made from (not needed for the pocket model)"
     )
     parity.add_argument("--messages", type=Path, action="append", help="chat file; may be repeated")
-    parity.add_argument("--stages", nargs="+", help="run these stages alone")
+    parity.add_argument(
+        "--stages",
+        nargs="+",
+        help="run these alone, by the names of stages or packages, and load no more than they need",
+    )
     parity.add_argument("--max-new-tokens", type=int, default=8)
     parity.add_argument("--output", type=Path, help="default: report.json in the bundle")
     parity.add_argument("--write-golden", action="store_true", help="store vectors for the device")

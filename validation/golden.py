@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mobile_runtime.bundle import list_files, read_manifest, write_manifest
+from mobile_runtime.conversation import PreparedPrompt
 from mobile_runtime.messages import collect_media
 from mobile_runtime.preprocess import patches
 from validation.default_prompts import NamedChat
@@ -37,9 +38,13 @@ def write_golden(bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat
         partial.mkdir()
         entries: list[dict[str, Any]] = []
         arrays: dict[str, np.ndarray] = {}
-        for named in chats:
-            entry, stages = _golden(named, source, partial)
-            entries.append(entry)
+        reference = Reference(source.config, source.checkpoint)
+        prompts = [prepare_chat(source, named.chat) for named in chats]
+        traces = trace_reference(reference, prompts, NEW_TOKENS, source.chat_format)
+        for named, prompt, trace in zip(chats, prompts, traces, strict=True):
+            pictures = _save_pictures(named, partial)
+            entries.append(_entry(named.name, pictures, prompt, trace))
+            stages = _stages(reference, prompt, trace)
             arrays |= {f"{named.name}.{stage}": value for stage, value in stages.items()}
         (partial / "chats.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
         save_file(arrays, partial / "arrays.safetensors")
@@ -52,18 +57,20 @@ def write_golden(bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat
     write_manifest(bundle, replace(manifest, files=tuple(files)))
 
 
-def _golden(
-    named: NamedChat, source: OpenCheckpoint, folder: Path
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    prompt = prepare_chat(source, named.chat)
-    reference = Reference(source.config, source.checkpoint)
-    trace = trace_reference(reference, prompt, NEW_TOKENS, source.chat_format)
-    pictures = []
+def _save_pictures(named: NamedChat, folder: Path) -> list[str]:
+    """Write the chat's pictures to `folder`; their names."""
+    names = []
     for n, media in enumerate(collect_media(named.chat.messages)):
-        pictures.append(f"{named.name}_{n}.png")
-        media.source.save(folder / pictures[-1])
-    entry = {
-        "name": named.name,
+        names.append(f"{named.name}_{n}.png")
+        media.source.save(folder / names[-1])
+    return names
+
+
+def _entry(
+    name: str, pictures: Sequence[str], prompt: PreparedPrompt, trace: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    return {
+        "name": name,
         "pictures": pictures,
         "text": prompt.encoded.text,
         "input_ids": prompt.encoded.input_ids.tolist(),
@@ -72,10 +79,15 @@ def _golden(
         "tgt_sizes": prompt.tgt_sizes.tolist(),
         "greedy_tokens": trace["greedy_tokens"].tolist(),
     }
+
+
+def _stages(
+    reference: Reference, prompt: PreparedPrompt, trace: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     arrays = {"logits": trace["logits"]}
     for n, (views, embeds) in enumerate(zip(prompt.groups, trace["image_embeds"], strict=True)):
         arrays[f"image_embeds.{n}"] = embeds
         for m, view in enumerate(views):
             arrays[f"patches.{n}.{m}"] = patches(view)
             arrays[f"image_features.{n}.{m}"] = reference.encode_view(view)
-    return entry, {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    return {name: np.ascontiguousarray(value) for name, value in arrays.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -12,20 +12,23 @@ import numpy as np
 
 from export.backends import BACKENDS
 from export.config import ExportConfig
+from export.graphs.graph import Graph
 from export.plan import Plan, build_plan
 from export.quant.quantize import quantize
 from export.quant.recipe import QuantRecipe
-from mobile_runtime.bundle import InputError, Manifest
+from mobile_runtime.bundle import GraphSpec, InputError, Manifest, read_manifest
 from mobile_runtime.conversation import PreparedPrompt
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.session import ChatOptions, Session
 from validation.default_prompts import NamedChat
+from validation.loaded import LoadedWeights
+from validation.meter import Meter
 from validation.metrics import cosine, kl_divergence, psnr, top_agreement
-from validation.reference import Reference
+from validation.reference import LOADED_BYTES, Reference
 from validation.report import ParityReport, StageResult, Status
 from validation.same_weights import SameWeights
 from validation.sources import OpenCheckpoint, check_source
-from validation.stages import Compared, PromptRun, Stage
+from validation.stages import Compared, Comparison, Stage, TextOptions
 from validation.trace import prepare_chat
 
 Array = np.ndarray
@@ -33,12 +36,13 @@ Array = np.ndarray
 FP32_FLOOR = 70.0  # only summation order and the exporter's folds differ
 FP16_FLOOR = 50.0
 EIGHT_BIT_FLOOR = 50.0  # of a single matrix: what follows it is reported, not judged
+_NEED_GREEDY = ("end_to_end", "greedy_tokens")  # stages that continue the prompts greedily
 _MARGIN = 4.0  # a token counts when the reference prefers it by this many logit errors
 
 
 @dataclass(frozen=True)
 class ParityOptions:
-    """`stages` None runs all of them."""
+    """`stages` None runs all of them; see `wanted_stages` for their names."""
 
     engine: EngineOptions
     new_tokens: int = 8
@@ -48,27 +52,57 @@ class ParityOptions:
 def run_parity(
     bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat], options: ParityOptions
 ) -> ParityReport:
-    """Compare `bundle` with `source` on `chats`."""
+    """Compare `bundle` with `source` on `chats`; only what the wanted stages need is computed."""
+    wanted = wanted_stages(read_manifest(bundle), options.stages)
     session = Session.load(bundle, options.engine)
     plan = bundle_plan(session.manifest, source)
-    runs = _prompt_runs(session, source, plan, chats, options)
-    stages = stage_table(session.manifest)
-    names = ["preprocessing", "weights", *stages, "greedy_tokens"]
-    if unknown := set(options.stages or ()) - set(names):
-        raise InputError(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(names)}.")
-    results = [_preprocessing(runs, source, chats, options), _weights(plan, source, options)]
-    results += [_run_stage(name, stage, runs, plan, options) for name, stage in stages.items()]
-    results.append(_greedy_tokens(runs, options))
+    texts = TextOptions(options.new_tokens, greedy=not wanted.isdisjoint(_NEED_GREEDY))
+    comparison = _open_comparison(session, source, plan, chats, texts)
+    precision = options.engine.precision
+    stages: Mapping[str, Callable[[], StageResult]] = {
+        "preprocessing": partial(_preprocessing, comparison, source, chats),
+        "weights": partial(_weights, plan, source),
+        **{
+            name: partial(_run_stage, name, partial(stage, comparison), plan, precision)
+            for name, stage in stage_table(session.manifest).items()
+        },
+        "greedy_tokens": partial(_greedy_tokens, comparison, [chat.name for chat in chats]),
+    }
     return ParityReport(
         bundle=bundle.name,
         checkpoint=session.manifest.source.name,
         recipe=plan.recipe.name,
         engine="mil" if options.engine.name == "auto" else options.engine.name,
-        precision=options.engine.precision,
+        precision=precision,
         prompts=tuple(chat.name for chat in chats),
-        stages=tuple(results),
+        stages=tuple(_measure(name, run, name in wanted) for name, run in stages.items()),
         tools={"torch": version("torch"), **session.manifest.tools},
     )
+
+
+def wanted_stages(manifest: Manifest, names: Collection[str] | None) -> frozenset[str]:
+    """The stages that `names` mean, all for None. A package stands for the stage that runs it."""
+    stages = ("preprocessing", "weights", *stage_table(manifest), "greedy_tokens")
+    known = {name: name for name in stages} | {g.name: stage_of(g) for g in manifest.graphs}
+    if unknown := sorted(set(names or ()) - known.keys()):
+        raise InputError(f"no stage {', '.join(unknown)}; there are {', '.join(known)}.")
+    return frozenset(known[name] for name in (stages if names is None else names))
+
+
+def stage_of(graph: GraphSpec | Graph) -> str:
+    """The stage that runs a package."""
+    if graph.role == "decoder":
+        return graph.name
+    return "logits" if graph.role == "lm_head" else graph.role
+
+
+def _measure(name: str, run: Callable[[], StageResult], wanted: bool) -> StageResult:
+    """Run a stage. What it computes for later stages too counts for it."""
+    if not wanted:
+        return StageResult(name, "not run", note="not selected")
+    with Meter() as meter:
+        result = run()
+    return replace(result, seconds=meter.seconds, peak_bytes=meter.peak_bytes)
 
 
 def bundle_plan(manifest: Manifest, source: OpenCheckpoint) -> Plan:
@@ -90,32 +124,31 @@ def stage_table(manifest: Manifest) -> Mapping[str, Stage]:
     """The stages that compare arrays, in order, by name."""
     packages = manifest.graphs_of("decoder")
     return {
-        "vision_encoder": PromptRun.vision_encoder,
-        "resampler": PromptRun.resampler,
-        "embeddings": PromptRun.embeddings,
-        **{g.name: partial(PromptRun.decoder, n=n) for n, g in enumerate(packages)},
-        "logits": PromptRun.logits,
-        "end_to_end": PromptRun.end_to_end,
+        "vision_encoder": Comparison.vision_encoder,
+        "resampler": Comparison.resampler,
+        "embeddings": Comparison.embeddings,
+        **{g.name: partial(Comparison.decoder, n=n) for n, g in enumerate(packages)},
+        "logits": Comparison.logits,
+        "end_to_end": Comparison.end_to_end,
     }
 
 
-def _prompt_runs(
+def _open_comparison(
     session: Session,
     source: OpenCheckpoint,
     plan: Plan,
     chats: Sequence[NamedChat],
-    options: ParityOptions,
-) -> list[PromptRun]:
+    options: TextOptions,
+) -> Comparison:
+    """The two references share the memory for loaded weights: they work in turn."""
+    loaded = LoadedWeights(LOADED_BYTES)
     same = SameWeights(source.checkpoint, source.config, plan)
-    conversion = Reference(source.config, same)
-    conversion.use_key_query(same.key_query())
-    references = Reference(source.config, source.checkpoint), conversion
-    return [
-        PromptRun(
-            (chat.name, prepare_named(session, chat)), session, references, options.new_tokens
-        )
-        for chat in chats
-    ]
+    references = (
+        Reference(source.config, source.checkpoint, loaded),
+        Reference(source.config, same, loaded, same.key_query),
+    )
+    prompts = [prepare_named(session, chat) for chat in chats]
+    return Comparison(prompts, session, references, options)
 
 
 def prepare_named(session: Session, named: NamedChat) -> PreparedPrompt:
@@ -126,17 +159,12 @@ def prepare_named(session: Session, named: NamedChat) -> PreparedPrompt:
 
 
 def _preprocessing(
-    runs: Sequence[PromptRun],
-    source: OpenCheckpoint,
-    chats: Sequence[NamedChat],
-    options: ParityOptions,
+    comparison: Comparison, source: OpenCheckpoint, chats: Sequence[NamedChat]
 ) -> StageResult:
     """The bundle's constants must give what the checkpoint's own files give, bit for bit."""
-    if not _wanted("preprocessing", options):
-        return StageResult("preprocessing", "not run", note="not selected")
     differing = []
-    for run, named in zip(runs, chats, strict=True):
-        got, expected = run.prompt, prepare_chat(source, named.chat)
+    for got, named in zip(comparison.prompts, chats, strict=True):
+        expected = prepare_chat(source, named.chat)
         if got.keys != expected.keys or not np.array_equal(got.tgt_sizes, expected.tgt_sizes):
             differing.append(named.name)
     if differing:
@@ -145,13 +173,11 @@ def _preprocessing(
     return StageResult("preprocessing", "passed", note="token ids and pixels equal")
 
 
-def _weights(plan: Plan, source: OpenCheckpoint, options: ParityOptions) -> StageResult:
+def _weights(plan: Plan, source: OpenCheckpoint) -> StageResult:
     """What quantization does to single matrices: the worst PSNR of each width.
 
     Eight bits must keep every matrix above the floor; fewer bits lose what an optimal table loses.
     """
-    if not _wanted("weights", options):
-        return StageResult("weights", "not run", note="not selected")
     worst: dict[int, float] = {}
     for parameter in (p for graph in plan.graphs for p in graph.parameters):
         spec = plan.specs.get(parameter.name)
@@ -172,19 +198,13 @@ def _weights(plan: Plan, source: OpenCheckpoint, options: ParityOptions) -> Stag
     )
 
 
-def _wanted(stage: str, options: ParityOptions) -> bool:
-    return options.stages is None or stage in options.stages
-
-
 def _run_stage(
-    name: str, stage: Stage, runs: Sequence[PromptRun], plan: Plan, options: ParityOptions
+    name: str, stage: Callable[[], Iterator[Compared]], plan: Plan, precision: str
 ) -> StageResult:
-    if not _wanted(name, options):
-        return StageResult(name, "not run", note="not selected")
-    compared = [item for run in runs for item in stage(run)]
+    compared = list(stage())
     if not compared:
         return StageResult(name, "not run", note="no prompt has a picture")
-    floor = FP32_FLOOR if options.engine.precision == "fp32" else FP16_FLOOR
+    floor = FP32_FLOOR if precision == "fp32" else FP16_FLOOR
     result = StageResult(
         stage=name,
         status="passed",
@@ -211,13 +231,7 @@ def stage_bits(stage: str, plan: Plan) -> int:
     """The fewest bits of any weight that the stage uses."""
     if stage == "embeddings":
         return 16 if plan.embed_tokens is None else plan.embed_tokens.bits
-    roles = {"logits": "lm_head"}
-    names = {stage, roles.get(stage, stage)}
-    graphs = [
-        graph
-        for graph in plan.graphs
-        if stage == "end_to_end" or graph.name in names or graph.role in names
-    ]
+    graphs = [g for g in plan.graphs if stage in ("end_to_end", stage_of(g))]
     specs = [plan.specs.get(p.name) for graph in graphs for p in graph.parameters]
     if stage == "end_to_end":
         specs.append(plan.embed_tokens)
@@ -237,25 +251,22 @@ def _metrics(name: str, compared: Sequence[Compared]) -> dict[str, float]:
     }
 
 
-def _greedy_tokens(runs: Sequence[PromptRun], options: ParityOptions) -> StageResult:
+def _greedy_tokens(comparison: Comparison, names: Sequence[str]) -> StageResult:
     """Next tokens along the reference's text equal PyTorch's with the bundle's weights.
 
     A step whose two best reference logits are closer than four times the largest logit difference
     decides nothing: it is excluded and counted.
     """
-    if not _wanted("greedy_tokens", options):
-        return StageResult("greedy_tokens", "not run", note="not selected")
     close: list[str] = []
     steps = wrong = 0
-    for run in runs:
-        for compared in run.end_to_end():
-            error = float(np.abs(compared.candidate - compared.conversion).max())
-            best = np.sort(compared.conversion, axis=-1)[:, -2:]
-            clear = best[:, 1] - best[:, 0] > _MARGIN * error
-            differ = compared.candidate.argmax(-1) != compared.conversion.argmax(-1)
-            steps += len(clear)
-            close += [f"{run.name} {step}" for step in np.flatnonzero(~clear)]
-            wrong += int(np.sum(clear & differ))
+    for name, compared in zip(names, comparison.end_to_end(), strict=True):
+        error = float(np.abs(compared.candidate - compared.conversion).max())
+        best = np.sort(compared.conversion, axis=-1)[:, -2:]
+        clear = best[:, 1] - best[:, 0] > _MARGIN * error
+        differ = compared.candidate.argmax(-1) != compared.conversion.argmax(-1)
+        steps += len(clear)
+        close += [f"{name} {step}" for step in np.flatnonzero(~clear)]
+        wrong += int(np.sum(clear & differ))
     counts = {"steps": steps, "excluded": len(close), "wrong": wrong}
     note = f"too close to call: {', '.join(close)}" if close else ""
     status: Status = "failed" if wrong else "not run" if len(close) == steps else "passed"

@@ -1,58 +1,83 @@
-"""The checkpoint in fp32 PyTorch, callable stage by stage with the runtime's prepared prompts."""
+"""The checkpoint in fp32 PyTorch, callable stage by stage with the runtime's prepared prompts.
+
+The model may be larger than memory: weights are loaded part by part, used for all texts at hand,
+and stay only as far as `LoadedWeights` has room.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from export.checkpoint import TensorSource
+from export.graphs.lm_head import lm_head_slices
 from export.models.config import ModelConfig
-from export.models.minicpmv import build_empty, drop_part, load_part
+from export.models.minicpmv import build_empty, load_part
 from export.models.qwen3 import KeyValueCache
 from export.quant.recipes import EMBED_TOKENS
 from mobile_runtime.conversation import PreparedPrompt
 from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 from mobile_runtime.preprocess import View, patches
+from validation.loaded import LoadedWeights
 
 Array = np.ndarray
-_LAYER_BYTES_KEPT = 8 << 30  # decoder layers stay loaded up to this size
+LOADED_BYTES = 2 << 30  # the vision tower, the largest part, takes 1.65 GB
+_LM_HEAD = "llm.lm_head.weight"
+# Of one group of frames: features of its views, their sizes in patches, its temporal ids.
+Group = tuple[Sequence[Array], Sequence[tuple[int, int]], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Hidden states (S, D) of a text from `position` on, and the text's keys and values."""
+
+    hidden: Array
+    position: int
+    cache: KeyValueCache
+
+    def followed_by(self, hidden: Array) -> Rows:
+        """The rows that come next."""
+        return Rows(hidden, self.position + len(self.hidden), self.cache)
 
 
 class Reference:
-    """Stages of the model. Weights come from `source`, part by part, when a stage needs them."""
+    """Stages of the model with the weights of `source`. `loaded` may be shared with another
+    reference; `key_query` gives folded queries for the resampler in place of its projections."""
 
-    def __init__(self, config: ModelConfig, source: TensorSource) -> None:
-        self.config, self._source = config, source
-        self._model = build_empty(config)
-        self._loaded: set[str] = set()
-        self.cache: KeyValueCache | None = None
+    def __init__(
+        self,
+        config: ModelConfig,
+        source: TensorSource,
+        loaded: LoadedWeights | None = None,
+        key_query: Callable[[], Array] | None = None,
+    ) -> None:
+        self.config, self._source, self._key_query = config, source, key_query
+        self._loaded = LoadedWeights(LOADED_BYTES) if loaded is None else loaded
+        self._empty = build_empty(config)
 
-    def use_key_query(self, key_query: Array) -> None:
-        """Take the resampler's folded queries instead of its own projections."""
-        self._model.resampler.key_query = torch.from_numpy(key_query.astype(np.float32))
+    def _part(self, name: str) -> nn.Module:
+        values = sum(p.numel() for p in self._empty.get_submodule(name).parameters())
+        return self._loaded.get((self._source, name), 4 * values, lambda: self._load(name))
 
-    def _ready(self, *parts: str) -> None:
-        for part in parts:
-            if part not in self._loaded:
-                load_part(self._model, part, self._source)
-                self._loaded.add(part)
-
-    def _release(self, part: str) -> None:
-        drop_part(self._model, part)
-        self._loaded.discard(part)
+    def _load(self, name: str) -> nn.Module:
+        module = load_part(self._empty, name, self._source)
+        if name == "resampler" and self._key_query is not None:
+            module.key_query = torch.from_numpy(self._key_query())
+        return module
 
     @torch.inference_mode()
     def encode_view(self, view: View) -> Array:
         """Features of one view, (h·w, vision hidden)."""
-        self._ready("vpm")
         ids = position_ids(*view.tgt_size, self.config.vision.position_buckets)
         values = torch.from_numpy(np.ascontiguousarray(patches(view).T))[None]
         valid = torch.ones(1, len(ids), dtype=torch.bool)
-        features = self._model.vpm(values, torch.from_numpy(ids.astype(np.int64))[None], valid)
-        return np.asarray(features[0].numpy())
+        ids_row = torch.from_numpy(ids.astype(np.int64))[None]
+        return np.asarray(self._part("vpm")(values, ids_row, valid)[0].numpy())
 
     @torch.inference_mode()
     def resample(
@@ -62,32 +87,31 @@ class Reference:
         temporal_ids: Sequence[int],
     ) -> Array:
         """Embeddings of one group of frames, (queries, D)."""
-        self._ready("resampler")
         size = self.config.decoder.hidden_size
         times = sincos_time(temporal_ids, size)
         positions = [sincos_2d(h, w, size) + times[n] for n, (h, w) in enumerate(sizes)]
-        embeds = self._model.resampler(
+        embeds = self._part("resampler")(
             torch.from_numpy(np.concatenate(features)), torch.from_numpy(np.concatenate(positions))
         )
         return np.asarray(embeds.numpy())
 
-    def encode_group(self, views: Sequence[View], temporal_ids: Sequence[int]) -> Array:
-        """Views of one group of frames -> (queries, D)."""
-        features = [self.encode_view(view) for view in views]
-        return self.resample(features, [view.tgt_size for view in views], temporal_ids)
+    def encode_views(self, prompts: Sequence[PreparedPrompt]) -> list[list[list[Array]]]:
+        """Features of the views of each group of each prompt."""
+        return [[[self.encode_view(v) for v in views] for views in p.groups] for p in prompts]
 
-    def image_embeds(self, prompt: PreparedPrompt) -> list[Array]:
-        """(queries, D) of every group."""
-        pairs = zip(prompt.groups, prompt.encoded.groups, strict=True)
-        return [self.encode_group(views, group.temporal_ids) for views, group in pairs]
+    def image_embeds(self, prompts: Sequence[PreparedPrompt]) -> list[list[Array]]:
+        """(queries, D) of every group of every prompt."""
+        features = self.encode_views(prompts)
+        groups = [picture_groups(p, found) for p, found in zip(prompts, features, strict=True)]
+        return [[self.resample(*group) for group in found] for found in groups]
 
     def embed(self, input_ids: Array) -> Array:
-        """Token embeddings, (T, D)."""
-        return np.asarray(self._table[np.asarray(input_ids)].astype(np.float32))
-
-    @cached_property
-    def _table(self) -> Array:
-        return self._source.read(EMBED_TOKENS)
+        """Token embeddings, (T, D), read row by row."""
+        ids, places = np.unique(np.asarray(input_ids), return_inverse=True)
+        rows = np.empty((len(ids), self.config.decoder.hidden_size), np.float32)
+        for row, token in zip(rows, ids.tolist(), strict=True):
+            row[:] = self._source.read_rows(EMBED_TOKENS, token, token + 1)[0]
+        return rows[places]
 
     def splice(self, prompt: PreparedPrompt, image_embeds: Sequence[Array]) -> Array:
         """Input embeddings of the whole prompt, (T, D)."""
@@ -96,33 +120,49 @@ class Reference:
             embeddings[begin:end] = embeds
         return embeddings
 
-    def new_cache(self, context_length: int) -> None:
-        """Start a sequence of at most `context_length` tokens."""
-        self.cache = KeyValueCache.empty(self.config.decoder, context_length)
+    def start(self, hidden: Array, context_length: int | None = None) -> Rows:
+        """The first rows (S, D) of a text that will have at most `context_length`, S by default."""
+        room = len(hidden) if context_length is None else context_length
+        return Rows(hidden, 0, KeyValueCache.empty(self.config.decoder, room))
 
     @torch.inference_mode()
-    def run_layers(self, hidden: Array, position: int, layers: range) -> Array:
-        """Hidden states (S, D) from `position` through `layers`."""
-        assert self.cache is not None, "call new_cache first"
-        x = torch.from_numpy(np.ascontiguousarray(hidden, dtype=np.float32))
+    def run_layers(self, texts: Sequence[Rows], layers: range) -> list[Rows]:
+        """The rows of every text behind `layers`; a layer is loaded once for all of them."""
+        hidden = [torch.from_numpy(np.asarray(rows.hidden, np.float32)) for rows in texts]
         for n in layers:
-            part = f"llm.model.layers.{n}"
-            self._ready(part)
-            x = self._model.llm.run_layers(x, position, self.cache, range(n, n + 1))
-            if not self._layers_fit():
-                self._release(part)
-        return np.asarray(x.numpy())
+            hidden = self._run_layer(n, hidden, texts)
+        return [replace(rows, hidden=x.numpy()) for rows, x in zip(texts, hidden, strict=True)]
 
-    def _layers_fit(self) -> bool:
-        decoder = self.config.decoder
-        attention = 2 * decoder.hidden_size * decoder.head_dim
-        attention *= decoder.num_heads + decoder.num_kv_heads
-        values = attention + 3 * decoder.hidden_size * decoder.intermediate_size
-        return 4 * values * decoder.num_layers <= _LAYER_BYTES_KEPT
+    def _run_layer(self, n: int, hidden: list[Tensor], texts: Sequence[Rows]) -> list[Tensor]:
+        layer = self._part(f"llm.model.layers.{n}")
+        return [
+            layer(x, rows.position, rows.cache, n) for x, rows in zip(hidden, texts, strict=True)
+        ]
 
     @torch.inference_mode()
     def logits(self, hidden: Array) -> Array:
-        """Hidden states (S, D) of the last layer -> (S, vocab)."""
-        self._ready("llm.model.norm", "llm.lm_head")
-        x = torch.from_numpy(np.ascontiguousarray(hidden, dtype=np.float32))
-        return np.asarray(self._model.llm.logits(x).numpy())
+        """Hidden states (S, D) of the last layer -> (S, vocab), slice by slice of the head."""
+        x = self._part("llm.model.norm")(torch.from_numpy(np.asarray(hidden, np.float32)))
+        count, rows = lm_head_slices(self.config.decoder.vocab_size)
+        slices = (self._head_slice(n * rows, (n + 1) * rows) for n in range(count))
+        return np.concatenate([functional.linear(x, rows).numpy() for rows in slices], axis=1)
+
+    def _head_slice(self, begin: int, end: int) -> Tensor:
+        decoder = self.config.decoder
+        name = EMBED_TOKENS if decoder.tie_word_embeddings else _LM_HEAD
+        end = min(end, decoder.vocab_size)
+
+        def load() -> Tensor:
+            return torch.from_numpy(self._source.read_rows(name, begin, end).astype(np.float32))
+
+        nbytes = 4 * (end - begin) * decoder.hidden_size
+        return self._loaded.get((self._source, name, begin), nbytes, load)
+
+
+def picture_groups(prompt: PreparedPrompt, features: Sequence[Sequence[Array]]) -> list[Group]:
+    """What the resampler takes for each group of a prompt, given the features of its views."""
+    triples = zip(features, prompt.groups, prompt.encoded.groups, strict=True)
+    return [
+        (found, [view.tgt_size for view in views], group.temporal_ids)
+        for found, views, group in triples
+    ]

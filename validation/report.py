@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 Status = Literal["passed", "failed", "not run"]
 _STYLES: Mapping[Status, str] = {"passed": "green", "failed": "bold red", "not run": "yellow"}
@@ -33,6 +33,8 @@ class StageResult:
     checkpoint_floor: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    seconds: float | None = None
+    peak_bytes: int | None = None  # see `validation.meter.memory_bytes`
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class ParityReport:
 
     def print(self, console: Console) -> None:
         """The table that a user reads."""
-        table = Table("stage", "status", "same weights", "checkpoint", "details")
+        table = Table(Column("stage", no_wrap=True), "status", "same weights", "checkpoint")
+        table.add_column("time, memory")
+        table.add_column("details")
         for stage in self.stages:
             details = [f"{name} {value:.4g}" for name, value in stage.metrics.items()]
             table.add_row(
@@ -74,6 +78,7 @@ class ParityReport:
                 f"[{_STYLES[stage.status]}]{stage.status}[/]",
                 _decibels(stage.conversion_db, stage.conversion_floor),
                 _decibels(stage.checkpoint_db, stage.checkpoint_floor),
+                _cost(stage),
                 ", ".join(details + ([stage.note] if stage.note else [])),
             )
         console.print(table)
@@ -82,6 +87,12 @@ class ParityReport:
             f"prompts: {', '.join(self.prompts)}",
             markup=False,
         )
+
+
+def _cost(stage: StageResult) -> str:
+    if stage.seconds is None or stage.peak_bytes is None:
+        return ""
+    return f"{stage.seconds:.1f} s, {stage.peak_bytes / 1e9:.2f} GB"
 
 
 def _decibels(value: float | None, floor: float | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from export.checkpoint import Checkpoint
 from export.graphs.graph import Parameter
-from export.graphs.parameters import KEY_QUERY, POSITION_EMBEDDING, stored
+from export.graphs.parameters import KEY_QUERY, POSITION_EMBEDDING, row_block, stored
 from export.models.config import ModelConfig
 from export.plan import Plan
 from export.quant.quantize import quantize
@@ -26,19 +26,16 @@ class SameWeights:
 
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig, plan: Plan) -> None:
         self._checkpoint, self._plan = checkpoint, plan
-        vision, decoder = config.vision, config.decoder
-        tables = (
-            stored(POSITION_EMBEDDING, vision.position_buckets**2, vision.hidden_size),
-            stored(EMBED_TOKENS, decoder.vocab_size, decoder.hidden_size),
-        )
+        vision = config.vision
+        table = stored(POSITION_EMBEDDING, vision.position_buckets**2, vision.hidden_size)
         graphs = (p for graph in plan.graphs for p in graph.parameters)
-        self._parameters = {p.name: p for p in (*graphs, *tables)}
+        self._parameters = {p.name: p for p in (*graphs, table)}
 
     def read(self, name: str) -> Array:
         """The tensor called `name` in the checkpoint, float32, as the bundle has it."""
         shape = self._checkpoint.tensors[name].shape if name in self._checkpoint.tensors else ()
-        if name == _HEAD + "weight":
-            return self._head()
+        if name in (EMBED_TOKENS, _HEAD + "weight"):
+            return self.read_rows(name, 0, shape[0])
         if name.startswith("resampler.attn.in_proj_"):
             return self._in_proj(name)
         if name == "resampler.proj":
@@ -48,7 +45,12 @@ class SameWeights:
         return self._expand(self._parameters[name]).reshape(shape)
 
     def read_rows(self, name: str, begin: int, end: int) -> Array:
-        """Rows of a matrix."""
+        """Rows of a matrix; of the tables over the vocabulary, no others are touched."""
+        if name == EMBED_TOKENS:
+            block = row_block(name, name, begin, end, self._checkpoint.tensors[name].shape[1])
+            return self._expand(block)
+        if name == _HEAD + "weight":
+            return self._head_rows(begin, end)
         return self.read(name)[begin:end]
 
     def key_query(self) -> Array:
@@ -59,10 +61,12 @@ class SameWeights:
         spec = self._plan.specs.get(parameter.name)
         return np.asarray(quantize(parameter, self._checkpoint, spec).dequantize())
 
-    def _head(self) -> Array:
-        slices = sorted(name for name in self._parameters if name.startswith(_HEAD))
-        rows = np.concatenate([self._expand(self._parameters[name]) for name in slices])
-        return rows[: self._parameters[EMBED_TOKENS].shape[0]]
+    def _head_rows(self, begin: int, end: int) -> Array:
+        """The head is quantized slice by slice, each padded to the same number of rows."""
+        rows = self._parameters[f"{_HEAD}00.weight"].shape[0]
+        slices = range(begin // rows, -(-end // rows))
+        found = [self._expand(self._parameters[f"{_HEAD}{n:02d}.weight"]) for n in slices]
+        return np.concatenate(found)[begin - slices.start * rows :][: end - begin]
 
     def _in_proj(self, name: str) -> Array:
         """Only the value third is in the bundle as such; query and key are folded."""

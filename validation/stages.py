@@ -1,7 +1,8 @@
 """The stages of the model, each run by a bundle and by references on the same input.
 
 A stage is fed what the checkpoint's reference computed before it, so that an error is charged
-where it arises. Only valid positions are compared.
+where it arises. Only valid positions are compared. All prompts go through one reference after the
+other, so that weights which do not fit into memory together are loaded once.
 """
 
 from __future__ import annotations
@@ -14,157 +15,188 @@ import numpy as np
 
 from mobile_runtime.conversation import PreparedPrompt
 from mobile_runtime.decoder import Decoder, DecoderPackage
-from mobile_runtime.preprocess import View
 from mobile_runtime.session import Session
-from validation.reference import Reference
+from validation.continuation import continue_texts
+from validation.reference import Group, Reference, picture_groups
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What one stage gave for one prompt, row by row: (n, …) each."""
+    """What one stage gave for one input, row by row: (n, …) each."""
 
     candidate: Array
     conversion: Array  # reference with the bundle's weights
     checkpoint: Array  # reference with the checkpoint's weights
 
 
-class PromptRun:
-    """One prompt through all stages; what the references compute is kept for the next stage."""
+@dataclass(frozen=True)
+class TextOptions:
+    """What follows the prompts: `new_tokens` tokens, where the context has room; `greedy` those
+    that the checkpoint prefers. That takes the whole model, so otherwise each prompt's last tokens
+    come again, in reverse."""
+
+    new_tokens: int
+    greedy: bool
+
+
+class Comparison:
+    """All prompts through all stages; what the references compute is kept for later stages, and
+    computed only when a stage needs it."""
 
     def __init__(
         self,
-        named: tuple[str, PreparedPrompt],
+        prompts: Sequence[PreparedPrompt],
         session: Session,
         references: tuple[Reference, Reference],
-        new_tokens: int,
+        options: TextOptions,
     ) -> None:
-        (self.name, self.prompt), self.session = named, session
-        self.checkpoint, self.conversion = references
-        self.length = len(self.prompt.keys)
-        room = session.manifest.decoding.context_length - self.length
-        self.new_tokens = min(new_tokens, room)
+        self.prompts, self._session, self._options = prompts, session, options
+        self._checkpoint, self._conversion = references
+        self._lengths = [len(prompt.keys) for prompt in prompts]
+        self._boundaries: list[list[Array]] = []
 
     @cached_property
-    def _features(self) -> list[list[Array]]:
-        """Features of each group's views, (h·w, vision hidden), by the checkpoint."""
-        return [[self.checkpoint.encode_view(v) for v in views] for views in self.prompt.groups]
+    def _features(self) -> list[list[list[Array]]]:
+        """Features of each prompt's groups' views, (h·w, vision hidden), by the checkpoint."""
+        return self._checkpoint.encode_views(self.prompts)
+
+    @cached_property
+    def _groups(self) -> list[list[Group]]:
+        """What the resampler takes, a list a prompt."""
+        pairs = zip(self.prompts, self._features, strict=True)
+        return [picture_groups(prompt, found) for prompt, found in pairs]
+
+    @cached_property
+    def _image_embeds(self) -> list[list[Array]]:
+        """Embeddings of each prompt's groups by the checkpoint."""
+        return [[self._checkpoint.resample(*group) for group in found] for found in self._groups]
 
     def vision_encoder(self) -> Iterator[Compared]:
         """Features of every view."""
-        for views, features in zip(self.prompt.groups, self._features, strict=True):
-            for view, expected in zip(views, features, strict=True):
-                got = self.session.vision.encode_view(view)[:, : len(expected)].T
-                yield Compared(got, self.conversion.encode_view(view), expected)
+        views = [view for prompt in self.prompts for group in prompt.groups for view in group]
+        expected = [f for found in self._features for features in found for f in features]
+        conversion = [self._conversion.encode_view(view) for view in views]
+        for view, same, features in zip(views, conversion, expected, strict=True):
+            got = self._session.vision.encode_view(view)[:, : len(features)].T
+            yield Compared(got, same, features)
 
     def resampler(self) -> Iterator[Compared]:
         """Embeddings of every group, from the checkpoint's features."""
-        vision = self.session.vision
-        length = self.session.manifest.preprocessing.max_patches
-        for (views, group), features, expected in zip(
-            self._groups(), self._features, self._image_embeds, strict=True
+        groups = [group for found in self._groups for group in found]
+        expected = [embeds for found in self._image_embeds for embeds in found]
+        conversion = [self._conversion.resample(*group) for group in groups]
+        length = self._session.manifest.preprocessing.max_patches
+        for (features, sizes, times), same, embeds in zip(
+            groups, conversion, expected, strict=True
         ):
-            sizes = [view.tgt_size for view in views]
             padded = [np.pad(f.T, ((0, 0), (0, length - len(f)))) for f in features]
-            got = vision.resample(padded, sizes, group)
-            yield Compared(got, self.conversion.resample(features, sizes, group), expected)
-
-    def _groups(self) -> Iterator[tuple[Sequence[View], tuple[int, ...]]]:
-        for views, group in zip(self.prompt.groups, self.prompt.encoded.groups, strict=True):
-            yield views, group.temporal_ids
-
-    @cached_property
-    def _image_embeds(self) -> list[Array]:
-        return [
-            self.checkpoint.resample(features, [view.tgt_size for view in views], times)
-            for (views, times), features in zip(self._groups(), self._features, strict=True)
-        ]
-
-    @cached_property
-    def _embeddings(self) -> Array:
-        """Input embeddings of the prompt by the checkpoint."""
-        return self.checkpoint.splice(self.prompt, self._image_embeds)
+            yield Compared(self._session.vision.resample(padded, sizes, times), same, embeds)
 
     def embeddings(self) -> Iterator[Compared]:
-        """Rows of the embedding table for the tokens of the prompt."""
-        ids = self.prompt.encoded.input_ids
-        yield Compared(
-            self.session.embedding(ids), self.conversion.embed(ids), self.checkpoint.embed(ids)
-        )
+        """Rows of the embedding table for the tokens of each prompt."""
+        for ids in (prompt.encoded.input_ids for prompt in self.prompts):
+            got = self._session.embedding(ids)
+            yield Compared(got, self._conversion.embed(ids), self._checkpoint.embed(ids))
 
     @cached_property
-    def tokens(self) -> list[int]:
-        """Greedy continuation by the checkpoint, which all later stages are forced to follow."""
-        self._run_checkpoint()
-        return self._tokens
+    def _embeddings(self) -> list[Array]:
+        """Input embeddings of each prompt by the checkpoint."""
+        pairs = zip(self.prompts, self._image_embeds, strict=True)
+        return [self._checkpoint.splice(prompt, embeds) for prompt, embeds in pairs]
 
-    def _run_checkpoint(self) -> None:
-        """Run prompt and continuation once; note the hidden states before each package."""
-        starts = [graph.blocks for graph in self.session.manifest.graphs_of("decoder")]
-        bounds = [range(*blocks) for blocks in starts]
-        self.checkpoint.new_cache(self.length + self.new_tokens)
-        self._tokens: list[int] = []
-        parts: list[list[Array]] = [[] for _ in range(len(bounds) + 1)]
-        hidden, position, logits = self._embeddings, 0, []
-        while True:
-            parts[0].append(hidden)
-            for n, layers in enumerate(bounds):
-                hidden = self.checkpoint.run_layers(hidden, position, layers)
-                parts[n + 1].append(hidden)
-            position += len(hidden)
-            logits.append(self.checkpoint.logits(hidden[-1:])[0])
-            if len(self._tokens) == self.new_tokens:
-                break
-            self._tokens.append(int(logits[-1].argmax()))
-            hidden = self.checkpoint.embed(np.array(self._tokens[-1:]))
-        self.boundaries = [np.concatenate(rows) for rows in parts]
-        self.checkpoint_logits = np.stack(logits)  # (new_tokens + 1, vocab)
+    @cached_property
+    def _tokens(self) -> list[list[int]]:
+        """What follows each prompt; all stages are forced to follow it."""
+        context = self._session.manifest.decoding.context_length
+        limits = [min(self._options.new_tokens, context - n) for n in self._lengths]
+        if self._options.greedy and self._options.new_tokens:
+            found = continue_texts(self._checkpoint, self._embeddings, limits)
+            return [continuation.tokens for continuation in found]
+        ids = (prompt.encoded.input_ids[::-1] for prompt in self.prompts)
+        return [np.resize(i, limit).tolist() for i, limit in zip(ids, limits, strict=True)]
+
+    def _boundary(self, n: int) -> list[Array]:
+        """Hidden states (T, D) before package `n` of each prompt and what follows it, by the
+        checkpoint; no layer behind them is run."""
+        if not self._boundaries:
+            self._boundaries = [_extend(self._checkpoint, self._embeddings, self._tokens)]
+        for graph in self._session.manifest.graphs_of("decoder")[len(self._boundaries) - 1 : n]:
+            before = self._boundaries[-1]
+            self._boundaries.append(_run_texts(self._checkpoint, before, range(*graph.blocks)))
+        return self._boundaries[n]
 
     def decoder(self, n: int) -> Iterator[Compared]:
-        """Package `n` over prompt (prefill) and continuation (decode)."""
-        assert self.tokens is not None
-        given, expected = self.boundaries[n], self.boundaries[n + 1]
-        package = self.session.decoder.packages[n]
-        layers = range(*package.graph.blocks)
-        self.conversion.new_cache(len(given))
-        conversion = [self.conversion.run_layers(given[: self.length], 0, layers)]
-        for row in range(self.length, len(given)):
-            conversion.append(self.conversion.run_layers(given[row : row + 1], row, layers))
-        got = run_package(self.session.decoder, package, given, self.length)
-        yield Compared(got, np.concatenate(conversion), expected)
+        """Package `n` over prompts (prefill) and what follows them (decode)."""
+        given, expected = self._boundary(n), self._boundary(n + 1)
+        package = self._session.decoder.packages[n]
+        conversion = _run_texts(self._conversion, given, range(*package.graph.blocks))
+        for length, hidden, same, behind in zip(
+            self._lengths, given, conversion, expected, strict=True
+        ):
+            got = run_package(self._session.decoder, package, hidden, length)
+            yield Compared(got, same, behind)
+
+    @cached_property
+    def _checkpoint_logits(self) -> list[Array]:
+        return _logits(self._checkpoint, self._last_hidden())
+
+    def _last_hidden(self) -> list[Array]:
+        """Behind all layers: of each prompt's last token and each token that follows."""
+        ended = self._boundary(len(self._session.manifest.graphs_of("decoder")))
+        return [text[n - 1 :] for n, text in zip(self._lengths, ended, strict=True)]
 
     def logits(self) -> Iterator[Compared]:
-        """Head on the checkpoint's last hidden states: the prompt's last and each new token's."""
-        assert self.tokens is not None
-        hidden = self.boundaries[-1][self.length - 1 :]
-        got = np.stack([self.session.decoder.logits(row) for row in hidden])
-        yield Compared(got, self.conversion.logits(hidden), self.checkpoint_logits)
+        """Head on the checkpoint's last hidden states."""
+        given, expected = self._last_hidden(), self._checkpoint_logits
+        conversion = _logits(self._conversion, given)
+        for hidden, same, logits in zip(given, conversion, expected, strict=True):
+            got = np.stack([self._session.decoder.logits(row) for row in hidden])
+            yield Compared(got, same, logits)
 
     def end_to_end(self) -> Iterator[Compared]:
         """Logits of the whole chain, every stage fed by its own predecessor."""
-        yield self._end_to_end
+        yield from self._end_to_end
 
     @cached_property
-    def _end_to_end(self) -> Compared:
-        tokens = self.tokens
-        self.session.reset()
-        got = [self.session.prefill(self.prompt)]
-        got += [self.session.decode(token) for token in tokens]
-        conversion = self._conversion_logits(tokens)
-        return Compared(np.stack(got), conversion, self.checkpoint_logits)
+    def _end_to_end(self) -> list[Compared]:
+        expected, conversion = self._checkpoint_logits, self._conversion_logits()
+        found = []
+        for n, (prompt, tokens) in enumerate(zip(self.prompts, self._tokens, strict=True)):
+            self._session.reset()
+            rows = [self._session.prefill(prompt), *map(self._session.decode, tokens)]
+            found.append(Compared(np.stack(rows), conversion[n], expected[n]))
+        return found
 
-    def _conversion_logits(self, tokens: Sequence[int]) -> Array:
-        reference = self.conversion
-        layers = range(reference.config.decoder.num_layers)
-        reference.new_cache(self.length + len(tokens))
-        embeddings = reference.splice(self.prompt, reference.image_embeds(self.prompt))
-        logits = [reference.logits(reference.run_layers(embeddings, 0, layers)[-1:])]
-        for n, token in enumerate(tokens):
-            hidden = reference.embed(np.array([token]))
-            hidden = reference.run_layers(hidden, self.length + n, layers)
-            logits.append(reference.logits(hidden))
-        return np.concatenate(logits)
+    def _conversion_logits(self) -> list[Array]:
+        reference = self._conversion
+        embeds = reference.image_embeds(self.prompts)
+        pairs = zip(self.prompts, embeds, strict=True)
+        texts = [reference.splice(prompt, found) for prompt, found in pairs]
+        texts = _extend(reference, texts, self._tokens)
+        ended = _run_texts(reference, texts, range(reference.config.decoder.num_layers))
+        last = [text[n - 1 :] for n, text in zip(self._lengths, ended, strict=True)]
+        return _logits(reference, last)
+
+
+def _extend(
+    reference: Reference, texts: Sequence[Array], tokens: Sequence[Sequence[int]]
+) -> list[Array]:
+    """Each text (T, D) with the embeddings of its tokens behind it."""
+    pairs = zip(texts, tokens, strict=True)
+    return [np.concatenate([text, reference.embed(np.array(t, int))]) for text, t in pairs]
+
+
+def _run_texts(reference: Reference, texts: Sequence[Array], layers: range) -> list[Array]:
+    """Whole texts (T, D) through `layers`."""
+    return [rows.hidden for rows in reference.run_layers([*map(reference.start, texts)], layers)]
+
+
+def _logits(reference: Reference, hidden: Sequence[Array]) -> list[Array]:
+    """Logits of each text's last hidden states (n, D), (n, vocab)."""
+    ends = np.cumsum([len(rows) for rows in hidden])[:-1]
+    return np.split(reference.logits(np.concatenate(hidden)), ends)
 
 
 def run_package(decoder: Decoder, package: DecoderPackage, given: Array, prompt: int) -> Array:
@@ -183,4 +215,4 @@ def run_package(decoder: Decoder, package: DecoderPackage, given: Array, prompt:
     return np.concatenate(rows)
 
 
-Stage = Callable[[PromptRun], Iterator[Compared]]
+Stage = Callable[[Comparison], Iterator[Compared]]

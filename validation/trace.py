@@ -11,6 +11,7 @@ import numpy as np
 from mobile_runtime.bundle import InputError
 from mobile_runtime.conversation import ChatFormat, PreparedPrompt, prepare_prompt
 from mobile_runtime.session import ChatOptions, Session
+from validation.continuation import continue_texts
 from validation.messages import Chat
 from validation.reference import Reference
 from validation.sources import OpenCheckpoint
@@ -29,27 +30,25 @@ def trace_checkpoint(source: OpenCheckpoint, chat: Chat, new_tokens: int) -> dic
     """Run the chat in fp32 PyTorch."""
     reference = Reference(source.config, source.checkpoint)
     prompt = prepare_chat(source, chat)
-    return trace_reference(reference, prompt, new_tokens, source.chat_format)
+    return trace_reference(reference, [prompt], new_tokens, source.chat_format)[0]
 
 
 def trace_reference(
-    reference: Reference, prompt: PreparedPrompt, new_tokens: int, chat_format: ChatFormat
-) -> dict[str, Array]:
-    """Run a prompt through all stages and continue it greedily."""
-    embeds = reference.image_embeds(prompt)
-    layers = range(reference.config.decoder.num_layers)
-    length = len(prompt.keys)
-    reference.new_cache(length + new_tokens)
-    hidden = reference.run_layers(reference.splice(prompt, embeds), 0, layers)
-    logits = [reference.logits(hidden[-1:])[0]]
-    tokens: list[int] = []
-    while not _finished(tokens, new_tokens, chat_format.prompt.stop_token_ids):
-        tokens.append(int(logits[-1].argmax()))
-        if len(tokens) < new_tokens:
-            position = length + len(tokens) - 1
-            hidden = reference.run_layers(reference.embed(np.array(tokens[-1:])), position, layers)
-            logits.append(reference.logits(hidden)[0])
-    return _arrays(prompt, embeds, logits[0], tokens, reference.config.decoder.hidden_size)
+    reference: Reference,
+    prompts: Sequence[PreparedPrompt],
+    new_tokens: int,
+    chat_format: ChatFormat,
+) -> list[dict[str, Array]]:
+    """Run each prompt through all stages and continue it greedily."""
+    embeds = reference.image_embeds(prompts)
+    texts = [reference.splice(p, e) for p, e in zip(prompts, embeds, strict=True)]
+    stop = chat_format.prompt.stop_token_ids
+    found = continue_texts(reference, texts, [new_tokens] * len(texts), stop)
+    size = reference.config.decoder.hidden_size
+    return [
+        _arrays(prompt, groups, text.logits, text.tokens, size)
+        for prompt, groups, text in zip(prompts, embeds, found, strict=True)
+    ]
 
 
 def trace_bundle(session: Session, chat: Chat, new_tokens: int) -> dict[str, Array]:

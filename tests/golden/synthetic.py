@@ -4,6 +4,7 @@ A weight depends on its name and the seed alone, through NumPy's frozen RandomSt
 """
 
 import zlib
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -50,6 +51,7 @@ class SyntheticWeights:
         self.config = parse_config(CONFIG)
         self._shapes = tensor_shapes(self.config)
 
+    @cache  # noqa: B019 — one object a test module
     def read(self, name):
         """Normal numbers: biases small, vectors near one, matrices scaled by their width."""
         shape = self._shapes[name]

@@ -16,6 +16,7 @@ from mobile_runtime.preprocess import preprocess_image
 from mobile_runtime.prompt import PromptOptions
 from mobile_runtime.tokenizer import Tokenizer
 from tests.golden.synthetic import SyntheticWeights, golden_picture
+from validation.continuation import continue_texts
 from validation.reference import Reference
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -35,13 +36,12 @@ def reference():
 def test_vision_tower_equals_the_published_one(j, h, w):
     arrays = np.load(GOLDEN / "tower.npz")
     weights = SyntheticWeights()
-    model = build_empty(weights.config)
-    load_part(model, "vpm", weights)
+    tower = load_part(build_empty(weights.config), "vpm", weights)
     strip = np.random.RandomState(100 + j).uniform(-1, 1, (3, 14, 14 * h * w)).astype(np.float32)
     patches = strip.reshape(3, 14, h * w, 14).transpose(2, 0, 1, 3).reshape(1, h * w, 588)
     ids = torch.from_numpy(position_ids(h, w).astype(np.int64))[None]
     with torch.inference_mode():
-        out = model.vpm(torch.from_numpy(patches), ids, torch.ones(1, h * w, dtype=torch.bool))
+        out = tower(torch.from_numpy(patches), ids, torch.ones(1, h * w, dtype=torch.bool))
     rows = out[0].numpy()
     expected = arrays[f"tower.{h}x{w}.rows0_8_and_last"]
     assert np.abs(rows[[0, 1, 2, 3, 4, 5, 6, 7, -1]] - expected).max() <= TOLERANCE
@@ -52,7 +52,8 @@ def test_vision_tower_equals_the_published_one(j, h, w):
 def test_six_frames_in_one_group_equal_the_published_embeddings(reference):
     pictures = [golden_picture(320, 180, k) for k in range(6)]
     views = [preprocess_image(picture, PUBLISHED, 1)[0] for picture in pictures]
-    embeds = reference.encode_group(views, range(6))
+    features = [reference.encode_view(view) for view in views]
+    embeds = reference.resample(features, [view.tgt_size for view in views], range(6))
     expected = np.load(GOLDEN / "prompt6_vision.npz")["vision"][0]
     assert np.abs(embeds - expected).max() <= TOLERANCE
 
@@ -65,21 +66,17 @@ def test_text_prompt_gives_the_published_logits_and_tokens(reference):
 
 def _check_logits(reference, embeddings, expected, greedy):
     layers = range(reference.config.decoder.num_layers)
-    reference.new_cache(len(embeddings) + len(greedy))
-    hidden = reference.run_layers(embeddings, 0, layers)
-    logits = reference.logits(hidden)
+    (ended,) = reference.run_layers([reference.start(embeddings)], layers)
+    logits = reference.logits(ended.hidden)
     best = logits[-1][expected["top20_ids"]]
     assert np.abs(best - expected["top20_logits"]).max() <= TOLERANCE
     assert np.abs(logits[-1][::997] - expected["last_logits_every_997"]).max() <= TOLERANCE
     assert np.array_equal(logits.argmax(-1), expected["argmax"])
     sums = torch.logsumexp(torch.from_numpy(logits), -1).numpy()
     assert np.abs(sums - expected["logsumexp"]).max() <= TOLERANCE
-    tokens = [int(logits[-1].argmax())]
-    while len(tokens) < len(greedy):
-        position = len(embeddings) + len(tokens) - 1
-        hidden = reference.run_layers(reference.embed(np.array(tokens[-1:])), position, layers)
-        tokens.append(int(reference.logits(hidden)[0].argmax()))
-    assert tokens == greedy
+    (found,) = continue_texts(reference, [embeddings], [len(greedy)])
+    assert found.tokens == greedy
+    assert np.abs(found.logits - logits[-1]).max() <= TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +106,7 @@ def test_every_golden_prompt_from_its_messages(n, reference, chat_format, arrays
     assert prompt.tgt_sizes.tolist() == entry["tgt_sizes"]
     used = [list(group.temporal_ids) for group in prompt.encoded.groups]
     assert used == entry["temporal_ids_used"]
-    embeds = reference.image_embeds(prompt)
+    (embeds,) = reference.image_embeds([prompt])
     if embeds:
         assert np.abs(np.stack(embeds) - arrays[f"prompt{n}.vision"]).max() <= TOLERANCE
     prefix = f"prompt{n}."

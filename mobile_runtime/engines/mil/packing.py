@@ -9,6 +9,9 @@ import numpy as np
 
 from .dtypes import Array, ElementType
 
+# Width of a value -> bits that are looked up at once: whole values, and tables that stay in cache.
+UNIT_BITS = {1: 8, 2: 8, 3: 12, 4: 8, 6: 12, 8: 8}
+
 
 def unpack(packed: Array, bits: int, start: int, count: int) -> Array:
     """Return values `start` … `start + count` of a uint8 stream of `bits`-wide values, as uint8.
@@ -28,6 +31,22 @@ def unpack(packed: Array, bits: int, start: int, count: int) -> Array:
     stream = np.unpackbits(data, bitorder="little")[first_bit % 8 :][: count * bits]
     weights = (1 << np.arange(bits)).astype(np.uint8)
     return np.asarray(stream.reshape(count, bits) @ weights)
+
+
+def read_units(packed: Array, bits: int) -> Array:
+    """Read a contiguous uint8 stream as units of 8 bits, or of 12 (whole pairs of them) as uint16.
+
+    A pair of 12 bits fills three bytes: the low bits of the 16 at byte 0, the high bits of the 16
+    at byte 1.
+    """
+    if bits == 8:
+        return packed
+    pairs = packed.size // 3
+    units = np.empty((pairs, 2), np.uint16)
+    first, second = (np.ndarray((pairs,), "<u2", packed.data, byte, (3,)) for byte in (0, 1))
+    np.bitwise_and(first, np.uint16(0xFFF), out=units[:, 0])
+    np.right_shift(second, np.uint16(4), out=units[:, 1])
+    return units.reshape(-1)
 
 
 def sign_extend(values: Array, bits: int) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .dtypes import Array, ElementType
-from .packing import decode, sign_extend, unpack
+from .packing import UNIT_BITS, decode, read_units, sign_extend, unpack
 from .rounding import round_to_half
 
 _ALWAYS_KEPT = 1 << 16  # bytes; gains, biases and tables do not count
@@ -118,31 +118,35 @@ class LutWeight(Weight):
         self._indices = indices
         self._lut = lut.astype(np.float32)
         self._bits = indices.element.bits
-        self._by_bytes = prod(lut.shape[1:-1]) == 1 and self._bits in (1, 2, 4)
+        self._unit = UNIT_BITS[self._bits]
+        # Units of 12 bits come in pairs, three bytes; a row starts with one.
+        alignment = 8 if self._unit == 8 else 24
+        aligned = prod(self.shape[1:]) * self._bits % alignment == 0
+        self._by_units = aligned and prod(lut.shape[1:-1]) == 1
 
     def rows(self, begin: int, end: int) -> Array:
         """See `Weight.rows`."""
-        packed = self._indices.packed_rows(begin, end) if self._by_bytes else None
+        packed = self._indices.packed_rows(begin, end) if self._by_units else None
         if packed is None:
             return self._look_up(begin, end)
-        return self._look_up_bytes(packed, begin, end)
+        return self._look_up_units(read_units(packed, self._unit), begin, end)
 
-    def _look_up_bytes(self, packed: Array, begin: int, end: int) -> Array:
-        """Look whole bytes up: a table of 256 entries a group gives 8/bits values each."""
-        per_byte = 8 // self._bits
+    def _look_up_units(self, units: Array, begin: int, end: int) -> Array:
+        """Look whole units up: a table of 2^unit entries a group gives unit/bits values each."""
+        per_unit = self._unit // self._bits
         per_group = self.shape[0] // self._lut.shape[0]
         out = np.empty((end - begin, *self.shape[1:]), np.float32)
-        values = out.reshape(-1, per_byte)
-        row_bytes = packed.size // (end - begin)
+        values = out.reshape(-1, per_unit)
+        row_units = units.size // (end - begin)
         first, last = begin // per_group, -(-end // per_group)
-        shifts = np.arange(per_byte) * self._bits
-        codes = (np.arange(256)[:, None] >> shifts) & ((1 << self._bits) - 1)
+        shifts = np.arange(per_unit) * self._bits
+        codes = (np.arange(1 << self._unit)[:, None] >> shifts) & ((1 << self._bits) - 1)
         tables = self._lut.reshape(-1, 1 << self._bits)[first:last][:, codes]
         for group in range(first, last):
-            low = (max(begin, group * per_group) - begin) * row_bytes
-            high = (min(end, (group + 1) * per_group) - begin) * row_bytes
+            low = (max(begin, group * per_group) - begin) * row_units
+            high = (min(end, (group + 1) * per_group) - begin) * row_units
             table = tables[group - first]
-            np.take(table, packed[low:high], axis=0, out=values[low:high], mode="clip")
+            np.take(table, units[low:high], axis=0, out=values[low:high], mode="clip")
         return out
 
     def _look_up(self, begin: int, end: int) -> Array:
