@@ -25,8 +25,8 @@ from .values import ExpandedWeights
 
 Precision = Literal["fp32", "fp16"]
 _PRECISIONS = ("fp32", "fp16")
-# Of each package, and a large model has seven of them. Measured without any: a product of 64 columns
-# takes a third longer, one of a single column three to four times as long.
+# Of each package, and a large model has seven of them. Measured without any: a product of 64
+# columns takes a third longer, one of a single column three to four times as long.
 CACHE_BYTES = 512 << 20
 
 
