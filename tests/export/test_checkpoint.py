@@ -271,7 +271,8 @@ def test_hub_id_that_does_not_exist_is_one_sentence(hub, error):
 
 
 @pytest.mark.parametrize("given", ["absent", "./absent/folder", "/absent", "a/b/c", "../x"])
-def test_path_that_is_absent_never_reaches_the_hub(hub, given):
+def test_path_that_is_absent_never_reaches_the_hub(hub, given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     asked = hub(AssertionError("the hub was asked"))
     with pytest.raises(InputError, match="no checkpoint at"):
         locate_checkpoint(given)
