@@ -131,12 +131,16 @@ def _trace(options: argparse.Namespace) -> int:
 def _answers(options: argparse.Namespace) -> int:
     if options.limit < 1 or (options.jobs is not None and options.jobs < 1):
         raise InputError("--limit and --jobs must be at least 1.")
-    if options.bundles:
-        source = source_of(options.bundles[0], options.checkpoint)
-    for bundle in options.bundles:
+    bundles: list[Path] = options.bundles
+    source = (
+        source_of(bundles[0], options.checkpoint)
+        if bundles
+        else open_checkpoint(options.checkpoint)
+    )
+    for bundle in bundles:
         check_source(read_manifest(bundle), source)
     candidates = [Candidate("PyTorch fp32", options.checkpoint)]
-    for bundle in options.bundles:
+    for bundle in bundles:
         recipe = read_manifest(bundle).recipe["name"]
         for precision in options.precision:
             engine = EngineOptions(name=options.engine, precision=precision)

@@ -178,7 +178,14 @@ def test_existing_bundle_is_one_sentence_and_overwrite_replaces_it(run, tmp_path
 
 def test_output_that_is_a_file_is_one_sentence(run, tmp_path):
     (tmp_path / "out").write_text("a file")
-    assert_one_sentence(*run(), str(tmp_path / "out"))
+    assert_one_sentence(*run(), str(tmp_path / "out"), "--output")
+
+
+def test_cache_that_is_a_file_is_one_sentence(run, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    result = run("--cache", str(tmp_path / "cache"))
+    assert_one_sentence(*result, str(tmp_path / "cache"), "--cache")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_interrupt_says_how_to_go_on(run, tmp_path, monkeypatch):

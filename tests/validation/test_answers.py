@@ -77,3 +77,9 @@ def test_a_bundle_of_another_checkpoint_is_one_sentence(make_bundle, capsys):
 def test_no_questions_is_one_sentence(make_bundle, capsys):
     assert main(["answers", str(make_bundle("none")), "--limit", "0"]) == 2
     assert "--limit" in capsys.readouterr().err
+
+
+def test_damaged_checkpoint_without_a_bundle_is_one_sentence(tmp_path, capsys):
+    assert main(["answers", "--checkpoint", str(tmp_path), "--limit", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "config.json" in error and len(error.splitlines()) == 1
