@@ -11,8 +11,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from benchmarks.vocabulary import build_tokenizer
 from export.models.config import parse_config
 from export.models.release import PUBLISHED, RELEASE_NAME
 from export.models.tensors import tensor_shapes
+from export.scratch import scratch_folder
 from mobile_runtime.bundle import InputError
 
 _SPARE_BYTES = 50_000_000  # tokenizer, file system
@@ -53,7 +53,7 @@ def write_checkpoint(
         raise InputError(f"{folder} exists already; remove it or give another folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     _check_disk(folder.parent, total + _SPARE_BYTES)
-    with _staging(folder) as partial, _progress(console) as progress:
+    with scratch_folder(folder, "partial") as partial, _progress(console) as progress:
         _write_json(partial / "config.json", values)
         _write_json(partial / "preprocessor_config.json", PREPROCESSOR)
         _write_json(partial / RELEASE_NAME, _RELEASE.as_json())
@@ -72,18 +72,6 @@ def _check_disk(folder: Path, needed: int) -> None:
             f"the checkpoint needs {needed:,} bytes, {folder} has {free:,} free; make room, give "
             "another folder, or fewer --layers."
         )
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that vanishes unless it is moved away."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _progress(console: Console) -> Progress:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from export.models.config import ModelConfig
-from export.plan import Plan
+from export.parts import Job
 from export.quant.kmeans import palettize
 
 _SAMPLE = (128, 4096)  # weights
@@ -36,15 +35,16 @@ class Estimate:
         return (
             f"reads {self.read_bytes / 1e9:.2f} GB, writes {self.written_bytes / 1e9:.2f} GB, "
             f"about {self.memory_bytes / 1e9:.1f} GB of memory and {self.seconds:.0f} s on "
-            f"{self.jobs} processes, if the disk keeps up"
+            f"{self.jobs} process{'es' if self.jobs > 1 else ''}, if the disk keeps up"
         )
 
 
-def estimate(plan: Plan, model: ModelConfig, jobs: int) -> Estimate:
+def estimate(job: Job, jobs: int) -> Estimate:
     """Measure this machine on a sample and extrapolate."""
+    plan = job.plan
     parameters = [p for graph in plan.graphs for p in graph.parameters]
     matrices = sum(p.size for p in parameters if plan.specs.get(p.name) is not None)
-    read, written = _BYTES * plan.parameters(model), plan.bundle_bytes(model)
+    read, written = _BYTES * job.parameters, plan.bundle_bytes(job.model)
     work = matrices / _palettize_rate() + (read + written) / _hash_rate()
     cores = min(jobs, os.cpu_count() or 1)
     largest = _BYTES * max(p.size for p in parameters)

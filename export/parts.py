@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache as remember
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,23 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 class Job:
     """One export, open: what is known before anything is written."""
 
-    checkpoint: Checkpoint
+    folder: Path  # of the checkpoint
     model: ModelConfig
     preprocessing: Preprocessing
     plan: Plan
     backend: Backend
 
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The tensors; a plan does without, so that it can be made before they are there."""
+        return Checkpoint(self.folder)
+
+    @property
+    def parameters(self) -> int:
+        """Weights that the export stores, paddings included, with the embedding table."""
+        return sum(self.part_sizes.values())
+
+    @property
     def part_sizes(self) -> dict[str, int]:
         """Parts in the order of the bundle, with the number of their weights."""
         packages = {g.name: sum(p.size for p in g.parameters) for g in self.plan.graphs}
@@ -84,11 +96,11 @@ class Part:
 
 
 def open_job(folder: Path, config: ExportConfig, backend: Backend) -> Job:
-    """Read configuration and shard headers, no weights."""
+    """Read the configuration and plan; no weights."""
     model = load_config(folder)
     preprocessing = load_preprocessing(folder, model)
     plan = build_plan(config, model, preprocessing, backend)
-    return Job(Checkpoint(folder), model, preprocessing, plan, backend)
+    return Job(folder, model, preprocessing, plan, backend)
 
 
 def build_part(request: PartRequest, advance: Advance | None = None) -> Part:
@@ -107,7 +119,7 @@ def build_part(request: PartRequest, advance: Advance | None = None) -> Part:
         phases = _write(job, request, source, folder / "content", meter)
         entry = cache.keep(key, folder, job.checkpoint, source.readings())
     elif advance is not None:
-        advance(job.part_sizes()[request.part])
+        advance(job.part_sizes[request.part])
     seconds = time.monotonic() - started
     phases["writing"] = seconds - sum(phases.values())
     return Part(request.part, entry, reused, seconds, phases, peak_memory())

@@ -25,13 +25,12 @@ from export.checkpoint import local_checkpoint, locate_checkpoint
 from export.config import ExportConfig, check_resources, default_jobs
 from export.estimate import estimate
 from export.graphs.graph import Graph
-from export.models.config import ModelConfig, load_config
-from export.models.preprocessor import load_preprocessing
+from export.models.config import ModelConfig
 from export.models.release import PUBLISHED, Release, load_release
 from export.models.tensors import tensor_shapes
 from export.parts import Job, Part, PartRequest, open_job
-from export.plan import build_plan
 from export.progress import Progress
+from export.scratch import scratch_folder
 from export.tables import describe_tables
 from export.tokenizer import build_tokenizer_files
 from export.workers import build_parts
@@ -48,6 +47,8 @@ from mobile_runtime.bundle import (
     write_manifest,
 )
 
+# Read-only, not allowed, or a file where a folder should be.
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
 _SPARE_BYTES = 200_000_000  # programs, tokenizer, file system
 _POCKET = (
     "No --checkpoint given: exporting the pocket model, which reads short texts, digits, shapes "
@@ -74,17 +75,18 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     if config.checkpoint is None:
         progress.note(_POCKET)
     folder = locate_checkpoint(config.checkpoint, weights=not config.plan)
-    model = load_config(folder)
-    plan = build_plan(config, model, load_preprocessing(folder, model), backend)
-    progress.plan(plan)
-    if config.plan:
-        jobs = default_jobs(config, plan.parameters(model))
-        progress.estimate(estimate(plan, model, jobs))
-        return target
     job = open_job(folder, config, backend)
+    progress.plan(job.plan)
+    if config.plan:
+        progress.estimate(estimate(job, default_jobs(config, job.parameters)))
+        return target
     job.checkpoint.check(tensor_shapes(job.model))
     origin = _Origin(folder.resolve().name if local else Path(str(config.checkpoint)).name, release)
-    with _writing(config.output), _cache(config, target) as cache, _staging(target) as partial:
+    with (
+        _writing(config.output),
+        _cache(config, target) as cache,
+        scratch_folder(target, "partial") as partial,
+    ):
         _check_disk(job, config.output, cache.root)
         parts = _build(job, config, cache, progress)
         _write_bundle(job, origin, parts, partial)
@@ -113,7 +115,7 @@ def _writing(output: Path) -> Iterator[None]:
                 f"the disk is full ({where}); make room and run the same command again: it goes "
                 "on with the parts that are finished."
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in _REFUSED:
             raise InputError(
                 f"cannot write to {where} ({error.strerror}); give another --output or --cache."
             ) from error
@@ -131,24 +133,8 @@ def _cache(config: ExportConfig, target: Path) -> Iterator[Cache]:
         finally:
             shutil.rmtree(cache.progress_folder(this_process()), ignore_errors=True)
         return
-    root = target.with_name(f".{target.name}.parts")
-    shutil.rmtree(root, ignore_errors=True)
-    try:
+    with scratch_folder(target, "parts") as root:
         yield Cache(root)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
-
-
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that vanishes unless it is moved away."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _replace(partial: Path, target: Path) -> None:
@@ -180,8 +166,8 @@ def _check_disk(job: Job, output: Path, cache: Path) -> None:
 
 
 def _build(job: Job, config: ExportConfig, cache: Cache, progress: Progress) -> dict[str, Part]:
-    sizes = job.part_sizes()
-    jobs = default_jobs(config, sum(sizes.values()))
+    sizes = job.part_sizes
+    jobs = default_jobs(config, job.parameters)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     largest_first = sorted(sizes, key=lambda name: -sizes[name])  # the last ones end together
     requests = [

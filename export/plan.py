@@ -39,11 +39,6 @@ class Plan:
         """Bytes of a package's weights."""
         return sum(stored_bytes(p, self.specs.get(p.name)) for p in graph.parameters)
 
-    def parameters(self, model: ModelConfig) -> int:
-        """Weights that the export stores, paddings included, with the embedding table."""
-        table = model.decoder.vocab_size * model.decoder.hidden_size
-        return table + sum(p.size for graph in self.graphs for p in graph.parameters)
-
     def bundle_bytes(self, model: ModelConfig) -> int:
         """Bytes of all packages' weights and of the embedding table."""
         table = model.decoder.vocab_size * model.decoder.hidden_size

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from export.cache import Cache
 from export.parts import Part, PartRequest, build_part
 from export.progress import Progress
 from mobile_runtime.bundle import InputError
@@ -48,7 +49,7 @@ def _build_elsewhere(
     waiting: dict[Future[Any], PartRequest] = {
         executor.submit(build_part, request): request for request in requests
     }
-    running = requests[0].cache / "partial" / requests[0].owner
+    running = Cache(requests[0].cache).progress_folder(requests[0].owner)
     finished: dict[str, Part] = {}
     while waiting:
         done, _ = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
 
+from export.parts import peak_memory
+
 _STATUS = Path("/proc/self/status")
 _INTERVAL = 0.01  # seconds between samples
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def memory_bytes() -> int:
     """Memory that this process holds, mapped files left out; where the system does not tell it
     (outside Linux), the most that the process has held so far, mapped files included."""
     if not _STATUS.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+        return peak_memory()
     lines = (line.split() for line in _STATUS.read_text(encoding="ascii").splitlines())
     return sum(1024 * int(words[1]) for words in lines if words[0] in ("RssAnon:", "RssShmem:"))
 

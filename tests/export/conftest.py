@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from benchmarks.published import CONFIG
 from export.backends import BACKENDS
 from export.backends.coreml.package import write_package
 from export.checkpoint import Checkpoint
@@ -26,55 +27,16 @@ from mobile_runtime.engines.mil import MilEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The keys of the published config.json that describe the model.
-PUBLISHED = {
-    "model_type": "minicpmv",
-    "version": 4.5,
-    "hidden_size": 4096,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 12288,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-06,
-    "rope_theta": 1000000,
-    "rope_scaling": None,
-    "max_position_embeddings": 40960,
-    "max_window_layers": 36,
-    "vocab_size": 151748,
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "sliding_window": None,
-    "use_sliding_window": False,
-    "eos_token_id": 151645,
-    "bos_token_id": 151643,
-    "drop_vision_last_layer": False,
-    "query_num": 64,
-    "patch_size": 14,
-    "batch_3d_resampler": True,
-    "slice_config": {"max_slice_nums": 9, "patch_size": 14, "model_type": "minicpmv"},
-    "vision_config": {
-        "model_type": "siglip",
-        "hidden_size": 1152,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
-        "intermediate_size": 4304,
-        "image_size": 980,
-        "patch_size": 14,
-    },
-}
-
 
 @pytest.fixture
 def published_values():
     """The published config.json, to be changed."""
-    return copy.deepcopy(PUBLISHED)
+    return copy.deepcopy(dict(CONFIG))
 
 
 @pytest.fixture(scope="session")
 def published_model():
-    return parse_config(PUBLISHED)
+    return parse_config(CONFIG)
 
 
 @pytest.fixture(scope="session")
