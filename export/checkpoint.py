@@ -9,20 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import ml_dtypes  # noqa: F401  (registers "bfloat16" with numpy, which safetensors asks for)
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from export.models.config import read_json
+from export.shards import Shard, TensorInfo
 from mobile_runtime.bundle import InputError
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 DEFAULT_CHECKPOINT = Path(__file__).parent / "pocket"  # a small trained model, see its README.md
 _HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
 _LISTED = 12
@@ -37,58 +34,32 @@ class TensorSource(Protocol):
     def read_rows(self, name: str, begin: int, end: int) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a shard's header says of one tensor."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    shard: str
-
-
 class Checkpoint:
     """The tensors of one checkpoint folder. Opening it checks every shard's header."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._shards: dict[str, Any] = {}
+        self._shards: dict[str, Shard] = {}
         self._digests: dict[str, str] = {}
         self._identities: dict[str, tuple[int, ...]] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for shard, names in _shard_names(folder).items():
             self._open(shard, names)
 
-    def _open(self, shard: str, indexed: frozenset[str] | None) -> None:
-        path = self.folder / shard
+    def _open(self, name: str, indexed: frozenset[str] | None) -> None:
+        path = self.folder / name
         if not path.is_file():
-            raise InputError(f"{self.folder} lacks the shard {shard}; download it again.")
-        try:
-            file: Any = safe_open(path, framework="np")
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{path} is truncated or not a safetensors file ({error}); download it again."
-            ) from error
-        self._shards[shard] = file
+            raise InputError(f"{self.folder} lacks the shard {name}; download it again.")
+        shard = Shard(path)
+        self._shards[name] = shard
         status = path.stat()
-        self._identities[shard] = (status.st_ino, status.st_size, status.st_mtime_ns)
-        names = frozenset(file.keys())
-        if indexed is not None and names != indexed:
+        self._identities[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if indexed is not None and shard.tensors.keys() != indexed:
             raise InputError(
-                f"{shard} does not hold the tensors that the index lists for it "
-                f"({_some(names ^ indexed)}); download it again."
+                f"{name} does not hold the tensors that the index lists for it "
+                f"({_some(shard.tensors.keys() ^ indexed)}); download it again."
             )
-        for name in sorted(names):
-            self._add(name, shard)
-
-    def _add(self, name: str, shard: str) -> None:
-        entry = self._shards[shard].get_slice(name)
-        dtype = str(entry.get_dtype())
-        if dtype not in _DTYPES:
-            raise InputError(
-                f"tensor {name} in {shard} has type {dtype}; "
-                f"supported are {', '.join(_DTYPES)}: convert the checkpoint first."
-            )
-        self.tensors[name] = TensorInfo(tuple(entry.get_shape()), _DTYPES[dtype], shard)
+        self.tensors |= shard.tensors
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Compare names and shapes with `expected`; list what is missing, unexpected, misshapen."""
@@ -112,17 +83,11 @@ class Checkpoint:
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, as stored."""
-        tensor: np.ndarray = self._shards[self.tensors[name].shard].get_tensor(name)
-        return tensor
+        return self._shards[self.tensors[name].shard].read(name)
 
     def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
         """Rows `begin` to `end` (clipped to the tensor) of a matrix, as stored."""
-        info = self.tensors[name]
-        end = min(end, info.shape[0])
-        if begin >= end:  # safetensors refuses a slice that begins at the end
-            return np.empty((0, *info.shape[1:]), np.dtype(info.dtype))
-        block: np.ndarray = self._shards[info.shard].get_slice(name)[begin:end]
-        return block
+        return self._shards[self.tensors[name].shard].read_rows(name, begin, end)
 
     def sha256(self) -> str:
         """Digest over name, type, shape and bytes of every tensor, whatever the sharding."""

@@ -67,12 +67,15 @@ def fold_key_query(source: TensorSource, num_heads: int) -> np.ndarray:
     normed = normed + source.read("resampler.ln_q.bias").astype(np.float64)
     size = query.shape[1]
     head_dim = size // num_heads
-    in_proj = source.read("resampler.attn.in_proj_weight")
     q_bias = source.read("resampler.attn.in_proj_bias")[:size].astype(np.float64)
-    q = normed @ in_proj[:size].astype(np.float64).T + q_bias  # (queries, D)
-    k_weight = in_proj[size : 2 * size].astype(np.float64)
+    heads = [(begin, begin + head_dim) for begin in range(0, size, head_dim)]
+
+    def rows(begin: int, end: int) -> np.ndarray:  # a head at a time: in float64 all are 270 MB
+        return source.read_rows("resampler.attn.in_proj_weight", begin, end).astype(np.float64)
+
+    queries = [normed @ rows(begin, end).T + q_bias[begin:end] for begin, end in heads]
     folded = [
-        (q[:, rows] * head_dim**-0.5) @ k_weight[rows]
-        for rows in (slice(h * head_dim, (h + 1) * head_dim) for h in range(num_heads))
+        (q * head_dim**-0.5) @ rows(size + begin, size + end)
+        for q, (begin, end) in zip(queries, heads, strict=True)
     ]
     return np.concatenate(folded).astype(np.float32)

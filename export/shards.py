@@ -1,0 +1,80 @@
+"""One safetensors file: its header, and its tensors as views of the mapped file.
+
+A view takes no memory of its own, and its pages go with it. Files are checked and headers read by
+the safetensors library; only where a tensor's bytes lie is read here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (registers "bfloat16" with numpy)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from mobile_runtime.bundle import InputError
+
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_LENGTH_BYTES = 8  # the file begins with the header's length, little-endian
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a shard's header says of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    shard: str
+
+
+class Shard:
+    """The tensors of one file. Opening it checks the whole header."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="np") as checked:
+                names = sorted(checked.keys())
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{path} is truncated or not a safetensors file ({error}); download it again."
+            ) from error
+        # The file that was opened stays the one that is read, whatever replaces it.
+        self._file = path.open("rb")
+        length = int.from_bytes(self._file.read(_LENGTH_BYTES), "little")
+        header = json.loads(self._file.read(length))
+        self._first = _LENGTH_BYTES + length
+        self._begins: dict[str, int] = {n: header[n]["data_offsets"][0] for n in names}
+        self.tensors = {name: _info(name, header[name], path.name) for name in names}
+
+    def read(self, name: str) -> np.ndarray:
+        """The whole tensor, as stored. Writing to the array does not reach the file."""
+        return self._map(name, 0, self.tensors[name].shape)
+
+    def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Rows `begin` to `end` (clipped to the tensor) of a tensor of at least one axis."""
+        rows, *rest = self.tensors[name].shape
+        begin, end = min(begin, rows), min(end, rows)
+        return self._map(name, begin * int(np.prod(rest)), (end - begin, *rest))
+
+    def _map(self, name: str, skipped: int, shape: tuple[int, ...]) -> np.ndarray:
+        dtype = np.dtype(self.tensors[name].dtype)
+        if 0 in shape:  # nothing cannot be mapped
+            return np.empty(shape, dtype)
+        offset = self._first + self._begins[name] + skipped * dtype.itemsize
+        # Any: numpy has no type for the names of its modes that takes a file object.
+        file: Any = self._file
+        mapped = np.memmap(file, np.dtype(f"u{dtype.itemsize}"), "c", offset, shape)
+        return np.asarray(mapped).view(dtype)
+
+
+def _info(name: str, entry: dict[str, Any], shard: str) -> TensorInfo:
+    dtype = entry["dtype"]
+    if dtype not in DTYPES:
+        raise InputError(
+            f"tensor {name} in {shard} has type {dtype}; "
+            f"supported are {', '.join(DTYPES)}: convert the checkpoint first."
+        )
+    return TensorInfo(tuple(entry["shape"]), DTYPES[dtype], shard)
