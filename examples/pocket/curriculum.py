@@ -34,14 +34,14 @@ class Stage:
 
 PAGES = {"page": "printed_text", "digit_page": "handwritten_digits", "shape_page": "shapes"}
 
-_CHARACTERS = {"page": 0.7, "digit_page": 0.18, "shape_page": 0.12}
+_CHARACTERS = {"page": 0.76, "digit_page": 0.14, "shape_page": 0.1}
 _SEEING = {
-    "page": 0.1,
-    "digit_page": 0.04,
-    "shape_page": 0.04,
-    "printed_text": 0.4,
-    "handwritten_digits": 0.18,
-    "shapes": 0.12,
+    "page": 0.2,
+    "digit_page": 0.05,
+    "shape_page": 0.05,
+    "printed_text": 0.36,
+    "handwritten_digits": 0.12,
+    "shapes": 0.1,
     "slices": 0.03,
     "video_direction": 0.04,
     "video_order": 0.05,
@@ -58,10 +58,10 @@ _ANSWERING = {
     "thinking": 0.06,
 }
 STAGES = (
-    Stage("characters", 0.3, _CHARACTERS, Weights(answer=0, query=0, patch=1), batch=8),
-    Stage("seeing", 0.55, _SEEING, Weights(answer=0, query=1, patch=0.5), batch=12),
-    Stage("talking", 0.7, _ANSWERING, Weights(), batch=32, shown=4, frozen=True),
-    Stage("answering", 0.85, _ANSWERING, Weights(query=0.5, patch=0.2), batch=16, peak=0.4),
+    Stage("characters", 0.5, _CHARACTERS, Weights(answer=0, query=0, patch=1), batch=8),
+    Stage("seeing", 0.7, _SEEING, Weights(answer=0, query=1, patch=0.5), batch=12, peak=0.5),
+    Stage("talking", 0.8, _ANSWERING, Weights(), batch=32, shown=4, frozen=True),
+    Stage("answering", 0.92, _ANSWERING, Weights(query=0.5, patch=0.2), batch=16, peak=0.4),
     Stage("whole", 1.0, _ANSWERING, Weights(query=0.25, patch=0), batch=16, thinning=0, peak=0.3),
 )
 MATRIX_RATE = 0.01  # Muon's, for the matrices of layers

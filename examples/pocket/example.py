@@ -27,6 +27,7 @@ IGNORE = -100
 BLANK = 0  # class of a place without a character; CHARACTERS[n] is class n + 1
 CHARACTER_CLASSES = len(CHARACTERS) + 1
 HALVES = 2  # a patch may hold the middle of two narrow characters
+QUARTERS = 4  # of a patch, each covered by one character at most
 MARK_CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1)  # of a patch with the middle of a shape
 # Query q tells what has its middle in half columns SLOTS·q … SLOTS·q + SLOTS − 1 of the view's
 # patches: the character of each half column, and how many shapes of each kind and colour. Of a
@@ -36,6 +37,7 @@ QUERY_TIME = 4  # tenths of a second
 KINDS = len(SHAPES) + len(COLOURS)
 MOST_IN_BAND = 3  # shapes of one kind that a query counts
 PLACES = 8  # parts of a picture's width and height
+_HALF_BOX = (0.35, 0.42)  # half of a character's usual width and height, in ems
 _LEGIBLE = 0.85 * MIN_EM / 14  # size of text that is judged, in patches
 Bytes = NDArray[np.uint8]
 Classes = NDArray[np.int64]
@@ -44,13 +46,15 @@ Classes = NDArray[np.int64]
 @dataclass(frozen=True)
 class TrainingView:
     """One view: its patches (L, 588), grid, time, where it has content, the character that has its
-    middle in each half patch, and the shape and colour that has it in each patch."""
+    middle in each half patch, the one that covers each quarter, and the shape and colour that has
+    its middle in each patch."""
 
     patches: Bytes
     grid: tuple[int, int]
     time: int
     content: NDArray[np.bool_]  # (L,)
     characters: Classes  # (L, HALVES)
+    covering: Classes  # (L, QUARTERS)
     marks: Classes  # (L, 2)
 
 
@@ -162,8 +166,27 @@ def _view(picture: Picture, view: View, window: Box, time: int) -> TrainingView:
         clash = characters[patch, half] != BLANK
         unsure = clash or not legible
         characters[patch, half] = IGNORE if unsure else CHARACTERS.index(glyph.char) + 1
+    covering = _covering(picture, view.tgt_size, window, legible)
     marks = _marks(picture, view.tgt_size, window)
-    return TrainingView(values, view.tgt_size, time, content.reshape(-1), characters, marks)
+    shape = view.tgt_size
+    return TrainingView(values, shape, time, content.reshape(-1), characters, covering, marks)
+
+
+def _covering(picture: Picture, grid: tuple[int, int], window: Box, legible: bool) -> Classes:
+    """The nearest character whose box holds the middle of each quarter. Every patch that a
+    character touches should know it, not only the one at its middle."""
+    rows, columns = grid
+    places = np.array([(glyph.x, glyph.y) for glyph in picture.glyphs]).reshape(-1, 2)
+    if not len(places):
+        return np.full((rows * columns, QUARTERS), BLANK, np.int64)
+    places = (places - window[:2]) / window[2:] * (columns, rows)
+    classes = np.array([CHARACTERS.index(glyph.char) + 1 for glyph in picture.glyphs])
+    y, x = np.mgrid[0 : 2 * rows, 0 : 2 * columns] / 2 + 0.25
+    away = np.stack([x, y], -1)[:, :, None] - places  # (2 rows, 2 columns, glyphs, 2)
+    reach = (np.abs(away) / (_em_in(picture, grid, window) * np.array(_HALF_BOX))).max(-1)
+    found = np.where(reach.min(-1) < 1, classes[reach.argmin(-1)] if legible else IGNORE, BLANK)
+    quarters = found.reshape(rows, 2, columns, 2).transpose(0, 2, 1, 3)
+    return np.asarray(quarters.reshape(rows * columns, QUARTERS))
 
 
 def _marks(picture: Picture, grid: tuple[int, int], window: Box) -> Classes:

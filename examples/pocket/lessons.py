@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
-from validation.questions.canvas import random_size
+from validation.questions.canvas import in_view, random_size
 from validation.questions.handwritten import draw_digit_page
 from validation.questions.printed import draw_page
 from validation.questions.question import Question, Turn
-from validation.questions.shapes import draw_shape_page
-from validation.questions.tasks import MIN_EM, TASKS, VIEW_AREA, Maker, Source, small_area
-
-_SMALL_SHAPE, _LARGE_SHAPE = 8.0, 24.0  # radii in pixels of a view
+from validation.questions.shapes import RADII, draw_shape_page
+from validation.questions.tasks import MAX_EM, MIN_EM, TASKS, Maker, Source, small_area
 
 
 def _page(rng: np.random.Generator, source: Source) -> Question:
     """A view full of characters, ten times as many as a question's picture has."""
     size = random_size(rng, small_area(rng), (0.6, 1.7))
-    shown = math.sqrt(VIEW_AREA / (size[0] * size[1]))
-    picture = draw_page(rng, size, (0.9 * MIN_EM / shown, 2.9 * MIN_EM / shown))
-    return Question((picture,), (Turn("", ""),))
+    page = draw_page(rng, size, in_view(size, 0.95 * MIN_EM, 1.05 * MAX_EM))
+    return Question((page,), (Turn("", ""),))
 
 
 def _digit_page(rng: np.random.Generator, source: Source) -> Question:
@@ -36,9 +32,8 @@ def _digit_page(rng: np.random.Generator, source: Source) -> Question:
 def _shape_page(rng: np.random.Generator, source: Source) -> Question:
     """A view full of shapes."""
     size = random_size(rng, small_area(rng), (0.6, 1.7))
-    shown = math.sqrt(VIEW_AREA / (size[0] * size[1]))
-    picture = draw_shape_page(rng, size, (_SMALL_SHAPE / shown, _LARGE_SHAPE / shown))
-    return Question((picture,), (Turn("", ""),))
+    page = draw_shape_page(rng, size, in_view(size, 0.9 * RADII[0], 1.1 * RADII[1]))
+    return Question((page,), (Turn("", ""),))
 
 
 LESSONS: Mapping[str, Maker] = {

@@ -25,6 +25,7 @@ from examples.pocket.example import (
     MARK_CLASSES,
     MOST_IN_BAND,
     PLACES,
+    QUARTERS,
     SLOTS,
     Example,
     TrainingGroup,
@@ -46,6 +47,7 @@ class Probes(nn.Module):
         super().__init__()
         width, size = model.config.vision.hidden_size, model.config.decoder.hidden_size
         self.patch = nn.Linear(width, HALVES * CHARACTER_CLASSES)
+        self.covering = nn.Linear(width, QUARTERS * CHARACTER_CLASSES)
         self.marks = nn.Linear(width, sum(MARK_CLASSES))
         self.text = nn.Linear(size, SLOTS * CHARACTER_CLASSES)
         self.counts = nn.Linear(size, KINDS * (MOST_IN_BAND + 1))
@@ -53,7 +55,11 @@ class Probes(nn.Module):
 
     def of_patches(self) -> list[nn.Parameter]:
         """Parameters that read patches."""
-        return [*self.patch.parameters(), *self.marks.parameters()]
+        return [
+            parameter
+            for probe in (self.patch, self.covering, self.marks)
+            for parameter in probe.parameters()
+        ]
 
     def of_queries(self) -> list[nn.Parameter]:
         """Parameters that read queries."""
@@ -182,11 +188,14 @@ def _cut(kept: Kept, length: int, rng: np.random.Generator) -> np.ndarray:
 def _patch_loss(probes: Probes, features: list[Tensor], kept: list[Kept]) -> Tensor:
     joined = torch.cat(features)
     characters = torch.from_numpy(np.concatenate([view.characters[n] for view, n in kept]))
+    covering = torch.from_numpy(np.concatenate([view.covering[n] for view, n in kept]))
     marks = torch.from_numpy(np.concatenate([view.marks[n] for view, n in kept]))
     shape, colour = torch.split(probes.marks(joined), list(MARK_CLASSES), -1)
-    return _balanced(probes.patch(joined), characters, _EMPTY_PATCH) + _SHAPE_WEIGHT * (
-        _balanced(shape, marks[:, :1], _EMPTY_PATCH) + _balanced(colour, marks[:, 1:], _EMPTY_PATCH)
-    )
+    of_shapes = _balanced(shape, marks[:, :1], _EMPTY_PATCH)
+    of_shapes = of_shapes + _balanced(colour, marks[:, 1:], _EMPTY_PATCH)
+    of_characters = _balanced(probes.patch(joined), characters, _EMPTY_PATCH)
+    covered = _balanced(probes.covering(joined), covering, _EMPTY_PATCH)
+    return (of_characters + covered) / 2 + _SHAPE_WEIGHT * of_shapes
 
 
 def _balanced(logits: Tensor, classes: Tensor, empty: float) -> Tensor:

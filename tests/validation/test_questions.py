@@ -12,7 +12,7 @@ from validation.questions.handwritten import COLLECTIONS, load_digits
 from validation.questions.picture import ShapeGroup, plural
 from validation.questions.printed import draw_page, draw_text
 from validation.questions.shapes import MAX_COUNT, random_groups
-from validation.questions.tasks import TASKS, VIEW_AREA, Source, draw_question
+from validation.questions.tasks import MIN_EM, TASKS, VIEW_AREA, Source, draw_question
 from validation.questions.video import DIRECTIONS
 
 HALF = (0.5, 0.5, 0.5)
@@ -147,7 +147,7 @@ def test_small_text_is_legible_in_a_slice_alone():
         columns, rows = plan.grid
         cells = {(int(g.x * columns), int(g.y * rows)) for g in picture.glyphs}
         shrink = (VIEW_AREA / (picture.image.width * picture.image.height)) ** 0.5
-        assert picture.em * shrink < 13.5  # pixels of an em in the overview
+        assert picture.em * shrink < 0.75 * MIN_EM  # pixels of an em in the overview
         assert len(cells) <= 2
 
 

@@ -12,8 +12,9 @@ from PIL import Image, ImageFilter
 Size = tuple[int, int]  # (width, height) in pixels
 Colour = NDArray[np.float32]  # red, green, blue in 0…255
 
+VIEW_AREA = 168.0**2  # pixels that one view of the default model shows; more are sliced
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_MIN_CONTRAST = 70  # between the luma of text and ground
+_MIN_CONTRAST = 90  # between the luma of text and ground
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class Inks:
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     """A number between `low` and `high`; every octave is as likely as the next."""
     return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def in_view(size: Size, low: float, high: float) -> tuple[float, float]:
+    """`low` and `high` pixels of a view, as pixels of a picture of `size` that is one view."""
+    shown = math.sqrt(VIEW_AREA / (size[0] * size[1]))  # how much the view enlarges it
+    return low / shown, high / shown
 
 
 def random_size(rng: np.random.Generator, area: float, ratios: tuple[float, float]) -> Size:

@@ -21,10 +21,7 @@ FACES: tuple[tuple[str, str], ...] = (
     ("font_source_sans_pro", "SourceSansPro-Semibold.ttf"),
     ("font_source_serif_pro", "SourceSerifPro-Regular.ttf"),
     ("font_source_serif_pro", "SourceSerifPro-Bold.ttf"),
-    ("font_caladea", "Caladea-Regular.ttf"),
-    ("font_caladea", "Caladea-BoldItalic.ttf"),
     ("font_hanken_grotesk", "HankenGrotesk-Medium.otf"),
-    ("font_fredoka_one", "FredokaOne-Regular.ttf"),
 )
 
 

@@ -11,12 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from validation.questions.canvas import Size, draw_ground, finish, log_uniform, overlay, random_inks
+from validation.questions.canvas import (
+    Size,
+    draw_ground,
+    finish,
+    in_view,
+    log_uniform,
+    overlay,
+    random_inks,
+)
 from validation.questions.picture import Glyph, Picture
 
 Collection = Literal["opencv", "sklearn"]
 COLLECTIONS: tuple[Collection, ...] = ("opencv", "sklearn")
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # images (n, side, side), labels (n,)
+_SIDES = (26.0, 48.0)  # of a digit, in pixels of a view
 _HELD_OUT = 5  # every fifth image of a collection is kept for evaluation
 _FILE = Path(__file__).parent / "data" / "digits.npz"
 
@@ -35,7 +44,7 @@ def draw_number(
 ) -> Picture:
     """`length` digits side by side, each turned, sheared and shifted a little."""
     room = min((size[0] - 4) / (length + 0.1), size[1] - 4)
-    side = room * rng.uniform(0.55 if room > 60 else 0.8, 1.0)
+    side = min(room, log_uniform(rng, *in_view(size, *_SIDES)))
     pitch = side * rng.uniform(0.8, 1.0)
     extent = pitch * (length - 1) + side
     x = rng.uniform(2, max(2.0, size[0] - 2 - extent)) + side / 2
@@ -46,7 +55,7 @@ def draw_number(
 
 def draw_digit_page(rng: np.random.Generator, size: Size, collection: Collection) -> Picture:
     """Digits all over the picture, in rows: for learning them, not for questions."""
-    side = log_uniform(rng, 20, 64)
+    side = log_uniform(rng, *in_view(size, *_SIDES))
     pitch = (side * rng.uniform(0.85, 1.1), side * rng.uniform(1.0, 1.2))
     start = rng.uniform(-0.5, 0.5, 2) * pitch
     places = [

@@ -8,7 +8,16 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-from validation.questions.canvas import Colour, Size, draw_ground, finish, overlay, random_colour
+from validation.questions.canvas import (
+    Colour,
+    Size,
+    draw_ground,
+    finish,
+    in_view,
+    log_uniform,
+    overlay,
+    random_colour,
+)
 from validation.questions.picture import Mark, Picture, ShapeGroup
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "ring")
@@ -23,6 +32,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
 }
 MAX_COUNT = 6
+RADII = (11.0, 24.0)  # of a shape, in pixels of a view
 _MIN_DISTANCE = 110.0  # between a shape's colour and the ground, in RGB
 _THROWS = 60  # at a place for a shape
 _PAGE_COLOURS, _PAGE_MOST = 3, 24
@@ -99,7 +109,7 @@ def _places(
     rng: np.random.Generator, count: int, size: Size
 ) -> tuple[float, list[tuple[float, float]]]:
     """A common radius and centres at which circles of that radius do not touch."""
-    radius = min(size) * rng.uniform(0.13, 0.3)
+    radius = log_uniform(rng, *in_view(size, *RADII))
     while True:
         places = _scatter(rng, size, radius, count)
         if len(places) == count:

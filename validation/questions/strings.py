@@ -29,7 +29,7 @@ def random_text(rng: np.random.Generator, max_length: int = MAX_LENGTH) -> str:
     """A text of 1 to `max_length` characters of `CHARACTERS`, no space at its ends."""
     while True:
         makers = (_random_characters, _words, _structured)
-        text = makers[rng.choice(3, p=[0.4, 0.35, 0.25])](rng)
+        text = makers[rng.choice(3, p=[0.2, 0.5, 0.3])](rng)
         if 1 <= len(text) <= max_length:
             return text
 

@@ -6,14 +6,13 @@ generated (handwriting), from different halves of the data.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from validation.questions.canvas import random_size
+from validation.questions.canvas import VIEW_AREA, in_view, random_size
 from validation.questions.handwritten import COLLECTIONS, Collection, draw_number
 from validation.questions.picture import Picture, ShapeGroup, plural
 from validation.questions.printed import draw_text
@@ -22,8 +21,7 @@ from validation.questions.shapes import draw_shapes, random_groups
 from validation.questions.strings import DIGITS, MAX_LENGTH, random_text
 from validation.questions.video import DIRECTIONS, draw_digits, draw_motion, random_times
 
-VIEW_AREA = 168.0**2  # pixels that one view of the default model shows; more are sliced
-MIN_EM, MAX_EM = 18.0, 56.0  # size of legible text, in pixels of a view
+MIN_EM, MAX_EM = 20.0, 34.0  # size of text, in pixels of a view
 
 READ = (
     "What does it say?",
@@ -67,8 +65,7 @@ def draw_small_text(rng: np.random.Generator, text: str) -> Picture:
     while True:
         widest = 1.2 + 2.8 * len(text) / MAX_LENGTH
         size = random_size(rng, small_area(rng), (0.7, widest))
-        shown = math.sqrt(VIEW_AREA / (size[0] * size[1]))  # how much the view enlarges it
-        picture = draw_text(rng, text, size, (MIN_EM / shown, MAX_EM / shown))
+        picture = draw_text(rng, text, size, in_view(size, MIN_EM, MAX_EM))
         if picture is not None:
             return picture
 
@@ -194,10 +191,15 @@ def _video_direction(rng: np.random.Generator, source: Source) -> Question:
     return Question(tuple(pictures), (Turn(_choose(rng, MOTION), direction),), (times,))
 
 
+def _digit_frames(rng: np.random.Generator, digits: str) -> list[Picture]:
+    size = random_size(rng, small_area(rng), (0.75, 1.8))
+    return draw_digits(rng, digits, size, in_view(size, MIN_EM, MAX_EM))
+
+
 def _video_order(rng: np.random.Generator, source: Source) -> Question:
     frames = _frames(rng)
     digits = "".join(rng.choice(list(DIGITS), size=frames, replace=False))
-    pictures = draw_digits(rng, digits, random_size(rng, small_area(rng), (0.75, 1.8)))
+    pictures = _digit_frames(rng, digits)
     times = random_times(rng, frames)
     answer = " ".join(digits)
     return Question(tuple(pictures), (Turn(_choose(rng, ORDER), answer),), (times,))

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from validation.questions.canvas import Size, draw_ground, finish, overlay
+from validation.questions.canvas import (
+    Size,
+    draw_ground,
+    finish,
+    in_view,
+    log_uniform,
+    overlay,
+)
 from validation.questions.picture import Mark, Picture, ShapeGroup
 from validation.questions.printed import draw_text
-from validation.questions.shapes import COLOURS, SHAPES, contrasting_ground, shape_mask
+from validation.questions.shapes import COLOURS, RADII, SHAPES, contrasting_ground, shape_mask
 
 # Name -> unit step, y downwards.
 DIRECTIONS: dict[str, tuple[int, int]] = {
@@ -32,7 +39,7 @@ def draw_motion(rng: np.random.Generator, frames: int, direction: str, size: Siz
     colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
     ink = np.array(COLOURS[colour], np.float32)
     ground = draw_ground(rng, size, contrasting_ground(rng, [ink]))
-    radius = min(size) * rng.uniform(0.12, 0.25)
+    radius = log_uniform(rng, *in_view(size, *RADII))
     travel = rng.uniform(0.35, 0.9)
     slant = rng.uniform(-0.12, 0.12)
     step_x, step_y = DIRECTIONS[direction]
@@ -57,11 +64,12 @@ def draw_motion(rng: np.random.Generator, frames: int, direction: str, size: Siz
     return pictures
 
 
-def draw_digits(rng: np.random.Generator, digits: str, size: Size) -> list[Picture]:
-    """One large printed digit a frame."""
+def draw_digits(
+    rng: np.random.Generator, digits: str, size: Size, em: tuple[float, float]
+) -> list[Picture]:
+    """One printed digit a frame, its font between `em` pixels."""
     pictures: list[Picture] = []
     while len(pictures) < len(digits):
-        em = (min(size) * 0.35, min(size) * 0.95)
         picture = draw_text(rng, digits[len(pictures)], size, em)
         pictures += [] if picture is None else [picture]
     return pictures
