@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_runtime.bundle import InputError
+from mobile_runtime.xoshiro import MAX_SEED, Xoshiro256StarStar
 
 
 @dataclass(frozen=True)
 class Sampler:
     """Neutral values: temperature 1, top_k 0 (all tokens), top_p 1, repetition_penalty 1.
 
-    Two samplers with the same seed draw the same tokens from the same logits.
+    Two samplers with the same seed draw the same tokens from the same logits, also when one of
+    them runs on a phone. Without a seed every sampler draws differently.
     """
 
     temperature: float
@@ -27,7 +29,7 @@ class Sampler:
     top_p: float
     repetition_penalty: float
     seed: int | None = None
-    _generator: np.random.Generator = field(init=False, repr=False, compare=False)
+    _generator: Xoshiro256StarStar = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         bounds = (
@@ -35,12 +37,12 @@ class Sampler:
             ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("repetition_penalty", 0 < self.repetition_penalty < np.inf, "above 0"),
-            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
+            ("seed", self.seed is None or 0 <= self.seed <= MAX_SEED, "0 to 2⁶⁴ − 1"),
         )
         for name, good, allowed in bounds:
             if not good:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be {allowed}.")
-        object.__setattr__(self, "_generator", np.random.default_rng(self.seed))
+        object.__setattr__(self, "_generator", Xoshiro256StarStar.seeded(self.seed))
 
     def next_token(self, logits: NDArray[np.float32], generated: Sequence[int]) -> int:
         """Choose from logits (V,); `generated` holds the answer's ids so far, not the prompt's."""
@@ -50,7 +52,8 @@ class Sampler:
             return int(np.argmax(scores))
         ids, probabilities = candidates(scores, self.temperature, self.top_k, self.top_p)
         cumulative = np.cumsum(probabilities)
-        drawn = np.searchsorted(cumulative, self._generator.random() * cumulative[-1], "right")
+        point = self._generator.next_fraction() * cumulative[-1]
+        drawn = np.searchsorted(cumulative, point, "right")
         return int(ids[min(drawn, len(ids) - 1)])
 
 
@@ -81,7 +84,7 @@ def candidates(
         ids = np.flatnonzero(scores >= np.partition(scores, -top_k)[-top_k])
     ids = ids[np.argsort(scores[ids], kind="stable")]
     weights = np.exp(scores[ids].astype(np.float64) - scores[ids[-1]])
-    probabilities = weights / weights.sum()
+    probabilities = weights / np.cumsum(weights)[-1]  # added one by one, in this order
     if top_p < 1:
         first = np.searchsorted(np.cumsum(probabilities), 1 - top_p, side="right")
         kept = slice(min(int(first), len(ids) - 1), None)

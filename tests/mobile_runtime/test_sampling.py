@@ -93,6 +93,14 @@ def test_seed_fixes_the_draws():
     assert draws(7) != draws(8)
 
 
+def test_every_sampler_without_a_seed_draws_differently():
+    def draws():
+        sampler = Sampler(1.0, 0, 1.0, 1.0)
+        return [sampler.next_token(_logits(2), []) for _ in range(20)]
+
+    assert draws() != draws()
+
+
 def test_masked_tokens_are_never_drawn():
     scores = np.full(50, -np.inf, np.float32)
     scores[[4, 9]] = 0
@@ -110,6 +118,7 @@ def test_masked_tokens_are_never_drawn():
         ((1.0, 0, 1.1, 1.0), "top_p"),
         ((1.0, 0, 1.0, 0.0), "repetition_penalty"),
         ((1.0, 0, 1.0, 1.0, -1), "seed"),
+        ((1.0, 0, 1.0, 1.0, 1 << 64), "seed"),
     ],
 )
 def test_impossible_setting_is_named(settings, name):
