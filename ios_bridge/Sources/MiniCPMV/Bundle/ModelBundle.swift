@@ -1,0 +1,134 @@
+import Foundation
+
+/// A bundle on disk: its folder, and the manifest that says what is in it.
+public struct ModelBundle: Sendable {
+    /// The folder.
+    public let folder: URL
+    /// What the folder holds.
+    public let manifest: Manifest
+    /// SHA-256 of the manifest's file, in hexadecimal: tells one bundle from another.
+    public let manifestSHA256: String
+
+    /// Read and check the manifest of the bundle in `folder`. The files that it lists are not
+    /// touched: `BundleVerifier` checks them.
+    ///
+    /// - Throws: `MiniCPMVError`: `missingFile`, `invalidManifest`, `unsupportedVersion` or
+    ///   `unsafePath`.
+    public init(folder: URL) throws {
+        let path = folder.appendingPathComponent(Manifest.fileName)
+        guard BundleFile.size(at: path) != nil else {
+            throw MiniCPMVError.missingFile(
+                "\(folder.path) is not a bundle: it has no \(Manifest.fileName); "
+                    + "give the folder that `python -m export` printed.")
+        }
+        let data = try Data(contentsOf: path)
+        let value = try Self.parse(data, path: path.path)
+        self.folder = folder
+        manifest = try Manifest(decoding: value)
+        manifestSHA256 = FileDigest.hexadecimal(of: data)
+        try checkReferences()
+        try checkTensorFiles()
+    }
+
+    /// The path of a file or package that the manifest names.
+    ///
+    /// - Throws: `MiniCPMVError.unsafePath` for a name that leads out of the bundle.
+    public func url(of name: String) throws -> URL {
+        try BundlePaths.resolve(name, inside: folder)
+    }
+
+    private static func parse(_ data: Data, path: String) throws -> JSONValue {
+        let value: JSONValue
+        do {
+            value = try JSONValue(parsing: data)
+        } catch {
+            throw MiniCPMVError.invalidManifest(
+                "\(path) is not valid JSON (\(error.reason) at byte \(error.offset)); "
+                    + "export the bundle again.")
+        }
+        let version = value.object?["schema_version"]
+        guard version == .integer(Manifest.schemaVersion) else {
+            throw MiniCPMVError.unsupportedVersion(
+                "\(path) has schema version \(version?.text ?? "None"), this program reads "
+                    + "\(Manifest.schemaVersion); use a matching version of the program or "
+                    + "export the bundle again.")
+        }
+        return value
+    }
+
+    /// Every file or package that the manifest uses must be inside and listed.
+    private func checkReferences() throws {
+        let listed = manifest.files.map(\.path)
+        let used = manifest.graphs.map(\.path) + manifest.tensorFiles.map(\.path)
+        for name in used {
+            _ = try url(of: name)
+            guard listed.contains(where: { $0 == name || $0.hasPrefix(name + "/") }) else {
+                throw MiniCPMVError.invalidManifest(
+                    "\(Manifest.fileName) uses '\(name)' without listing it; export again.")
+            }
+        }
+    }
+
+    /// A raw array's declared shape must be its file's size: it is mapped into memory as it is.
+    private func checkTensorFiles() throws {
+        for file in manifest.tensorFiles {
+            let listed = manifest.files.first { $0.path == file.path }
+            guard let size = file.byteCount, size == listed?.size else {
+                let shape = file.shape.map(String.init).joined(separator: " × ")
+                throw MiniCPMVError.invalidManifest(
+                    "\(file.path) is \(shape) values of type \(file.dtype) and has "
+                        + "\(listed?.size ?? 0) bytes in \(Manifest.fileName), which contradict "
+                        + "each other; export the bundle again.")
+            }
+        }
+    }
+}
+
+extension Manifest {
+    /// The raw arrays.
+    var tensorFiles: [TensorFile] {
+        [embedTokens.table] + (embedTokens.scales.map { [$0] } ?? [])
+            + [positionEmbeddings, resamplerKeyQuery]
+    }
+}
+
+extension TensorFile {
+    private static let itemSizes = ["int8": 1, "float16": 2, "float32": 4]
+
+    /// Size in bytes; nil for an unknown type, a negative side or a product beyond 64 bits.
+    var byteCount: Int? {
+        guard var bytes = Self.itemSizes[dtype] else { return nil }
+        for side in shape {
+            let (product, overflow) = bytes.multipliedReportingOverflow(by: side)
+            guard side >= 0, !overflow else { return nil }
+            bytes = product
+        }
+        return bytes
+    }
+}
+
+/// What the file system says about a file.
+enum BundleFile {
+    /// Size in bytes of the regular file at `url`, following links; nil when there is none.
+    static func size(at url: URL) -> Int? { stamp(at: url)?.size }
+
+    /// Size and time of the last change of the regular file at `url`; nil when there is none.
+    static func stamp(at url: URL) -> FileStamp? {
+        let path = BundlePaths.withoutLinks(url.path) ?? url.path
+        guard let attributes = try? FileManager.default.attributesOfItem(atPath: path),
+            attributes[.type] as? FileAttributeType == .typeRegular,
+            let size = attributes[.size] as? NSNumber
+        else { return nil }
+        let changed = attributes[.modificationDate] as? Date
+        return FileStamp(
+            size: size.intValue, modified: changed?.timeIntervalSinceReferenceDate ?? 0)
+    }
+}
+
+/// Tells whether a file is the one that was verified before.
+public struct FileStamp: Codable, Equatable, Sendable {
+    /// In bytes.
+    public let size: Int
+    /// Time of the last change, in seconds since 2001.
+    public let modified: Double
+}
