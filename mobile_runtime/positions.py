@@ -13,7 +13,7 @@ Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 
 _ARANGE_LANES = 8  # float32 lanes of an AVX2 register, on which the published ids depend
-_OMEGA_BASE = np.float32(10000)
+_OMEGA_BASE = 10000.0
 
 
 def _unit_steps(n: int) -> Float32:
@@ -46,11 +46,20 @@ def position_ids(h: int, w: int, buckets: int = 70) -> Int32:
 
 def sincos_1d(positions: ArrayLike, dim: int) -> Float32:
     """Sines, then cosines of positions (n,) at dim/2 frequencies 10000^(−2m/dim): (n, dim)."""
-    omega = np.arange(dim // 2, dtype=np.float32)
-    omega /= np.float32(dim / 2)
-    omega = np.float32(1) / _OMEGA_BASE**omega
-    angles = np.asarray(positions, dtype=np.float32)[:, None] * omega[None, :]
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    exponent = np.arange(dim // 2, dtype=np.float32) / np.float32(dim / 2)
+    angles = _angles(positions, _OMEGA_BASE, exponent)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def _angles(positions: ArrayLike, base: float, exponent: Float32) -> NDArray[np.float64]:
+    """Positions times base^(−exponent), (n, exponents), float32 values in float64.
+
+    Powers, as the sines of the angles, are rounded from float64: that is the nearest float32 on
+    every machine, whereas float32 functions are off by a step or two, each library's by others.
+    """
+    frequencies = np.float32(1) / np.power(base, exponent.astype(np.float64)).astype(np.float32)
+    angles = np.asarray(positions, dtype=np.float32)[:, None] * frequencies[None, :]
+    return angles.astype(np.float64)
 
 
 def sincos_2d(h: int, w: int, dim: int) -> Float32:
@@ -71,8 +80,6 @@ def sincos_time(temporal_ids: ArrayLike, dim: int) -> Float32:
 def rope_tables(positions: ArrayLike, head_dim: int, theta: float) -> tuple[Float32, Float32]:
     """Cosines and sines (n, head_dim) of Qwen3's rotary embedding, both halves alike."""
     exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    # numpy's float32 power is often an ulp from torch's, the rounded float64 power hardly ever.
-    inv_freq = np.float32(1) / np.power(theta, exponent.astype(np.float64)).astype(np.float32)
-    angles = np.asarray(positions, dtype=np.float32)[:, None] * inv_freq[None, :]
-    emb = np.concatenate([angles, angles], axis=1).astype(np.float64)
+    angles = _angles(positions, theta, exponent)
+    emb = np.concatenate([angles, angles], axis=1)
     return np.cos(emb).astype(np.float32), np.sin(emb).astype(np.float32)
