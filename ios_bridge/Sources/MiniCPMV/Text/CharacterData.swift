@@ -53,7 +53,6 @@ enum CharacterData {
 
     /// White space: gap before and length of each run.
     static let spaces = """
-
         9 5 i 1 2s 1 q 1 4bj 1 1vj b t 2 5 1 1b 1 334 1
         """
 }

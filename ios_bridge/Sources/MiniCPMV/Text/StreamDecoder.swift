@@ -41,11 +41,11 @@ public struct StreamDecoder: Sendable {
         return 0
     }
 
-    /// Second bytes of well-formed UTF-8: no overlong forms, no surrogates, nothing past U+10FFFF.
+    /// Second bytes with which the character is not yet wrong: no overlong forms, nothing past
+    /// U+10FFFF. As in Python, surrogates are found out at the third byte.
     private static func allowed(after lead: UInt8) -> ClosedRange<UInt8> {
         switch lead {
         case 0xE0: 0xA0...0xBF
-        case 0xED: 0x80...0x9F
         case 0xF0: 0x90...0xBF
         case 0xF4: 0x80...0x8F
         default: 0x80...0xBF
