@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -19,6 +20,8 @@ from typing import Any, Literal, TypeVar
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 _HASH_BLOCK = 1 << 22
+_MAX_INT = (1 << 63) - 1  # what every reader can count
+_ITEM_SIZES = {"int8": 1, "float16": 2, "float32": 4}
 
 T = TypeVar("T")
 
@@ -232,7 +235,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    _require(type(value) is kind, where, f"a value of type {kind.__name__}", value)
+    good = type(value) is kind and (kind is not int or abs(value) <= _MAX_INT)
+    _require(good, where, f"a value of type {kind.__name__}", value)
     return value
 
 
@@ -288,6 +292,7 @@ def read_manifest(bundle: Path) -> Manifest:
         resolve_inside(bundle, name)
         if not any(entry == name or entry.startswith(name + "/") for entry in listed):
             raise InputError(f"{MANIFEST_NAME} uses {name!r} without listing it; export again.")
+    _check_tables(manifest)
     return manifest
 
 
@@ -298,6 +303,22 @@ def _referenced_paths(manifest: Manifest) -> Iterator[str]:
         yield manifest.embed_tokens.scales.path
     yield manifest.position_embeddings.path
     yield manifest.resampler_key_query.path
+
+
+def _check_tables(manifest: Manifest) -> None:
+    """A table's declared shape must be its file's size: it is mapped into memory as it is."""
+    sizes = {entry.path: entry.size for entry in manifest.files}
+    embeddings = manifest.embed_tokens
+    tables: list[TensorFile | None] = [manifest.position_embeddings, manifest.resampler_key_query]
+    tables += [] if embeddings is None else [embeddings.table, embeddings.scales]
+    for table in (table for table in tables if table is not None):
+        shape, size = (_ITEM_SIZES.get(table.dtype, -1), *table.shape), sizes.get(table.path, -1)
+        if min(shape) < 0 or math.prod(shape) != size:
+            raise InputError(
+                f"{table.path} is {' × '.join(map(str, table.shape))} values of type "
+                f"{table.dtype} and has {size} bytes in {MANIFEST_NAME}, which contradict each "
+                "other; export the bundle again."
+            )
 
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
@@ -312,8 +333,12 @@ def resolve_inside(bundle: Path, name: str) -> Path:
     """The path of `name` inside `bundle`; refuses absolute paths, '..', and links that lead out."""
     pure = PurePosixPath(name)
     root = bundle.resolve()
-    path = (root / pure).resolve()
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not path.is_relative_to(root):
+    plain = not (pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name)
+    try:
+        path = (root / pure).resolve() if plain else None
+    except (OSError, RuntimeError):  # links in a loop
+        path = None
+    if path is None or not path.is_relative_to(root):
         raise InputError(f"{MANIFEST_NAME} names {name!r}, which leaves the bundle; do not use it.")
     return path
 

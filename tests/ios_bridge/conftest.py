@@ -47,7 +47,9 @@ def minicpmv_json(minicpmv):
 
     def run(*arguments, values=()):
         given = "".join(json.dumps(value) + "\n" for value in values)
-        return [json.loads(line) for line in minicpmv(*arguments, given=given.encode()).splitlines()]
+        return [
+            json.loads(line) for line in minicpmv(*arguments, given=given.encode()).splitlines()
+        ]
 
     return run
 

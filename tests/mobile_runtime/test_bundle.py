@@ -1,0 +1,19 @@
+import pytest
+
+from mobile_runtime.bundle import InputError, read_manifest, verify_files
+from tests.tampered_bundles import CASES, tamper, write_bundle
+
+
+def test_the_intact_bundle_is_accepted(tmp_path):
+    bundle = write_bundle(tmp_path / "bundle")
+    verify_files(bundle, read_manifest(bundle))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_tampered_bundle_is_refused_with_one_sentence(name, tmp_path):
+    bundle = write_bundle(tmp_path / "bundle")
+    tamper(bundle, CASES[name]["edit"])
+    with pytest.raises(InputError) as caught:
+        verify_files(bundle, read_manifest(bundle))
+    assert CASES[name]["text"] in str(caught.value)
+    assert "\n" not in str(caught.value)
