@@ -48,7 +48,7 @@ $(VENV)/demo.stamp: pyproject.toml
 
 $(VENV)/test.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,validation,training,video,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,dev]'
 	touch $@ $(VENV)/demo.stamp
 
 .PHONY: demo test figures full-figures

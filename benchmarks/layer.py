@@ -31,8 +31,9 @@ from benchmarks.palettize import BITS, GROUP_SIZE
 from benchmarks.published import PREPROCESSOR, config_values
 from benchmarks.shards import write_shard
 from export.backends.coreml import CoreMLBackend
+from export.backends.coreml.layout import check_decoding
 from export.cache import place, this_process
-from export.config import ExportConfig, check_decoding
+from export.config import ExportConfig
 from export.graphs.graph import Graph
 from export.models.config import load_config, parse_config
 from export.models.preprocessor import load_preprocessing

@@ -11,7 +11,7 @@ from export.backends import BACKENDS
 from export.config import ExportConfig
 from export.pipeline import export_bundle
 from export.progress import Progress
-from export.quant.recipes import PARTS, RECIPES, SPECS
+from export.quant.recipes import PARTS
 from mobile_runtime.bundle import InputError
 
 
@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m export", description="Export MiniCPM-V 4.5 for phones and tablets."
     )
     backends = parser.add_subparsers(dest="backend", required=True, metavar="BACKEND")
-    for name in BACKENDS:
+    for name, backend in BACKENDS.items():
+        precisions, recipes = backend.forms.precisions, backend.forms.recipes
         sub = backends.add_parser(name, help=f"write a {name} bundle")
         sub.add_argument(
             "--checkpoint",
@@ -49,13 +50,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--output", type=Path, default=default.output, help="folder that gets the bundle"
         )
-        sub.add_argument("--quant", choices=RECIPES, default=default.quant, help="recipe")
+        sub.add_argument("--quant", choices=recipes, default=default.quant, help="recipe")
         sub.add_argument(
             "--override",
             action="append",
             default=[],
             metavar="PART=PRECISION",
-            help=f"change one part ({', '.join(PARTS)}) to {', '.join(SPECS)}; may be repeated",
+            help=f"change one part ({', '.join(PARTS)}) to one of {', '.join(precisions)}; "
+            "may be repeated",
         )
         sub.add_argument("--context-length", type=int, default=default.context_length)
         sub.add_argument("--prefill-length", type=int, default=default.prefill_length)

@@ -67,7 +67,8 @@ class Job:
         """Parts in the order of the bundle, with the number of their weights."""
         packages = {g.name: sum(p.size for p in g.parameters) for g in self.plan.graphs}
         decoder = self.model.decoder
-        return {TABLES: decoder.vocab_size * decoder.hidden_size, **packages}
+        tables = {TABLES: decoder.vocab_size * decoder.hidden_size}
+        return {**tables, **packages} if self.backend.has_tables else packages
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ def _describe(graph: Graph, job: Job, part: Part) -> GraphSpec:
 def _manifest(job: Job, origin: _Origin, prompt: Prompt, graphs: Sequence[GraphSpec]) -> Manifest:
     recipe: dict[str, Any] = job.plan.recipe.as_json()
     tools = {"minicpmv-mobile": version("minicpmv-mobile"), "numpy": np.__version__}
-    tables = describe_tables(job.model, job.plan.embed_tokens)
+    tables = describe_tables(job.model, job.plan.embed_tokens) if job.backend.has_tables else None
     return Manifest(
         schema_version=SCHEMA_VERSION,
         format=job.backend.name,
@@ -226,9 +226,9 @@ def _manifest(job: Job, origin: _Origin, prompt: Prompt, graphs: Sequence[GraphS
         generation=origin.release.generation,
         decoding=job.plan.decoding,
         graphs=tuple(graphs),
-        embed_tokens=tables.embed_tokens,
-        position_embeddings=tables.position_embeddings,
-        resampler_key_query=tables.key_query,
+        embed_tokens=tables.embed_tokens if tables else None,
+        position_embeddings=tables.position_embeddings if tables else None,
+        resampler_key_query=tables.key_query if tables else None,
         recipe=recipe,
         source=Source(origin.name, job.checkpoint.sha256(), origin.release.license),
         tools={**tools, **job.backend.tools()},

@@ -9,15 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from export.backends.base import Backend, Specs
-from export.config import ExportConfig, check_decoding
-from export.graphs.decoder import decoder_graph
+from export.backends.base import Backend, Layout, Specs
+from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter, Role
-from export.graphs.lm_head import MAX_DIMENSION, lm_head_graph, lm_head_slices
-from export.graphs.resampler import resampler_graph
-from export.graphs.vision_encoder import vision_encoder_graph
 from export.models.config import ModelConfig
-from export.models.resampler_constants import MAX_FRAMES
 from export.quant.recipe import QuantRecipe, QuantSpec
 from export.quant.recipes import EMBED_TOKENS, build_recipe
 from export.weights import packed_size
@@ -34,6 +29,7 @@ class Plan:
     specs: Specs
     recipe: QuantRecipe
     decoding: Decoding
+    has_tables: bool
 
     def package_bytes(self, graph: Graph) -> int:
         """Bytes of a package's weights."""
@@ -41,8 +37,10 @@ class Plan:
 
     def bundle_bytes(self, model: ModelConfig) -> int:
         """Bytes of all packages' weights and of the embedding table."""
-        table = model.decoder.vocab_size * model.decoder.hidden_size
-        table *= 2 if self.embed_tokens is None else 1
+        table = 0
+        if self.has_tables:
+            table = model.decoder.vocab_size * model.decoder.hidden_size
+            table *= 2 if self.embed_tokens is None else 1
         return table + sum(self.package_bytes(graph) for graph in self.graphs)
 
     @property
@@ -62,57 +60,30 @@ def build_plan(
 
     A given `recipe` takes the place of the one that `config` names.
     """
-    decoding = check_decoding(config, model)
-    _check_views(preprocessing)
-    recipe = recipe or build_recipe(config.quant, config.override)
-    length = preprocessing.max_patches
-    builders: list[tuple[Role, int, BuildGraph]] = [
-        (
-            "vision_encoder",
-            model.vision.num_layers,
-            lambda blocks, name: vision_encoder_graph(model.vision, length, blocks, name),
-        ),
-        ("resampler", 1, lambda _, name: resampler_graph(model, length, name)),
-        (
-            "decoder",
-            model.decoder.num_layers,
-            lambda blocks, name: decoder_graph(model.decoder, decoding, blocks, name),
-        ),
-        (
-            "lm_head",
-            lm_head_slices(model.decoder.vocab_size)[0],
-            lambda blocks, name: lm_head_graph(model.decoder, blocks, name),
-        ),
-    ]
-    specs = _assign(recipe, builders, model)
+    decoding = backend.decoding(config, model)
+    recipe = recipe or build_recipe(config.quant, config.override, backend.forms)
+    layout = backend.layout(model, preprocessing, decoding)
+    specs = _assign(recipe, layout, model, backend)
     _check_methods(specs, backend)
     graphs = tuple(
         graph
-        for role, count, build in builders
+        for role, count, build in layout
         for graph in _cut(role, count, build, specs, backend.max_package_bytes)
     )
-    return Plan(graphs, specs, recipe, decoding)
+    return Plan(graphs, specs, recipe, decoding, backend.has_tables)
 
 
-def _check_views(preprocessing: Preprocessing) -> None:
-    length = MAX_FRAMES * preprocessing.max_patches
-    if length > MAX_DIMENSION:
-        raise InputError(
-            f"scale_resolution {preprocessing.scale_resolution} makes views of up to "
-            f"{preprocessing.max_patches} patches, {length} in a group of {MAX_FRAMES} frames; the "
-            f"Neural Engine takes {MAX_DIMENSION}: use a smaller scale_resolution."
-        )
-
-
-def _assign(
-    recipe: QuantRecipe, builders: Sequence[tuple[Role, int, BuildGraph]], model: ModelConfig
-) -> Specs:
-    matrices = {EMBED_TOKENS: model.decoder.vocab_size}
-    for role, count, build in builders:
+def _assign(recipe: QuantRecipe, layout: Layout, model: ModelConfig, backend: Backend) -> Specs:
+    decoder = model.decoder
+    matrices = {EMBED_TOKENS: (decoder.vocab_size, decoder.hidden_size)}
+    vectors: set[str] = set()
+    for role, count, build in layout:
         for parameter in build(range(count), role).parameters:
             if parameter.is_matrix:
-                matrices[parameter.name] = parameter.shape[0]
-    return recipe.assign(matrices)
+                matrices[parameter.name] = (parameter.shape[0], parameter.shape[1])
+            else:
+                vectors.add(parameter.name)
+    return {**recipe.assign(matrices), **dict.fromkeys(sorted(vectors), backend.forms.dense)}
 
 
 def _check_methods(specs: Specs, backend: Backend) -> None:
@@ -165,9 +136,13 @@ def _fill(sizes: Sequence[int], cap: int) -> list[range]:
 
 def stored_bytes(parameter: Parameter, spec: QuantSpec | None) -> int:
     """Bytes of one parameter on disk, without the few for alignment."""
+    if spec is not None and spec.method == "dense":
+        return spec.bits // 8 * parameter.size
     if spec is None or not parameter.is_matrix:
         return 2 * parameter.size
     rows, columns = parameter.shape
+    if spec.method == "block":
+        return packed_size(rows * columns, spec.bits) + 4 * rows * (columns // spec.group_size)
     if spec.method == "affine":
         return rows * columns + 2 * rows
     return packed_size(rows * columns, spec.bits) + 2 * (rows // spec.group_size << spec.bits)
@@ -177,6 +152,6 @@ def count_groups(specs: Mapping[str, QuantSpec | None]) -> dict[str, int]:
     """How many matrices each form stores, for the plan that a user reads."""
     counts: dict[str, int] = {}
     for spec in specs.values():
-        label = "float16" if spec is None else f"{spec.method} {spec.bits}-bit g{spec.group_size}"
+        label = "float16" if spec is None else str(spec)
         counts[label] = counts.get(label, 0) + 1
     return counts

@@ -13,7 +13,7 @@ from export.graphs.graph import Parameter
 from export.graphs.parameters import POSITION_EMBEDDING, key_query, stored
 from export.models.config import ModelConfig
 from export.quant.affine import quantize_affine
-from export.quant.quantize import quantize, to_float16
+from export.quant.quantize import quantize, to_float
 from export.quant.recipe import QuantSpec
 from export.quant.recipes import EMBED_TOKENS
 from mobile_runtime.bundle import EmbeddingTable, TensorFile
@@ -79,7 +79,7 @@ def _write_embedding(
                 file.write(weight.q.tobytes())
                 scales.append(weight.scale.reshape(-1))
             else:
-                file.write(to_float16(block, EMBED_TOKENS, len(block)).values.tobytes())
+                file.write(to_float(block, EMBED_TOKENS, len(block), np.float16).values.tobytes())
             advance(block.size)
     if spec is not None:
         (folder / _SCALES).write_bytes(np.concatenate(scales).tobytes())

@@ -143,7 +143,9 @@ class AffineWeight:
     """
 
     q: Int8  # (rows, columns)
-    scale: Float16  # (rows, columns / block); one block spans the row when it is (rows, 1)
+    scale: (
+        Float16 | Float32
+    )  # (rows, columns / block); one block spans the row when it is (rows, 1)
     zero_point: Int8 | None  # the shape of scale
     bits: int
 
@@ -197,7 +199,7 @@ class AffineWeight:
 class DenseWeight:
     """A weight that is not quantized; any rank, the first axis counts as rows."""
 
-    values: Float16
+    values: Float16 | Float32
 
     @property
     def shape(self) -> tuple[int, ...]:

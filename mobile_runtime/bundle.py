@@ -33,7 +33,7 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, static shape and element type ("float16", "int32", …) of one tensor."""
+    """Name, shape and element type ("float16", "int32", …) of one tensor; −1 for what varies."""
 
     name: str
     shape: tuple[int, ...]
@@ -54,7 +54,7 @@ class GraphSpec:
     """One package of the bundle. Functions of one package share its weights and its states."""
 
     name: str
-    role: Literal["vision_encoder", "resampler", "decoder", "lm_head"]
+    role: Literal["vision_encoder", "resampler", "embed_tokens", "decoder", "lm_head"]
     path: str
     functions: tuple[FunctionSpec, ...]
     states: tuple[TensorSpec, ...]
@@ -198,9 +198,11 @@ class Manifest:
     generation: Generation
     decoding: Decoding
     graphs: tuple[GraphSpec, ...]
-    embed_tokens: EmbeddingTable
-    position_embeddings: TensorFile  # of the vision tower: one row a position id
-    resampler_key_query: TensorFile  # (heads·queries, D): times a key gives its scores
+    # Tables of the host, where no graph looks them up: token embeddings; positions of the vision
+    # tower, one row an id; (heads·queries, D) that give the resampler's scores of a key.
+    embed_tokens: EmbeddingTable | None
+    position_embeddings: TensorFile | None
+    resampler_key_query: TensorFile | None
     recipe: Mapping[str, Any]
     source: Source
     tools: Mapping[str, str]
@@ -298,11 +300,11 @@ def read_manifest(bundle: Path) -> Manifest:
 
 def _referenced_paths(manifest: Manifest) -> Iterator[str]:
     yield from (graph.path for graph in manifest.graphs)
-    yield manifest.embed_tokens.table.path
-    if manifest.embed_tokens.scales is not None:
-        yield manifest.embed_tokens.scales.path
-    yield manifest.position_embeddings.path
-    yield manifest.resampler_key_query.path
+    embeddings = manifest.embed_tokens
+    tables = [manifest.position_embeddings, manifest.resampler_key_query]
+    if embeddings is not None:
+        tables += [embeddings.table, embeddings.scales]
+    yield from (table.path for table in tables if table is not None)
 
 
 def _check_tables(manifest: Manifest) -> None:
@@ -341,6 +343,11 @@ def resolve_inside(bundle: Path, name: str) -> Path:
     if path is None or not path.is_relative_to(root):
         raise InputError(f"{MANIFEST_NAME} names {name!r}, which leaves the bundle; do not use it.")
     return path
+
+
+def exact_path(graph: Path) -> Path:
+    """Beside an ONNX graph that rounds activations for speed: the same weights, all in float32."""
+    return graph.with_stem(f"{graph.stem}_exact")
 
 
 def list_files(bundle: Path, skip: Collection[str] = ()) -> tuple[FileEntry, ...]:

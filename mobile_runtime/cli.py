@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mobile_runtime.bundle import InputError, Manifest, read_manifest, verify_files
-from mobile_runtime.engines import ENGINES, EngineOptions
+from mobile_runtime.engines import ENGINE_NAMES, EngineOptions
 from mobile_runtime.prompt import PromptOptions
 from mobile_runtime.session import ChatOptions, ChatStream, Session
 
@@ -65,7 +65,7 @@ def _chat_parser(prog: str) -> argparse.ArgumentParser:
         ("max-new-tokens", int),
     ):
         parser.add_argument(f"--{name}", type=kind, help="default: as the published chat()")
-    parser.add_argument("--engine", choices=["auto", *ENGINES], default="auto")
+    parser.add_argument("--engine", choices=ENGINE_NAMES, default="auto")
     parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
     parser.add_argument("--statistics", action="store_true", help="print times and counts")
     return parser

@@ -24,6 +24,7 @@ class Embedding:
     """Token embeddings out of the bundle's table."""
 
     def __init__(self, bundle: Path, manifest: Manifest) -> None:
+        assert manifest.embed_tokens is not None
         self._table = map_table(bundle, manifest.embed_tokens.table)
         scales = manifest.embed_tokens.scales
         self._scales = None if scales is None else map_table(bundle, scales)
@@ -135,6 +136,10 @@ class Decoder:
             hidden = package.run(function, inputs, position, valid)
             inputs = inputs | {"hidden_states": hidden}
         return inputs["hidden_states"][0, :, 0, :valid].T
+
+    def next_logits(self, embeddings: Array, position: int) -> Array:
+        """Run rows (n, D) from `position` on; logits (vocab_size,) after the last."""
+        return self.logits(self.run(embeddings, position))
 
     def run(self, embeddings: Array, position: int) -> Array:
         """Run any number of rows in blocks; returns the hidden state of the last, (D,)."""

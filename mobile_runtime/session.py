@@ -22,13 +22,12 @@ from mobile_runtime.bundle import (
     verify_files,
 )
 from mobile_runtime.conversation import ChatFormat, Key, PreparedPrompt, prepare_prompt
-from mobile_runtime.decoder import Decoder, Embedding
 from mobile_runtime.engines import EngineOptions
+from mobile_runtime.model import open_model
 from mobile_runtime.preprocess import check_view
 from mobile_runtime.prompt import EncodedPrompt, PromptOptions, check_prompt
 from mobile_runtime.sampling import Sampler
 from mobile_runtime.tokenizer import StreamDecoder, Tokenizer
-from mobile_runtime.vision import Vision
 
 Array = np.ndarray
 
@@ -92,9 +91,7 @@ class Session:
         self.manifest = manifest
         self.tokenizer = Tokenizer.load(bundle / "tokenizer" / "tokenizer.json")
         check_prompt(manifest.prompt, self.tokenizer)
-        self.embedding = Embedding(bundle, manifest)
-        self.vision = Vision(bundle, manifest, options)
-        self.decoder = Decoder(bundle, manifest, options)
+        self.model = open_model(bundle, manifest, options)
         self._cached: list[Key] = []
         self._image_embeds: dict[bytes, Array] = {}
 
@@ -111,7 +108,7 @@ class Session:
     def reset(self) -> None:
         """Forget the conversation."""
         self._cached, self._image_embeds = [], {}
-        self.decoder.reset()
+        self.model.decoder.reset()
 
     def prepare(
         self,
@@ -147,14 +144,14 @@ class Session:
         for n in range(first, len(prompt.groups)):
             if digests[n] not in self._image_embeds:
                 times = prompt.encoded.groups[n].temporal_ids
-                embeds = self.vision.encode_group(prompt.groups[n], times)
+                embeds = self.model.encode_group(prompt.groups[n], times)
                 self._image_embeds[digests[n]] = embeds
         return [self._image_embeds[digest] for digest in digests[first:]]
 
     def prompt_embeddings(self, prompt: PreparedPrompt, start: int = 0) -> Array:
         """(T − start, D): text embeddings with the pictures' spliced in."""
         bounds = prompt.encoded.image_bound
-        embeddings = self.embedding(prompt.encoded.input_ids)
+        embeddings = self.model.embedding(prompt.encoded.input_ids)
         first = int(np.sum(bounds[:, 1] <= start)) if len(bounds) else 0
         for bound, embeds in zip(bounds[first:], self.image_embeds(prompt, first), strict=True):
             embeddings[bound[0] : bound[1]] = embeds
@@ -171,9 +168,8 @@ class Session:
         begin = time.perf_counter()
         # Rows past `start` are overwritten from here on: forget them before, not after.
         self._cached = list(prompt.keys[:start])
-        hidden = self.decoder.run(embeddings, start)
+        logits = self.model.decoder.next_logits(embeddings, start)
         self._cached = list(prompt.keys)
-        logits = self.decoder.logits(hidden)
         statistics.prefill_seconds = time.perf_counter() - begin
         return logits
 
@@ -188,9 +184,10 @@ class Session:
 
     def decode(self, token: int) -> Array:
         """Append one token to the cache; logits of the next."""
-        hidden = self.decoder.run(self.embedding(np.array([token])), len(self._cached))
+        embedding = self.model.embedding(np.array([token]))
+        logits = self.model.decoder.next_logits(embedding, len(self._cached))
         self._cached.append(token)
-        return self.decoder.logits(hidden)
+        return logits
 
     def chat(
         self,

@@ -46,12 +46,16 @@ class Vision:
 
     @cached_property
     def _position_table(self) -> Array:
-        return map_table(self._bundle, self._manifest.position_embeddings)
+        table = self._manifest.position_embeddings
+        assert table is not None
+        return map_table(self._bundle, table)
 
     @cached_property
     def _key_query(self) -> Array:
         """(heads·queries, D) float32."""
-        return map_table(self._bundle, self._manifest.resampler_key_query).astype(np.float32)
+        table = self._manifest.resampler_key_query
+        assert table is not None
+        return map_table(self._bundle, table).astype(np.float32)
 
     def encoder_inputs(self, view: View) -> dict[str, Array]:
         """What the vision encoder takes for one view, padded to its static length."""
@@ -70,14 +74,15 @@ class Vision:
         return {"patches": values, "position_embeddings": embeddings, "attention_mask": mask}
 
     def encode_view(self, view: View) -> Array:
-        """Features of one view, (vision hidden, L); those of padded patches mean nothing."""
+        """Features of one view, (patches, vision hidden)."""
         inputs = self.encoder_inputs(view)
         outputs = self._encoders[0].run(inputs, function="main")
         for encoder in self._encoders[1:]:
             hidden = {"hidden_states": outputs["output_hidden_states"]}
             mask = {"attention_mask": inputs["attention_mask"]}
             outputs = encoder.run(hidden | mask, function="main")
-        return outputs["image_features"][0, :, 0, :]
+        h, w = view.tgt_size
+        return outputs["image_features"][0, :, 0, : h * w].T
 
     def score_bias(self, sizes: Sequence[tuple[int, int]], temporal_ids: Sequence[int]) -> Array:
         """(1, heads·queries, 1, frames·L): key_query · (position + time), padded patches masked.
@@ -106,7 +111,8 @@ class Vision:
         temporal_ids: Sequence[int],
     ) -> dict[str, Array]:
         """What the resampler takes for one group of frames."""
-        joined = np.concatenate(features, axis=1)[None, :, None, :]
+        padded = [np.pad(f.T, ((0, 0), (0, self._length - len(f)))) for f in features]
+        joined = np.concatenate(padded, axis=1)[None, :, None, :]
         return {"image_features": joined, "score_bias": self.score_bias(sizes, temporal_ids)}
 
     def resample(
@@ -119,8 +125,3 @@ class Vision:
         inputs = self.resampler_inputs(features, sizes, temporal_ids)
         outputs = self._resampler.run(inputs, function=f"frames_{len(features)}")
         return outputs["image_embeds"][0, :, 0, :].T
-
-    def encode_group(self, views: Sequence[View], temporal_ids: Sequence[int]) -> Array:
-        """Views of one group of frames -> (queries, D)."""
-        features = [self.encode_view(view) for view in views]
-        return self.resample(features, [view.tgt_size for view in views], temporal_ids)

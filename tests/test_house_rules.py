@@ -28,6 +28,7 @@ IMPORTERS = {
     "huggingface_hub": ("export/*",),
     "numba": ("export/quant/*",),
     "distributed": ("export/workers.py",),
+    "onnx": ("export/backends/onnx/*",),
     "onnxruntime": ("mobile_runtime/engines/onnx.py",),
     "transformers": (),
 }

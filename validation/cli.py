@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
 from mobile_runtime.bundle import InputError, read_manifest
-from mobile_runtime.engines import ENGINES, EngineOptions
+from mobile_runtime.engines import ENGINE_NAMES, EngineOptions
 from mobile_runtime.session import Session
 from validation.answers import ITEMS, ROWS, Candidate, score_candidates
 from validation.default_prompts import NamedChat, default_chats
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     trace.set_defaults(run=_trace)
     _add_answers(commands.add_parser("answers", help="how often a bundle answers rightly"))
     for command in (parity, trace):
-        command.add_argument("--engine", choices=["auto", *ENGINES], default="auto")
+        command.add_argument("--engine", choices=ENGINE_NAMES, default="auto")
         command.add_argument(
             "--precision",
             choices=("fp32", "fp16"),
@@ -87,7 +87,7 @@ def _add_answers(answers: argparse.ArgumentParser) -> None:
         default=("fp16",),
         help="of the interpreter, one column each; fp16 rounds as the device does",
     )
-    answers.add_argument("--engine", choices=["auto", *ENGINES], default="auto")
+    answers.add_argument("--engine", choices=ENGINE_NAMES, default="auto")
     answers.add_argument("--jobs", type=int, help="processes; default: one a core")
     answers.add_argument("--json", type=Path, help="also write the figures to this file")
     answers.set_defaults(run=_answers)

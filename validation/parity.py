@@ -72,12 +72,18 @@ def run_parity(
         bundle=bundle.name,
         checkpoint=session.manifest.source.name,
         recipe=plan.recipe.name,
-        engine="mil" if options.engine.name == "auto" else options.engine.name,
+        engine=_engine_name(session.manifest, options.engine),
         precision=precision,
         prompts=tuple(chat.name for chat in chats),
         stages=tuple(_measure(name, run, name in wanted) for name, run in stages.items()),
         tools={"torch": version("torch"), **session.manifest.tools},
     )
+
+
+def _engine_name(manifest: Manifest, options: EngineOptions) -> str:
+    if options.name != "auto":
+        return options.name
+    return "onnx" if manifest.format.startswith("onnx") else "mil"
 
 
 def wanted_stages(manifest: Manifest, names: Collection[str] | None) -> frozenset[str]:
@@ -93,7 +99,7 @@ def stage_of(graph: GraphSpec | Graph) -> str:
     """The stage that runs a package."""
     if graph.role == "decoder":
         return graph.name
-    return "logits" if graph.role == "lm_head" else graph.role
+    return {"lm_head": "logits", "embed_tokens": "embeddings"}.get(graph.role, graph.role)
 
 
 def _measure(name: str, run: Callable[[], StageResult], wanted: bool) -> StageResult:
@@ -123,12 +129,17 @@ def bundle_plan(manifest: Manifest, source: OpenCheckpoint) -> Plan:
 def stage_table(manifest: Manifest) -> Mapping[str, Stage]:
     """The stages that compare arrays, in order, by name."""
     packages = manifest.graphs_of("decoder")
+    text: Mapping[str, Stage]
+    if manifest.graphs_of("lm_head"):
+        text = {g.name: partial(Comparison.decoder, n=n) for n, g in enumerate(packages)}
+        text = {**text, "logits": Comparison.logits}
+    else:  # one graph, with its head
+        text = {g.name: Comparison.text for g in packages}
     return {
         "vision_encoder": Comparison.vision_encoder,
         "resampler": Comparison.resampler,
         "embeddings": Comparison.embeddings,
-        **{g.name: partial(Comparison.decoder, n=n) for n, g in enumerate(packages)},
-        "logits": Comparison.logits,
+        **text,
         "end_to_end": Comparison.end_to_end,
     }
 
@@ -181,7 +192,7 @@ def _weights(plan: Plan, source: OpenCheckpoint) -> StageResult:
     worst: dict[int, float] = {}
     for parameter in (p for graph in plan.graphs for p in graph.parameters):
         spec = plan.specs.get(parameter.name)
-        if spec is not None:
+        if spec is not None and spec.method != "dense":
             values = parameter.load(source.checkpoint).astype(np.float32)
             stored = quantize(parameter, source.checkpoint, spec).rows(0, len(values))
             worst[spec.bits] = min(psnr(stored, values), worst.get(spec.bits, np.inf))
@@ -230,17 +241,17 @@ def _judge(result: StageResult) -> Status:
 def stage_bits(stage: str, plan: Plan) -> int:
     """The fewest bits of any weight that the stage uses."""
     if stage == "embeddings":
-        return 16 if plan.embed_tokens is None else plan.embed_tokens.bits
+        return 16 if plan.embed_tokens is None else min(plan.embed_tokens.bits, 16)
     graphs = [g for g in plan.graphs if stage in ("end_to_end", stage_of(g))]
     specs = [plan.specs.get(p.name) for graph in graphs for p in graph.parameters]
     if stage == "end_to_end":
         specs.append(plan.embed_tokens)
-    return min((16 if spec is None else spec.bits) for spec in specs)
+    return min((16 if spec is None else min(spec.bits, 16)) for spec in specs)
 
 
 def _metrics(name: str, compared: Sequence[Compared]) -> dict[str, float]:
     """Against the checkpoint: what quantization and precision cost together."""
-    if name not in ("logits", "end_to_end"):
+    if name in ("vision_encoder", "resampler", "embeddings") or name.startswith("decoder_0"):
         return {"cosine": min(cosine(c.candidate, c.checkpoint) for c in compared)}
     candidate = np.concatenate([c.candidate for c in compared])
     checkpoint = np.concatenate([c.checkpoint for c in compared])

@@ -79,7 +79,7 @@ class Comparison:
         expected = [f for found in self._features for features in found for f in features]
         conversion = [self._conversion.encode_view(view) for view in views]
         for view, same, features in zip(views, conversion, expected, strict=True):
-            got = self._session.vision.encode_view(view)[:, : len(features)].T
+            got = self._session.model.vision.encode_view(view)
             yield Compared(got, same, features)
 
     def resampler(self) -> Iterator[Compared]:
@@ -87,17 +87,13 @@ class Comparison:
         groups = [group for found in self._groups for group in found]
         expected = [embeds for found in self._image_embeds for embeds in found]
         conversion = [self._conversion.resample(*group) for group in groups]
-        length = self._session.manifest.preprocessing.max_patches
-        for (features, sizes, times), same, embeds in zip(
-            groups, conversion, expected, strict=True
-        ):
-            padded = [np.pad(f.T, ((0, 0), (0, length - len(f)))) for f in features]
-            yield Compared(self._session.vision.resample(padded, sizes, times), same, embeds)
+        for group, same, embeds in zip(groups, conversion, expected, strict=True):
+            yield Compared(self._session.model.vision.resample(*group), same, embeds)
 
     def embeddings(self) -> Iterator[Compared]:
         """Rows of the embedding table for the tokens of each prompt."""
         for ids in (prompt.encoded.input_ids for prompt in self.prompts):
-            got = self._session.embedding(ids)
+            got = self._session.model.embedding(ids)
             yield Compared(got, self._conversion.embed(ids), self._checkpoint.embed(ids))
 
     @cached_property
@@ -130,12 +126,13 @@ class Comparison:
     def decoder(self, n: int) -> Iterator[Compared]:
         """Package `n` over prompts (prefill) and what follows them (decode)."""
         given, expected = self._boundary(n), self._boundary(n + 1)
-        package = self._session.decoder.packages[n]
+        decoder = self._coreml_decoder
+        package = decoder.packages[n]
         conversion = _run_texts(self._conversion, given, range(*package.graph.blocks))
         for length, hidden, same, behind in zip(
             self._lengths, given, conversion, expected, strict=True
         ):
-            got = run_package(self._session.decoder, package, hidden, length)
+            got = run_package(decoder, package, hidden, length)
             yield Compared(got, same, behind)
 
     @cached_property
@@ -147,12 +144,35 @@ class Comparison:
         ended = self._boundary(len(self._session.manifest.graphs_of("decoder")))
         return [text[n - 1 :] for n, text in zip(self._lengths, ended, strict=True)]
 
+    @property
+    def _coreml_decoder(self) -> Decoder:
+        decoder = self._session.model.decoder
+        assert isinstance(decoder, Decoder), "a decoder in packages"
+        return decoder
+
+    def text(self) -> Iterator[Compared]:
+        """The whole decoder from the checkpoint's embeddings: logits of each prompt's last token
+        and each token that follows."""
+        given = _extend(self._checkpoint, self._embeddings, self._tokens)
+        layers = range(self._conversion.config.decoder.num_layers)
+        ended = _run_texts(self._conversion, given, layers)
+        last = [text[n - 1 :] for n, text in zip(self._lengths, ended, strict=True)]
+        conversion = _logits(self._conversion, last)
+        decoder = self._session.model.decoder
+        for length, text, same, logits in zip(
+            self._lengths, given, conversion, self._checkpoint_logits, strict=True
+        ):
+            decoder.reset()
+            rows = [decoder.next_logits(text[:length], 0)]
+            rows += [decoder.next_logits(text[n : n + 1], n) for n in range(length, len(text))]
+            yield Compared(np.stack(rows), same, logits)
+
     def logits(self) -> Iterator[Compared]:
         """Head on the checkpoint's last hidden states."""
         given, expected = self._last_hidden(), self._checkpoint_logits
         conversion = _logits(self._conversion, given)
         for hidden, same, logits in zip(given, conversion, expected, strict=True):
-            got = np.stack([self._session.decoder.logits(row) for row in hidden])
+            got = np.stack([self._coreml_decoder.logits(row) for row in hidden])
             yield Compared(got, same, logits)
 
     def end_to_end(self) -> Iterator[Compared]:

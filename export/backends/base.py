@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from export.graphs.graph import Graph, Parameter
+from export.config import ExportConfig
+from export.graphs.graph import Graph, Parameter, Role
+from export.models.config import ModelConfig
 from export.quant.recipe import Method, QuantSpec
+from export.quant.recipes import Forms
 from export.weights import Weight
+from mobile_runtime.bundle import Decoding, Preprocessing
 
 Specs = Mapping[str, QuantSpec | None]
 WeightStream = Iterable[tuple[Parameter, Weight]]
+# A role, the number of blocks in it, and what builds the package of some of them under a name.
+Layout = Sequence[tuple[Role, int, Callable[[range, str], Graph]]]
 
 
 class Backend(Protocol):
@@ -19,8 +25,18 @@ class Backend(Protocol):
 
     name: str
     suffix: str
+    forms: Forms
     methods: frozenset[Method]  # the quantization methods whose storage form it can write
     max_package_bytes: int
+    has_tables: bool  # whether the host looks embeddings and positions up in files of the bundle
+
+    def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
+        """The decoder's shapes, or `InputError` when target or model does not allow them."""
+
+    def layout(
+        self, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
+    ) -> Layout:
+        """The packages in the order in which they run; `InputError` when one cannot be."""
 
     def weight_bytes(self, path: Path) -> int:
         """Bytes of the weights of the package at `path`."""

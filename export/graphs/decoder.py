@@ -6,10 +6,10 @@ As a state, the graph writes it in place; as an input, the graph reads it and re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from export.graphs.graph import Function, Graph, Ops, Value
+from export.graphs.graph import CacheOps, Function, Graph, Ops, Parameter, Value
 from export.graphs.parameters import stored
 from export.models.config import DecoderConfig
 from mobile_runtime.bundle import Decoding, TensorSpec
@@ -17,26 +17,18 @@ from mobile_runtime.bundle import Decoding, TensorSpec
 CACHE = "key_value_cache"
 
 
-@dataclass(frozen=True)
-class _Context:
-    """What every layer of one function shares."""
-
-    inputs: Mapping[str, Value]
-    mask: Value
-    kv_cache: str
-    new_rows: list[Value]
+# Queries, keys and values of layer n, as heads before the rotation -> what they attend to.
+Attend = Callable[[Value, Value, Value, int], Value]
 
 
-def decoder_layer(
-    ops: Ops, x: Value, config: DecoderConfig, n: int, attention: tuple[_Context, int]
-) -> Value:
-    """Block `n`; `attention` says where its cache rows are."""
+def decoder_layer(ops: Ops, x: Value, config: DecoderConfig, n: int, attend: Attend) -> Value:
+    """Block `n`; `attend` rotates queries and keys and knows the cache."""
     size, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
     layer, eps = f"llm.model.layers.{n}", config.rms_norm_eps
     q_rows, kv_rows = config.num_heads * dim, config.num_kv_heads * dim
 
-    def linear(y: Value, name: str, rows: int, columns: int) -> Value:
-        return ops.linear(y, stored(f"{layer}.{name}.weight", rows, columns))
+    def weight(name: str, rows: int, columns: int) -> Parameter:
+        return stored(f"{layer}.{name}.weight", rows, columns)
 
     def norm(y: Value, name: str) -> Value:
         return ops.rms_norm(y, stored(f"{layer}.{name}.weight", size), eps)
@@ -44,35 +36,53 @@ def decoder_layer(
     def head_norm(y: Value, name: str) -> Value:
         return ops.head_rms_norm(y, stored(f"{layer}.self_attn.{name}.weight", dim), eps)
 
-    context, cache_row = attention
-    cos, sin = context.inputs["cos"], context.inputs["sin"]
     h = norm(x, "input_layernorm")
-    q = ops.heads(linear(h, "self_attn.q_proj", q_rows, size), config.num_heads)
-    k = ops.heads(linear(h, "self_attn.k_proj", kv_rows, size), config.num_kv_heads)
-    v = ops.heads(linear(h, "self_attn.v_proj", kv_rows, size), config.num_kv_heads)
-    q = ops.rope(head_norm(q, "q_norm"), cos, sin)
-    k = ops.rope(head_norm(k, "k_norm"), cos, sin)
-    q, k = ops.scaled(q, k, dim**-0.5)
-    attended = _attend(ops, (q, ops.rows(k), ops.rows(v)), context, cache_row)
-    x = ops.add(x, linear(attended, "self_attn.o_proj", size, q_rows))
+    q, k, v = ops.linears(
+        h,
+        [
+            (weight("self_attn.q_proj", q_rows, size), None),
+            (weight("self_attn.k_proj", kv_rows, size), None),
+            (weight("self_attn.v_proj", kv_rows, size), None),
+        ],
+    )
+    q = head_norm(ops.heads(q, config.num_heads), "q_norm")
+    k = head_norm(ops.heads(k, config.num_kv_heads), "k_norm")
+    attended = attend(q, k, ops.heads(v, config.num_kv_heads), n)
+    x = ops.add(x, ops.linear(attended, weight("self_attn.o_proj", size, q_rows)))
     h = norm(x, "post_attention_layernorm")
-    gate = ops.silu(linear(h, "mlp.gate_proj", inner, size))
-    h = ops.multiply(gate, linear(h, "mlp.up_proj", inner, size))
-    return ops.add(x, linear(h, "mlp.down_proj", size, inner))
+    names = ("mlp.gate_proj", "mlp.up_proj")
+    gate, up = ops.linears(h, [(weight(name, inner, size), None) for name in names])
+    h = ops.multiply(ops.silu(gate), up)
+    return ops.add(x, ops.linear(h, weight("mlp.down_proj", size, inner)))
 
 
-def _attend(ops: Ops, qkv: Sequence[Value], context: _Context, row: int) -> Value:
-    q, k, v = qkv
-    cache = context.inputs[CACHE]
-    if context.kv_cache == "state":
-        position = context.inputs["position"]
-        keys = [ops.write_cache(cache, k, row, position)]
-        values = [ops.write_cache(cache, v, row + 1, position)]
-    else:
-        keys = [ops.cache_row(cache, row), k]
-        values = [ops.cache_row(cache, row + 1), v]
-        context.new_rows.extend([k, v])
-    return ops.grouped_attention(q, keys, values, context.mask)
+@dataclass(frozen=True)
+class _Cache:
+    """The cache of one function's layers; row 2i is where the i-th of them keeps its keys."""
+
+    ops: CacheOps
+    inputs: Mapping[str, Value]
+    mask: Value
+    first_layer: int
+    scale: float
+    in_state: bool
+    new_rows: list[Value]
+
+    def attend(self, q: Value, k: Value, v: Value, n: int) -> Value:
+        """Store the layer's keys and values, attend to all of them."""
+        ops, cache, row = self.ops, self.inputs[CACHE], 2 * (n - self.first_layer)
+        cos, sin = self.inputs["cos"], self.inputs["sin"]
+        q, k = ops.scaled(ops.rope(q, cos, sin), ops.rope(k, cos, sin), self.scale)
+        k, v = ops.rows(k), ops.rows(v)
+        if self.in_state:
+            position = self.inputs["position"]
+            keys = [ops.write_cache(cache, k, row, position)]
+            values = [ops.write_cache(cache, v, row + 1, position)]
+        else:
+            keys = [ops.cache_row(cache, row), k]
+            values = [ops.cache_row(cache, row + 1), v]
+            self.new_rows.extend([k, v])
+        return ops.grouped_attention(q, keys, values, self.mask)
 
 
 def decoder_graph(config: DecoderConfig, decoding: Decoding, layers: range, name: str) -> Graph:
@@ -90,16 +100,23 @@ def decoder_graph(config: DecoderConfig, decoding: Decoding, layers: range, name
 def _function(
     name: str, length: int, config: DecoderConfig, decoding: Decoding, layers: range
 ) -> Function:
-    def body(ops: Ops, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
+    def body(ops: CacheOps, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
         groups = config.num_heads // config.num_kv_heads
-        mask = ops.grouped_mask(inputs["attention_mask"], groups)
-        context = _Context(inputs, mask, decoding.kv_cache, [])
+        cache = _Cache(
+            ops=ops,
+            inputs=inputs,
+            mask=ops.grouped_mask(inputs["attention_mask"], groups),
+            first_layer=layers.start,
+            scale=config.head_dim**-0.5,
+            in_state=decoding.kv_cache == "state",
+            new_rows=[],
+        )
         x = inputs["hidden_states"]
-        for i, n in enumerate(layers):
-            x = decoder_layer(ops, x, config, n, (context, 2 * i))
+        for n in layers:
+            x = decoder_layer(ops, x, config, n, cache.attend)
         outputs = {"output_hidden_states": x}
-        if context.new_rows:
-            outputs["new_key_value_rows"] = ops.stack_rows(context.new_rows)
+        if cache.new_rows:
+            outputs["new_key_value_rows"] = ops.stack_rows(cache.new_rows)
         return outputs
 
     inputs, outputs = _specs(length, config, decoding, layers)

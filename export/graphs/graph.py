@@ -6,7 +6,7 @@ it holds no weight itself, so building a graph of any size costs milliseconds an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -16,7 +16,7 @@ import numpy as np
 from export.checkpoint import TensorSource
 from mobile_runtime.bundle import FunctionSpec, GraphSpec, TensorSpec
 
-Role = Literal["vision_encoder", "resampler", "decoder", "lm_head"]
+Role = Literal["vision_encoder", "resampler", "embed_tokens", "decoder", "lm_head"]
 Value = Any  # a backend's handle of an activation
 
 
@@ -49,15 +49,21 @@ class Parameter:
         return int(np.prod(self.shape))
 
 
+Linear = tuple[Parameter, Parameter | None]  # a weight and its bias
+
+
 class Ops(Protocol):
-    """The operations that graph bodies are written in.
+    """The operations that graph bodies are written in, whatever the backend.
 
     An activation has `channels` and `length`; "heads" are activations split into
-    (heads, head_dim, length), "rows" are keys or values as (kv_heads, length, head_dim).
+    (heads, head_dim, length).
     """
 
     def linear(self, x: Value, weight: Parameter, bias: Parameter | None = None) -> Value:
         """weight · x + bias on every position."""
+
+    def linears(self, x: Value, layers: Sequence[Linear]) -> Sequence[Value]:
+        """Several layers on the same x, which a backend may compute together."""
 
     def add(self, x: Value, y: Value) -> Value:
         """x + y."""
@@ -83,6 +89,19 @@ class Ops(Protocol):
     def head_rms_norm(self, x: Value, weight: Parameter, eps: float) -> Value:
         """RMS norm of every head."""
 
+    def attend(self, q: Value, k: Value, v: Value, mask: Value, scale: float) -> Value:
+        """Bidirectional attention of heads over heads, scores times scale."""
+
+    def weighted_values(self, scores: Value, values: Value, num_heads: int) -> Value:
+        """softmax of (heads · queries) scores over the length, applied to values."""
+
+
+class CacheOps(Ops, Protocol):
+    """What a decoder with static shapes needs besides: it writes its key/value cache out.
+
+    "Rows" are keys or values as (kv_heads, length, head_dim).
+    """
+
     def rope(self, x: Value, cos: Value, sin: Value) -> Value:
         """Rotary embedding of heads in the rotate-half form."""
 
@@ -91,12 +110,6 @@ class Ops(Protocol):
 
     def scaled(self, q: Value, k: Value, scale: float) -> Value:
         """The pair (q, k) with scale spread over both such that their product is exact."""
-
-    def attend(self, q: Value, k: Value, v: Value, mask: Value) -> Value:
-        """Bidirectional attention of heads over heads; q and k already scaled."""
-
-    def weighted_values(self, scores: Value, values: Value, num_heads: int) -> Value:
-        """softmax of (heads · queries) scores over the length, applied to values."""
 
     def grouped_mask(self, mask: Value, groups: int) -> Value:
         """The mask for `groups` query heads folded into the length."""
@@ -170,28 +183,41 @@ class Graph:
 
 
 class _Recorder:
-    """Stands in for a backend and notes the parameters that a body uses."""
+    """Stands in for a backend and for all its values, and notes the parameters that a body uses."""
 
     def __init__(self) -> None:
         self.parameters: dict[str, Parameter] = {}
 
-    def __getattr__(self, operation: str) -> Callable[..., tuple[None, None]]:
-        def record(*arguments: Any, **named: Any) -> tuple[None, None]:
-            for argument in (*arguments, *named.values()):
-                if isinstance(argument, Parameter):
-                    self.parameters[argument.name] = argument
-            return None, None
+    def linears(self, x: Value, layers: Sequence[Linear]) -> Sequence[Value]:
+        """As many values as layers."""
+        self._note(layers)
+        return [self] * len(layers)
 
-        return record
+    def __getattr__(self, name: str) -> _Recorder:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
 
+    def __call__(self, *arguments: Any, **named: Any) -> _Recorder:
+        self._note((*arguments, *named.values()))
+        return self
 
-class _AnyName(dict[str, None]):
-    def __missing__(self, key: str) -> None:
-        return None
+    def __getitem__(self, key: Any) -> _Recorder:
+        return self
+
+    def __iter__(self) -> Iterator[_Recorder]:
+        return iter((self, self))
+
+    def _note(self, given: Any) -> None:
+        if isinstance(given, Parameter):
+            self.parameters[given.name] = given
+        elif isinstance(given, list | tuple):
+            for item in given:
+                self._note(item)
 
 
 def collect_parameters(body: Body) -> tuple[Parameter, ...]:
     """The weights that `body` uses, found by running it without computing anything."""
     recorder = _Recorder()
-    body(recorder, _AnyName())
+    body(recorder, recorder)  # type: ignore[arg-type]  # any input is the recorder too
     return tuple(recorder.parameters.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from export.graphs.graph import Function, Graph, Ops, Value
+from export.graphs.graph import Function, Graph, Ops, Parameter, Value
 from export.graphs.parameters import row_block, stored
 from export.models.config import DecoderConfig
 from mobile_runtime.bundle import TensorSpec
@@ -28,21 +28,23 @@ def lm_head_slices(vocab_size: int) -> tuple[int, int]:
     return count, rows
 
 
+def head_rows(config: DecoderConfig, number: int, begin: int, end: int) -> Parameter:
+    """Part `number` of the head: the logits of tokens begin … end - 1."""
+    tied = config.tie_word_embeddings
+    tensor = "llm.model.embed_tokens.weight" if tied else "llm.lm_head.weight"
+    return row_block(f"llm.lm_head.{number:02d}.weight", tensor, begin, end, config.hidden_size)
+
+
 def lm_head_graph(config: DecoderConfig, slices: range, name: str) -> Graph:
     """The package of `slices`; each package repeats the final norm."""
     size = config.hidden_size
     _, rows = lm_head_slices(config.vocab_size)
-    tied = config.tie_word_embeddings
-    tensor = "llm.model.embed_tokens.weight" if tied else "llm.lm_head.weight"
 
     def body(ops: Ops, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
         weight = stored("llm.model.norm.weight", size)
         x = ops.rms_norm(inputs["hidden_states"], weight, config.rms_norm_eps)
         return {
-            f"logits_{n:02d}": ops.linear(
-                x,
-                row_block(f"llm.lm_head.{n:02d}.weight", tensor, n * rows, (n + 1) * rows, size),
-            )
+            f"logits_{n:02d}": ops.linear(x, head_rows(config, n, n * rows, (n + 1) * rows))
             for n in slices
         }
 

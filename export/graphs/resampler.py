@@ -6,7 +6,7 @@ and the mask of padded patches. The host computes it from the folded queries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from export.graphs.graph import Function, Graph, Ops, Value
 from export.graphs.parameters import key_query, row_block, stored, transposed, vector_block
@@ -26,7 +26,10 @@ def _function(config: ModelConfig, max_patches: int, frames: int) -> Function:
     score_rows = config.resampler_heads * config.num_queries
 
     def body(ops: Ops, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
-        return {"image_embeds": _resample(ops, inputs, config)}
+        def scores(x: Value) -> Value:
+            return ops.add(ops.linear(x, key_query(config)), inputs["score_bias"])
+
+        return {"image_embeds": resample(ops, inputs["image_features"], scores, config)}
 
     inputs = (
         TensorSpec("image_features", (1, config.vision.hidden_size, 1, length), "float16"),
@@ -36,7 +39,11 @@ def _function(config: ModelConfig, max_patches: int, frames: int) -> Function:
     return Function(f"frames_{frames}", inputs, (output,), body)
 
 
-def _resample(ops: Ops, inputs: Mapping[str, Value], config: ModelConfig) -> Value:
+def resample(
+    ops: Ops, features: Value, scores: Callable[[Value], Value], config: ModelConfig
+) -> Value:
+    """Features of all patches -> image embeddings; `scores` gives those of all heads and queries
+    for the projected features, which know no positions."""
     size, attn = config.decoder.hidden_size, "resampler.attn"
 
     def norm(y: Value, which: str) -> Value:
@@ -44,15 +51,14 @@ def _resample(ops: Ops, inputs: Mapping[str, Value], config: ModelConfig) -> Val
         return ops.layer_norm(y, scale, stored(f"resampler.{which}.bias", size), LAYER_NORM_EPS)
 
     kv_proj = stored("resampler.kv_proj.weight", size, config.vision.hidden_size)
-    x = norm(ops.linear(inputs["image_features"], kv_proj), "ln_kv")
-    scores = ops.add(ops.linear(x, key_query(config)), inputs["score_bias"])
+    x = norm(ops.linear(features, kv_proj), "ln_kv")
     v_rows = (2 * size, 3 * size)
     values = ops.linear(
         x,
         row_block(f"{attn}.v_proj.weight", f"{attn}.in_proj_weight", *v_rows, size),
         vector_block(f"{attn}.v_proj.bias", f"{attn}.in_proj_bias", *v_rows),
     )
-    attended = ops.weighted_values(scores, values, config.resampler_heads)
+    attended = ops.weighted_values(scores(x), values, config.resampler_heads)
     out_proj = stored(f"{attn}.out_proj.weight", size, size), stored(f"{attn}.out_proj.bias", size)
     return ops.linear(
         norm(ops.linear(attended, *out_proj), "ln_post"), transposed("resampler.proj", size, size)

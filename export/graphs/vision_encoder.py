@@ -18,23 +18,39 @@ def vision_encoder_layer(ops: Ops, x: Value, mask: Value, config: VisionConfig, 
     size, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
     layer = f"vpm.encoder.layers.{n}"
 
-    def linear(y: Value, name: str, rows: int, columns: int) -> Value:
+    def layer_of(name: str, rows: int, columns: int) -> tuple[Parameter, Parameter]:
         weight = stored(f"{layer}.{name}.weight", rows, columns)
-        return ops.linear(y, weight, stored(f"{layer}.{name}.bias", rows))
+        return weight, stored(f"{layer}.{name}.bias", rows)
 
     def norm(y: Value, name: str) -> Value:
         scale, shift = stored(f"{layer}.{name}.weight", size), stored(f"{layer}.{name}.bias", size)
         return ops.layer_norm(y, scale, shift, eps)
 
     h = norm(x, "layer_norm1")
-    q, k, v = (
-        ops.heads(linear(h, f"self_attn.{name}", size, size), config.num_heads)
-        for name in ("q_proj", "k_proj", "v_proj")
-    )
-    q, k = ops.scaled(q, k, (size // config.num_heads) ** -0.5)
-    x = ops.add(x, linear(ops.attend(q, k, v, mask), "self_attn.out_proj", size, size))
-    h = ops.gelu_tanh(linear(norm(x, "layer_norm2"), "mlp.fc1", inner, size))
-    return ops.add(x, linear(h, "mlp.fc2", size, inner))
+    names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    projected = ops.linears(h, [layer_of(name, size, size) for name in names])
+    q, k, v = (ops.heads(values, config.num_heads) for values in projected)
+    attended = ops.attend(q, k, v, mask, (size // config.num_heads) ** -0.5)
+    x = ops.add(x, ops.linear(attended, *layer_of("self_attn.out_proj", size, size)))
+    h = ops.gelu_tanh(ops.linear(norm(x, "layer_norm2"), *layer_of("mlp.fc1", inner, size)))
+    return ops.add(x, ops.linear(h, *layer_of("mlp.fc2", size, inner)))
+
+
+def encode_patches(
+    ops: Ops, inputs: Mapping[str, Value], config: VisionConfig, layers: range
+) -> Mapping[str, Value]:
+    """Blocks `layers`: patches and their position embeddings, or hidden states, come in."""
+    if layers.start == 0:
+        x = ops.add(_embed(ops, inputs["patches"], config), inputs["position_embeddings"])
+    else:
+        x = inputs["hidden_states"]
+    for n in layers:
+        x = vision_encoder_layer(ops, x, inputs["attention_mask"], config, n)
+    if layers.stop < config.num_layers:
+        return {"output_hidden_states": x}
+    name, size = "vpm.post_layernorm", config.hidden_size
+    scale, shift = stored(f"{name}.weight", size), stored(f"{name}.bias", size)
+    return {"image_features": ops.layer_norm(x, scale, shift, config.layer_norm_eps)}
 
 
 def vision_encoder_graph(config: VisionConfig, max_patches: int, layers: range, name: str) -> Graph:
@@ -44,16 +60,7 @@ def vision_encoder_graph(config: VisionConfig, max_patches: int, layers: range, 
     patch_values = 3 * config.patch_size**2
 
     def body(ops: Ops, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
-        if first:
-            x = ops.add(_embed(ops, inputs["patches"], config), inputs["position_embeddings"])
-        else:
-            x = inputs["hidden_states"]
-        for n in layers:
-            x = vision_encoder_layer(ops, x, inputs["attention_mask"], config, n)
-        if not last:
-            return {"output_hidden_states": x}
-        post = stored("vpm.post_layernorm.weight", size), stored("vpm.post_layernorm.bias", size)
-        return {"image_features": ops.layer_norm(x, *post, config.layer_norm_eps)}
+        return encode_patches(ops, inputs, config, layers)
 
     mask = TensorSpec("attention_mask", (1, 1, 1, length), "float16")
     hidden = (1, size, 1, length)

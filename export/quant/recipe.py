@@ -13,21 +13,36 @@ from typing import Any, Literal
 
 from mobile_runtime.bundle import InputError
 
-Method = Literal["kmeans", "affine"]
+Method = Literal["kmeans", "affine", "block", "dense"]
+
+
+Shape = tuple[int, int]  # of a matrix: (rows, columns)
 
 
 @dataclass(frozen=True)
 class QuantSpec:
     """`kmeans`: a lookup table of 2**bits values for every `group_size` rows; `affine`: integers
-    with one scale a row."""
+    with one scale a row; `block`: integers with one scale for every `group_size` columns of a row;
+    `dense`: floats of 16 or 32 bits. Integers are symmetric about zero unless said otherwise."""
 
     bits: int
     group_size: int
     method: Method
+    symmetric: bool = True
 
-    def fitted(self, rows: int) -> QuantSpec:
-        """The same with the largest group that divides both `rows` and the group asked for."""
-        return replace(self, group_size=math.gcd(rows, self.group_size))
+    def __str__(self) -> str:
+        if self.method == "dense":
+            return f"float{self.bits}"
+        kind = self.method if self.symmetric else f"asymmetric {self.method}"
+        return f"{kind} {self.bits}-bit g{self.group_size}"
+
+    def fitted(self, shape: Shape) -> QuantSpec:
+        """The same with the largest group that divides both the matrix and the group asked for."""
+        length = shape[1] if self.method == "block" else shape[0]
+        return replace(self, group_size=math.gcd(length, self.group_size))
+
+
+DENSE16, DENSE32 = QuantSpec(16, 1, "dense"), QuantSpec(32, 1, "dense")
 
 
 @dataclass(frozen=True)
@@ -45,14 +60,14 @@ class QuantRecipe:
     name: str
     rules: tuple[QuantRule, ...]
 
-    def assign(self, matrices: Mapping[str, int]) -> dict[str, QuantSpec | None]:
-        """Specification of each matrix, given its rows; a rule that matches none is an error."""
+    def assign(self, matrices: Mapping[str, Shape]) -> dict[str, QuantSpec | None]:
+        """Specification of each matrix by its shape; a rule that matches none is an error."""
         used: set[QuantRule] = set()
         assigned = {}
-        for name, rows in matrices.items():
+        for name, shape in matrices.items():
             rule = self._rule_for(name)
             used.add(rule)
-            assigned[name] = None if rule.spec is None else rule.spec.fitted(rows)
+            assigned[name] = None if rule.spec is None else rule.spec.fitted(shape)
         if idle := [rule.pattern for rule in self.rules if not self._matches_any(rule, matrices)]:
             raise InputError(
                 f"recipe {self.name} has rules that match no weight: {', '.join(idle)}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -30,11 +30,15 @@ class Engine(Protocol):
         """Call one function; outputs by name."""
 
 
+EngineName = Literal["auto", "mil", "coreml", "onnx"]
+ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
+
+
 @dataclass(frozen=True)
 class EngineOptions:
-    """`precision` is the interpreter's, `compute_units` Core ML's; `auto` picks by platform."""
+    """`precision` is the interpreter's, `compute_units` Core ML's; `auto` picks by bundle."""
 
-    name: Literal["auto", "mil", "coreml"] = "auto"
+    name: EngineName = "auto"
     precision: Literal["fp32", "fp16"] = "fp16"
     compute_units: Literal["ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"] = "CPU_AND_NE"
 
@@ -58,8 +62,8 @@ ENGINES: Mapping[str, Callable[[Path, EngineOptions], Engine]] = {
 
 
 def open_engine(path: Path, options: EngineOptions) -> Engine:
-    """Open a package with the engine that `options` name; `auto` is the interpreter, which runs
-    everywhere."""
+    """Open a Core ML package with the engine that `options` name; `auto` is the interpreter, which
+    runs everywhere."""
     name = "mil" if options.name == "auto" else options.name
     if name not in ENGINES:
         raise InputError(f"no engine {name!r}; there are {', '.join(ENGINES)}.")

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from export.config import ExportConfig, check_decoding
+from export.backends.coreml.layout import check_decoding
+from export.config import ExportConfig
 from export.models.config import DecoderConfig, VisionConfig, load_config, parse_config
 from mobile_runtime.bundle import Decoding, InputError
 

@@ -226,11 +226,11 @@ def test_attention_over_masked_patches(run_body):
     mask[..., 4:] = MASKED
 
     def body(ops, given, _):
-        return ops.attend(given["q"], given["k"], given["v"], given["mask"])
+        return ops.attend(given["q"], given["k"], given["v"], given["mask"], 0.3)
 
     out = run_body(body, {"q": q, "k": k, "v": v, "mask": mask}, (1, 16, 1, 6))
     tq, tk, tv = (torch.tensor(x).transpose(2, 3) for x in (q, k[..., :4], v[..., :4]))
-    expected = functional.scaled_dot_product_attention(tq, tk, tv, scale=1.0)
+    expected = functional.scaled_dot_product_attention(tq, tk, tv, scale=0.3)
     close(out[0, :, 0], expected[0].transpose(1, 2).reshape(16, 6))
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from export.quant.recipe import QuantRecipe, QuantRule, QuantSpec
-from export.quant.recipes import EMBED_TOKENS, RECIPES, build_recipe
+from export.quant.recipes import EMBED_TOKENS, LOOKUP_TABLES, build_recipe
 from mobile_runtime.bundle import InputError
 
+RECIPES = LOOKUP_TABLES.recipes
 INT4 = QuantSpec(4, 16, "kmeans")
 INT6 = QuantSpec(6, 16, "kmeans")
 INT8 = QuantSpec(8, 16, "kmeans")
@@ -15,12 +16,12 @@ TABLE = QuantSpec(8, 1, "affine")
 
 # One matrix of every part, with the published rows.
 MATRICES = {
-    "vpm.encoder.layers.3.mlp.fc1.weight": 4304,
-    "resampler.attn.key_query.weight": 2048,
-    "resampler.attn.out_proj.weight": 4096,
-    "llm.model.layers.10.mlp.up_proj.weight": 12288,
-    "llm.lm_head.07.weight": 9504,
-    EMBED_TOKENS: 151748,
+    "vpm.encoder.layers.3.mlp.fc1.weight": (4304, 4096),
+    "resampler.attn.key_query.weight": (2048, 4096),
+    "resampler.attn.out_proj.weight": (4096, 4096),
+    "llm.model.layers.10.mlp.up_proj.weight": (12288, 4096),
+    "llm.lm_head.07.weight": (9504, 4096),
+    EMBED_TOKENS: (151748, 4096),
 }
 
 
@@ -30,13 +31,13 @@ def recipe(*rules):
 
 def test_first_matching_rule_decides():
     rules = recipe(("a.1*", INT4), ("a.*", INT6), ("*", None))
-    assigned = rules.assign({"a.1.w": 32, "a.2.w": 32, "b.w": 32})
+    assigned = rules.assign({"a.1.w": (32, 4096), "a.2.w": (32, 4096), "b.w": (32, 4096)})
     assert assigned == {"a.1.w": INT4, "a.2.w": INT6, "b.w": None}
 
 
 def test_dots_are_no_wildcards_and_case_counts():
     rules = recipe(("a.b", INT4), ("*", None))
-    assert rules.assign({"a.b": 16, "axb": 16, "A.b": 16}) == {
+    assert rules.assign({"a.b": (16, 4096), "axb": (16, 4096), "A.b": (16, 4096)}) == {
         "a.b": INT4,
         "axb": None,
         "A.b": None,
@@ -46,24 +47,24 @@ def test_dots_are_no_wildcards_and_case_counts():
 def test_rule_that_matches_nothing_is_refused_by_pattern():
     rules = recipe(("decoder.*", INT4), ("lm_head.*", INT6), ("*", None))
     with pytest.raises(InputError, match=r"match no weight: decoder\.\*, lm_head\.\*;"):
-        rules.assign({"llm.w": 16})
+        rules.assign({"llm.w": (16, 4096)})
 
 
 def test_rule_hidden_behind_an_earlier_one_is_not_idle():
     rules = recipe(("a*", INT4), ("ab", INT6))
-    assert rules.assign({"ab": 16}) == {"ab": INT4}
+    assert rules.assign({"ab": (16, 4096)}) == {"ab": INT4}
 
 
 def test_matrix_without_a_rule_is_refused_by_name():
     with pytest.raises(InputError, match=r"no rule for b\.weight"):
-        recipe(("a*", INT4)).assign({"a": 16, "b.weight": 16})
+        recipe(("a*", INT4)).assign({"a": (16, 4096), "b.weight": (16, 4096)})
 
 
 @pytest.mark.parametrize(
     ("rows", "group"), [(4096, 16), (4304, 16), (9504, 16), (24, 8), (6, 2), (5, 1), (16, 16)]
 )
 def test_group_is_the_largest_that_divides_rows_and_the_group_asked_for(rows, group):
-    assert recipe(("*", INT4)).assign({"w": rows})["w"] == QuantSpec(4, group, "kmeans")
+    assert recipe(("*", INT4)).assign({"w": (rows, 4096)})["w"] == QuantSpec(4, group, "kmeans")
 
 
 def test_int4_keeps_vision_in_float16_and_the_head_in_six_bits():

@@ -49,7 +49,7 @@ def one_by_one(session, embeddings):
     session.reset()
     hidden = None
     for position, row in enumerate(embeddings):
-        hidden = session.decoder.run_block(row[None], position)[-1]
+        hidden = session.model.decoder.run_block(row[None], position)[-1]
     return hidden
 
 
@@ -57,22 +57,22 @@ def one_by_one(session, embeddings):
 def test_a_block_at_any_start_equals_single_steps(session, start):
     rng = np.random.default_rng(start)
     ids = rng.integers(0, 200, start + 40)
-    embeddings = session.embedding(ids)
+    embeddings = session.model.embedding(ids)
     expected = one_by_one(session, embeddings)
     session.reset()
     if start:
-        session.decoder.run(embeddings[:start], 0)
-    got = session.decoder.run(embeddings[start:], start)
+        session.model.decoder.run(embeddings[:start], 0)
+    got = session.model.decoder.run(embeddings[start:], start)
     np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
 def test_blocks_near_the_end_never_pass_the_cache(session):
-    embeddings = session.embedding(np.arange(CONTEXT) % 250)
+    embeddings = session.model.embedding(np.arange(CONTEXT) % 250)
     expected = one_by_one(session, embeddings)
     for start in (CONTEXT - 65, CONTEXT - 64, CONTEXT - 63, CONTEXT - 1):
         session.reset()
-        session.decoder.run(embeddings[:start], 0)
-        got = session.decoder.run(embeddings[start:], start)
+        session.model.decoder.run(embeddings[:start], 0)
+        got = session.model.decoder.run(embeddings[start:], start)
         np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
@@ -121,14 +121,14 @@ def test_a_cached_picture_is_not_encoded_again(session, monkeypatch):
     def refuse(*_):
         raise AssertionError("encoded twice")
 
-    monkeypatch.setattr(session.vision, "encode_group", refuse)
+    monkeypatch.setattr(session.model.vision, "encode_view", refuse)
     list(session.chat([message], options))
 
 
 def test_pictures_that_do_not_fit_the_context_are_refused_before_they_are_encoded(
     session, monkeypatch
 ):
-    monkeypatch.setattr(session.vision, "encode_view", None)  # calling it would fail
+    monkeypatch.setattr(session.model.vision, "encode_view", None)  # calling it would fail
     with pytest.raises(InputError, match=r"the prompt has \d+ tokens, 640 of them for pictures"):
         session.chat([user(gradient(1344, 1344), "Too large?")])
 

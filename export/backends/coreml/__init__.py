@@ -7,10 +7,14 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from export.backends.base import Specs, WeightStream
+from export.backends.base import Layout, Specs, WeightStream
+from export.backends.coreml.layout import check_decoding, coreml_layout
+from export.config import ExportConfig
 from export.graphs.graph import Graph
+from export.models.config import ModelConfig
 from export.quant.recipe import Method
-from mobile_runtime.bundle import InputError
+from export.quant.recipes import LOOKUP_TABLES
+from mobile_runtime.bundle import Decoding, InputError, Preprocessing
 
 WEIGHT_FILE = "Data/com.apple.CoreML/weights/weight.bin"  # in a package
 
@@ -20,9 +24,21 @@ class CoreMLBackend:
 
     name = "coreml"
     suffix = ".mlpackage"
+    forms = LOOKUP_TABLES
     methods: frozenset[Method] = frozenset({"kmeans", "affine"})
     # Above about 1 GB a package silently leaves the Neural Engine of an iPhone.
     max_package_bytes = 950_000_000
+    has_tables = True
+
+    def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
+        """Static shapes."""
+        return check_decoding(config, model)
+
+    def layout(
+        self, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
+    ) -> Layout:
+        """Packages cut to size."""
+        return coreml_layout(model, preprocessing, decoding)
 
     def weight_bytes(self, path: Path) -> int:
         """Size of the package's weight file."""

@@ -15,12 +15,12 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 from export.backends.coreml.placeholders import Placeholders
-from export.graphs.graph import Parameter, Value
+from export.graphs.graph import Linear, Parameter, Value
 from export.quant.recipe import QuantSpec
 
 
 class CoreMLOps:
-    """Emits into the MIL function that is being built. Implements `export.graphs.graph.Ops`."""
+    """Emits into the MIL function that is being built. Implements `CacheOps`."""
 
     def __init__(self, specs: Mapping[str, QuantSpec | None], placeholders: Placeholders) -> None:
         self._specs = specs
@@ -31,6 +31,9 @@ class CoreMLOps:
         kernel = self._matrix(weight)
         optional = {} if bias is None else {"bias": self._placeholders.vector(bias)}
         return mb.conv(x=x, weight=kernel, pad_type="valid", name=_name(weight), **optional)
+
+    def linears(self, x: Value, layers: Sequence[Linear]) -> Sequence[Value]:
+        return [self.linear(x, weight, bias) for weight, bias in layers]
 
     def add(self, x: Value, y: Value) -> Value:
         return mb.add(x=x, y=y)
@@ -94,7 +97,8 @@ class CoreMLOps:
         q = mb.mul(x=q, y=for_q)
         return q, k if for_k == 1 else mb.mul(x=k, y=for_k)
 
-    def attend(self, q: Value, k: Value, v: Value, mask: Value) -> Value:
+    def attend(self, q: Value, k: Value, v: Value, mask: Value, scale: float) -> Value:
+        q, k = self.scaled(q, k, scale)
         scores = mb.add(x=mb.matmul(x=q, y=k, transpose_x=True), y=mask)
         return self._weigh(scores, v)
 

@@ -1,0 +1,72 @@
+"""The packages of a Core ML bundle, in the order in which they run, and their shapes' limits."""
+
+from __future__ import annotations
+
+from export.backends.base import Layout
+from export.config import ExportConfig
+from export.graphs.decoder import decoder_graph
+from export.graphs.lm_head import MAX_DIMENSION, lm_head_graph, lm_head_slices
+from export.graphs.resampler import resampler_graph
+from export.graphs.vision_encoder import vision_encoder_graph
+from export.models.config import ModelConfig
+from export.models.resampler_constants import MAX_FRAMES
+from mobile_runtime.bundle import Decoding, InputError, Preprocessing
+
+# Sizes of states that the Neural Engine accepts (and fast last axes) are multiples of this.
+_ALIGNMENT = 32
+
+
+def coreml_layout(model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding) -> Layout:
+    """Vision tower, resampler, decoder and head, each of which may be cut into packages."""
+    _check_views(preprocessing)
+    length = preprocessing.max_patches
+    return [
+        (
+            "vision_encoder",
+            model.vision.num_layers,
+            lambda blocks, name: vision_encoder_graph(model.vision, length, blocks, name),
+        ),
+        ("resampler", 1, lambda _, name: resampler_graph(model, length, name)),
+        (
+            "decoder",
+            model.decoder.num_layers,
+            lambda blocks, name: decoder_graph(model.decoder, decoding, blocks, name),
+        ),
+        (
+            "lm_head",
+            lm_head_slices(model.decoder.vocab_size)[0],
+            lambda blocks, name: lm_head_graph(model.decoder, blocks, name),
+        ),
+    ]
+
+
+def _check_views(preprocessing: Preprocessing) -> None:
+    length = MAX_FRAMES * preprocessing.max_patches
+    if length > MAX_DIMENSION:
+        raise InputError(
+            f"scale_resolution {preprocessing.scale_resolution} makes views of up to "
+            f"{preprocessing.max_patches} patches, {length} in a group of {MAX_FRAMES} frames; the "
+            f"Neural Engine takes {MAX_DIMENSION}: use a smaller scale_resolution."
+        )
+
+
+def check_decoding(config: ExportConfig, model: ModelConfig) -> Decoding:
+    """The decoder's shapes, or `InputError` when the target or the model does not allow them."""
+    context, prefill = config.context_length, config.prefill_length
+    # With an outside cache the mask has a column for each cached and each new position.
+    columns = MAX_DIMENSION - (prefill if config.kv_cache == "io" else 0)
+    limit = min(columns, model.decoder.max_position_embeddings) // _ALIGNMENT * _ALIGNMENT
+    if not (_ALIGNMENT <= context <= limit and context % _ALIGNMENT == 0):
+        raise InputError(
+            f"--context-length {context} is not possible; "
+            f"give a multiple of {_ALIGNMENT} from {_ALIGNMENT} to {limit}."
+        )
+    groups = model.decoder.num_heads // model.decoder.num_kv_heads
+    if not 2 <= prefill <= min(context, MAX_DIMENSION // groups):
+        raise InputError(
+            f"--prefill-length {prefill} is not possible; "
+            f"give 2 to {min(context, MAX_DIMENSION // groups)} (64 suits the Neural Engine)."
+        )
+    if config.kv_cache not in ("state", "io"):
+        raise InputError(f"--kv-cache {config.kv_cache} is not possible; give state or io.")
+    return Decoding(context, prefill, "state" if config.kv_cache == "state" else "io")

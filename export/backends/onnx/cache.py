@@ -1,0 +1,119 @@
+"""Attention over a key/value cache that is written in place: past and present are one buffer, as
+long as the context, of which a mask tells how much is filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from export.backends.onnx.ops import OnnxOps, Tensor
+from export.models.config import DecoderConfig
+
+CONTEXT_AXIS = "max_sequence_length"
+
+
+class Cache(Protocol):
+    """The cache of all layers while a graph is built."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
+        """Rotate, store keys and values of layer `n`, attend to all."""
+
+
+def open_cache(
+    ops: OnnxOps, inputs: Mapping[str, Tensor], config: DecoderConfig, context: int
+) -> Cache:
+    """The cache in the profile of `ops`."""
+    tables = rope_tables(ops, config, context)
+    kind = _Grouped if ops.contrib else _Scattered
+    return kind(ops, inputs, config, tables)
+
+
+def rope_tables(ops: OnnxOps, config: DecoderConfig, context: int) -> tuple[str, str]:
+    """Cosines and sines (context, head_dim / 2) of Qwen3's rotary embedding."""
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    frequencies = np.float32(1) / np.power(config.rope_theta, exponents.astype(np.float64)).astype(
+        np.float32
+    )
+    angles = np.arange(context, dtype=np.float32)[:, None] * frequencies
+    waves = (np.cos(angles.astype(np.float64)), np.sin(angles.astype(np.float64)))
+    cos, sin = (wave.astype(np.float32) for wave in waves)
+    return ops.builder.table("rope_cos", cos), ops.builder.table("rope_sin", sin)
+
+
+@dataclass
+class _Grouped:
+    """`GroupQueryAttention`, which rotates and stores by itself."""
+
+    ops: OnnxOps
+    inputs: Mapping[str, Tensor]
+    config: DecoderConfig
+    tables: tuple[str, str]
+
+    def __post_init__(self) -> None:
+        ops, mask = self.ops, self.inputs["attention_mask"].name
+        axis, one = ops.builder.constant([1], np.int64), ops.builder.constant(1, np.int64)
+        filled = ops.emit("Sub", ops.emit("ReduceSum", mask, axis, keepdims=0), one)
+        self._filled = ops.emit("Cast", filled, to=6)  # int32: last position of each row
+        length = ops.emit("Gather", ops.emit("Shape", mask), one, axis=0)
+        self._total = ops.emit("Cast", length, to=6)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
+        ops, config = self.ops, self.config
+        past = [self.inputs[f"past_key_values.{n}.{kind}"].name for kind in ("key", "value")]
+        present = [f"present.{n}.{kind}" for kind in ("key", "value")]
+        queries, keys, values = (ops.joined(x).name for x in (q, k, v))
+        out = ops.builder.node(
+            "GroupQueryAttention",
+            [queries, keys, values, *past, self._filled, self._total, *self.tables],
+            outputs=[f"attended_{n}", *present],
+            contrib=True,
+            num_heads=config.num_heads,
+            kv_num_heads=config.num_kv_heads,
+            do_rotary=1,
+        )
+        return Tensor(out[0], config.num_heads * config.head_dim)
+
+
+@dataclass
+class _Scattered:
+    """Standard operations: rotate, scatter into the cache, attend with a mask by length."""
+
+    ops: OnnxOps
+    inputs: Mapping[str, Tensor]
+    config: DecoderConfig
+    tables: tuple[str, str]
+
+    def __post_init__(self) -> None:
+        ops, mask = self.ops, self.inputs["attention_mask"].name
+        axis, one = ops.builder.constant([1], np.int64), ops.builder.constant(1, np.int64)
+        zero = ops.builder.constant(0, np.int64)
+        self._filled = ops.emit("ReduceSum", mask, axis, keepdims=0)  # (batch,)
+        shape = ops.emit("Shape", self.inputs["inputs_embeds"].name)
+        length = ops.emit("Gather", shape, one, axis=0)
+        self._begin = ops.emit("Sub", self._filled, length)
+        steps = ops.emit("Range", zero, length, one)
+        begins = ops.emit("Unsqueeze", self._begin, axis)
+        self._positions = ops.emit("Add", begins, steps)  # (batch, length)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
+        ops, config = self.ops, self.config
+        queries, keys = self._rotated(q), self._rotated(k)
+        values = ops.emit("Transpose", v.name, perm=[0, 2, 1, 3])
+        stored = [self._store(keys, n, "key"), self._store(values, n, "value")]
+        out = ops.emit("Attention", queries, *stored, "", "", "", self._filled, is_causal=1)
+        back = ops.emit("Transpose", out, perm=[0, 2, 1, 3])
+        return ops.joined(Tensor(back, config.head_dim, config.num_heads))
+
+    def _rotated(self, x: Tensor) -> str:
+        heads = self.ops.emit("Transpose", x.name, perm=[0, 2, 1, 3])
+        return self.ops.emit("RotaryEmbedding", heads, *self.tables, self._positions)
+
+    def _store(self, rows: str, n: int, kind: str) -> str:
+        past, present = self.inputs[f"past_key_values.{n}.{kind}"].name, f"present.{n}.{kind}"
+        self.ops.builder.node(
+            "TensorScatter", [past, rows, self._begin], outputs=[present], axis=-2, mode="linear"
+        )
+        return present

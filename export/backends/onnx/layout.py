@@ -1,0 +1,199 @@
+"""The graphs of an ONNX bundle: their inputs and outputs, and the bodies around the shared blocks.
+
+Names follow transformers.js and optimum where these have a convention. All lengths may vary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from export.backends.base import Layout
+from export.backends.onnx.cache import CONTEXT_AXIS, open_cache
+from export.backends.onnx.ops import OnnxOps, Tensor
+from export.config import ExportConfig
+from export.graphs.decoder import decoder_layer
+from export.graphs.graph import Function, Graph, Parameter
+from export.graphs.lm_head import head_rows
+from export.graphs.parameters import POSITION_EMBEDDING, key_query, stored
+from export.graphs.resampler import resample
+from export.graphs.vision_encoder import encode_patches
+from export.models.config import DecoderConfig, ModelConfig, VisionConfig
+from export.quant.recipes import EMBED_TOKENS
+from mobile_runtime.bundle import Decoding, InputError, Preprocessing, TensorSpec
+
+ANY = -1  # a length that varies, in the manifest
+EMBED, DECODER = "embed_tokens", "decoder_model_merged"
+_HEAD_ROWS = 16_384
+_BASE = 10000.0  # of the resampler's waves
+# What the varying axes are called, by tensor and axis.
+AXES: Mapping[str, Sequence[str]] = {
+    "input_ids": ("batch_size", "sequence_length"),
+    "inputs_embeds": ("batch_size", "sequence_length"),
+    "attention_mask": ("batch_size", "total_sequence_length"),
+    "logits": ("batch_size", "num_logits"),
+    "pixel_values": ("batch_size", "num_patches"),
+    "position_ids": ("batch_size", "num_patches"),
+    "image_features": ("batch_size", "num_patches"),
+    "row_ids": ("num_patches",),
+    "column_ids": ("num_patches",),
+    "temporal_ids": ("num_patches",),
+}
+
+
+def axis_names(spec: TensorSpec) -> list[str | int]:
+    """The shape of an input or output with names for what varies."""
+    cached = spec.name.startswith(("past_key_values", "present"))
+    names = ("batch_size", "", CONTEXT_AXIS) if cached else AXES.get(spec.name, ())
+    return [names[n] if size == ANY else size for n, size in enumerate(spec.shape)]
+
+
+def onnx_decoding(config: ExportConfig, model: ModelConfig) -> Decoding:
+    """Prompts are run in pieces of the prefill length; the cache holds the context length."""
+    limit = model.decoder.max_position_embeddings
+    if not 1 <= config.context_length <= limit:
+        raise InputError(
+            f"--context-length {config.context_length} is not possible; give 1 to {limit}."
+        )
+    if not 1 <= config.prefill_length <= config.context_length:
+        raise InputError(
+            f"--prefill-length {config.prefill_length} is not possible; "
+            f"give 1 to {config.context_length} (64 to 128 are fast)."
+        )
+    if config.kv_cache != "state":
+        raise InputError("--kv-cache io is for Core ML; onnxruntime shares its buffers always.")
+    return Decoding(config.context_length, config.prefill_length, "state")
+
+
+def onnx_layout(model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding) -> Layout:
+    """Vision tower, resampler, embeddings, decoder with its head."""
+    return [
+        ("vision_encoder", 1, lambda _, name: _vision_encoder(model.vision, name)),
+        ("resampler", 1, lambda _, name: _resampler(model, name)),
+        ("embed_tokens", 1, lambda _, name: _embed_tokens(model.decoder, name)),
+        ("decoder", 1, lambda _, __: _decoder(model.decoder, decoding)),
+    ]
+
+
+def _vision_encoder(config: VisionConfig, name: str) -> Graph:
+    """Patches and where they are -> features; a batch holds views of one length."""
+    buckets, size = config.position_buckets, config.hidden_size
+
+    def body(ops: OnnxOps, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        table = stored(POSITION_EMBEDDING, buckets**2, size)
+        given = {
+            "patches": inputs["pixel_values"],
+            "position_embeddings": ops.rows_of(table, inputs["position_ids"]),
+            "attention_mask": None,
+        }
+        return encode_patches(ops, given, config, range(config.num_layers))
+
+    values = TensorSpec("pixel_values", (ANY, ANY, 3 * config.patch_size**2), "float32")
+    ids = TensorSpec("position_ids", (ANY, ANY), "int64")
+    features = TensorSpec("image_features", (ANY, ANY, size), "float32")
+    function = Function("main", (values, ids), (features,), body)
+    return Graph(name, "vision_encoder", (function,), (), range(config.num_layers))
+
+
+def _resampler(model: ModelConfig, name: str) -> Graph:
+    """Features of all patches of a group of frames, where and when they are -> embeddings."""
+    size = model.decoder.hidden_size
+
+    def body(ops: OnnxOps, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        positions = patch_positions(ops, inputs, size)
+
+        def scores(x: Tensor) -> Tensor:
+            return ops.linear(ops.add(x, positions), key_query(model))
+
+        return {"image_embeds": resample(ops, inputs["image_features"], scores, model)}
+
+    features = TensorSpec("image_features", (1, ANY, model.vision.hidden_size), "float32")
+    ids = [TensorSpec(f"{kind}_ids", (ANY,), "int64") for kind in ("row", "column", "temporal")]
+    embeds = TensorSpec("image_embeds", (1, model.num_queries, size), "float32")
+    function = Function("main", (features, *ids), (embeds,), body)
+    return Graph(name, "resampler", (function,), (), range(1))
+
+
+def patch_positions(ops: OnnxOps, inputs: Mapping[str, Tensor], size: int) -> Tensor:
+    """(patches, size): waves over columns, then rows, to which the waves over time are added; a
+    picture's time −1 has none."""
+    column = _waves(ops, inputs["column_ids"], size // 2)
+    row = _waves(ops, inputs["row_ids"], size // 2)
+    place = ops.emit("Concat", column, row, axis=-1)
+    time = _waves(ops, inputs["temporal_ids"], size)
+    zero = ops.builder.constant(0, np.int64)
+    last = ops.builder.constant([-1], np.int64)
+    none = ops.emit("Unsqueeze", ops.emit("Less", inputs["temporal_ids"].name, zero), last)
+    time = ops.emit("Where", none, ops.builder.constant(0, np.float32), time)
+    return Tensor(ops.emit("Add", place, time), size)
+
+
+def _waves(ops: OnnxOps, ids: Tensor, size: int) -> str:
+    """Sines, then cosines of (n,) ids at size / 2 frequencies: (n, size)."""
+    exponents = np.arange(size // 2, dtype=np.float32) / np.float32(size / 2)
+    omega = np.float32(1) / np.float32(_BASE) ** exponents
+    table = ops.builder.table(f"frequencies_{size}", omega)
+    last = ops.builder.constant([-1], np.int64)
+    places = ops.emit("Unsqueeze", ops.emit("Cast", ids.name, to=1), last)
+    angles = ops.emit("Mul", places, table)
+    return ops.emit("Concat", ops.emit("Sin", angles), ops.emit("Cos", angles), axis=-1)
+
+
+def _embed_tokens(config: DecoderConfig, name: str) -> Graph:
+    rows, size = config.vocab_size, config.hidden_size
+
+    def body(ops: OnnxOps, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {"inputs_embeds": ops.rows_of(stored(EMBED_TOKENS, rows, size), inputs["input_ids"])}
+
+    ids = TensorSpec("input_ids", (ANY, ANY), "int64")
+    embeds = TensorSpec("inputs_embeds", (ANY, ANY, size), "float32")
+    return Graph(name, "embed_tokens", (Function("main", (ids,), (embeds,), body),), (), range(1))
+
+
+def _decoder(config: DecoderConfig, decoding: Decoding) -> Graph:
+    """All layers and the head. `num_logits_to_keep` counts the last positions whose logits are
+    wanted; 0 means all."""
+
+    def body(ops: OnnxOps, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        cache = open_cache(ops, inputs, config, decoding.context_length)
+        x = inputs["inputs_embeds"]
+        for n in range(config.num_layers):
+            x = decoder_layer(ops, x, config, n, cache.attend)
+        last = ops.emit("Neg", inputs["num_logits_to_keep"].name)
+        end = ops.builder.constant([np.iinfo(np.int64).max], np.int64)
+        axis = ops.builder.constant([1], np.int64)
+        x = Tensor(ops.emit("Slice", x.name, last, end, axis), config.hidden_size)
+        norm = stored("llm.model.norm.weight", config.hidden_size)
+        x = ops.rms_norm(x, norm, config.rms_norm_eps)
+        return {"logits": ops.stacked(x, _head(config))}  # the cache has put itself out
+
+    inputs = (
+        TensorSpec("inputs_embeds", (ANY, ANY, config.hidden_size), "float32"),
+        TensorSpec("attention_mask", (ANY, ANY), "int64"),
+        TensorSpec("num_logits_to_keep", (1,), "int64"),
+        *cache_specs(config, "past_key_values"),
+    )
+    logits = TensorSpec("logits", (ANY, ANY, config.vocab_size), "float32")
+    outputs = (logits, *cache_specs(config, "present"))
+    function = Function("main", inputs, outputs, body)
+    return Graph(DECODER, "decoder", (function,), (), range(config.num_layers))
+
+
+def _head(config: DecoderConfig) -> list[Parameter]:
+    """The head in blocks of rows: a vocabulary is too large to quantize at once."""
+    begins = range(0, config.vocab_size, _HEAD_ROWS)
+    return [
+        head_rows(config, n, begin, min(begin + _HEAD_ROWS, config.vocab_size))
+        for n, begin in enumerate(begins)
+    ]
+
+
+def cache_specs(config: DecoderConfig, prefix: str) -> list[TensorSpec]:
+    """Keys and values of every layer."""
+    shape = (ANY, config.num_kv_heads, ANY, config.head_dim)
+    return [
+        TensorSpec(f"{prefix}.{n}.{kind}", shape, "float32")
+        for n in range(config.num_layers)
+        for kind in ("key", "value")
+    ]

@@ -1,0 +1,165 @@
+"""Matrices in ONNX: how each storage form is declared, filled and multiplied with.
+
+`MatMulNBits` keeps rows of packed blocks, so that layers on one input become one matrix; the
+standard operations want columns first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from export.backends.base import Specs
+from export.backends.onnx import encode
+from export.backends.onnx.model import ModelBuilder, Piece
+from export.backends.onnx.profile import Profile
+from export.graphs.graph import Parameter
+from export.quant.recipe import QuantSpec
+from export.weights import Weight
+
+_FLOATS = {16: TensorProto.FLOAT16, 32: TensorProto.FLOAT}
+_INTEGERS = {4: TensorProto.INT4, 8: TensorProto.INT8}
+
+
+class MatrixWriter:
+    """Declares each matrix once and multiplies with it."""
+
+    def __init__(self, builder: ModelBuilder, specs: Specs, profile: Profile) -> None:
+        self._builder, self._specs, self._profile = builder, specs, profile
+        self._quantized: dict[str, list[str]] = {}  # activation -> its integers, scale, zero point
+
+    def product(self, x: str, weights: Sequence[Parameter]) -> list[str]:
+        """x · weightᵀ of every weight."""
+        spec = self._spec(weights[0])
+        if spec.method == "block" and self._profile.contrib:
+            product = self._packed_blocks(x, weights, spec)
+            if len(weights) == 1:
+                return [product]
+            sizes = self._builder.constant([weight.shape[0] for weight in weights], np.int64)
+            return self._builder.node("Split", [product, sizes], outputs=len(weights), axis=-1)
+        return [self._product(x, weight) for weight in weights]
+
+    def stacked(self, x: str, weights: Sequence[Parameter]) -> str:
+        """x · weightᵀ of rows that are stacked, one product where the form allows."""
+        spec = self._spec(weights[0])
+        if spec.method == "block" and self._profile.contrib:
+            return self._packed_blocks(x, weights, spec)
+        products = [self._product(x, weight) for weight in weights]
+        return products[0] if len(products) == 1 else self._node("Concat", *products, axis=-1)
+
+    def rows(self, table: Parameter, ids: str) -> str:
+        """Rows `ids` of a table, float32."""
+        spec, shape = self._spec(table), (table.shape[0], table.shape[1])
+        if spec.method == "dense":
+            values = self._declare(table, "", _FLOATS[spec.bits], shape, encode.values)
+            return self._float32(self._node("Gather", values, ids), spec.bits)
+        integers = self._declare(table, "/q", TensorProto.INT8, shape, encode.integers)
+        scales = self._declare(table, "/scale", TensorProto.FLOAT, (shape[0], 1), encode.scales)
+        values = self._cast(self._node("Gather", integers, ids))
+        return self._node("Mul", values, self._node("Gather", scales, ids))
+
+    def _spec(self, weight: Parameter) -> QuantSpec:
+        spec = self._specs[weight.name]
+        assert spec is not None, f"{weight.name} has no storage form"
+        return spec
+
+    def _product(self, x: str, weight: Parameter) -> str:
+        spec = self._spec(weight)
+        rows, columns = weight.shape
+        if spec.method == "dense":
+            kind, shape = _FLOATS[spec.bits], (columns, rows)
+            values = self._declare(weight, "", kind, shape, encode.transposed_values)
+            return self._node("MatMul", x, self._float32(values, spec.bits))
+        if spec.method == "affine":
+            return self._integer_product(x, weight)
+        return self._node("MatMul", x, self._dequantized(weight, spec))
+
+    def _float32(self, value: str, bits: int) -> str:
+        return value if bits == 32 else self._cast(value)
+
+    def _integer_product(self, x: str, weight: Parameter) -> str:
+        """Activations rounded to 8 bits by their range, integers with one scale a row."""
+        rows, columns = weight.shape
+        integers = self._declare(
+            weight, "/q", TensorProto.INT8, (columns, rows), encode.transposed_integers
+        )
+        scales = self._declare(weight, "/scale", TensorProto.FLOAT, (rows,), encode.scales)
+        if x not in self._quantized:
+            self._quantized[x] = self._builder.node("DynamicQuantizeLinear", [x], outputs=3)
+        q, scale, zero_point = self._quantized[x]
+        total = self._node("MatMulInteger", q, integers, zero_point)
+        return self._node("Mul", self._cast(total), self._node("Mul", scale, scales))
+
+    def _dequantized(self, weight: Parameter, spec: QuantSpec) -> str:
+        """The matrix (columns, rows) from blocks, which a runtime may fuse with the product."""
+        rows, columns = weight.shape
+        blocks = columns // spec.group_size
+        kind = _INTEGERS[spec.bits]
+        inputs = [
+            self._declare(weight, "/q", kind, (columns, rows), encode.transposed_blocks),
+            self._declare(
+                weight, "/scale", TensorProto.FLOAT, (blocks, rows), encode.transposed_scales
+            ),
+        ]
+        if not spec.symmetric:
+            points = encode.transposed_zero_points
+            inputs.append(self._declare(weight, "/zero", kind, (blocks, rows), points))
+        return self._node("DequantizeLinear", *inputs, axis=0, block_size=spec.group_size)
+
+    def _packed_blocks(self, x: str, weights: Sequence[Parameter], spec: QuantSpec) -> str:
+        """The product with all weights as one matrix."""
+        assert all(self._spec(weight) == spec for weight in weights)
+        heights, columns = [weight.shape[0] for weight in weights], weights[0].shape[1]
+        rows, blocks = sum(heights), columns // spec.group_size
+        name = "+".join([weights[0].name, *(w.name.split(".")[-2] for w in weights[1:])])
+        block_bytes = spec.group_size * spec.bits // 8
+        forms = [
+            ("/q", TensorProto.UINT8, (rows, blocks, block_bytes), encode.unsigned_blocks),
+            ("/scale", TensorProto.FLOAT, (rows, blocks), encode.scales),
+        ]
+        if not spec.symmetric:
+            width = math.ceil(blocks * spec.bits / 8)
+            points = encode.unsigned_zero_points
+            forms.append(("/zero", TensorProto.UINT8, (rows, width), points))
+        inputs = [x]
+        for suffix, kind, shape, extract in forms:
+            whole = self._builder.declare(name + suffix, kind, shape)
+            row_bytes, begin = self._builder.declared[whole].nbytes // rows, 0
+            for weight, height in zip(weights, heights, strict=True):
+                self._builder.fill(weight.name, Piece(whole, begin * row_bytes, extract))
+                begin += height
+            inputs.append(whole)
+        return self._node(
+            "MatMulNBits",
+            *inputs,
+            contrib=True,
+            K=columns,
+            N=rows,
+            bits=spec.bits,
+            block_size=spec.group_size,
+            accuracy_level=self._profile.accuracy_level,
+        )
+
+    def _declare(
+        self,
+        parameter: Parameter,
+        suffix: str,
+        kind: TensorProto.DataType,
+        shape: tuple[int, ...],
+        extract: Callable[[Weight], np.ndarray],
+    ) -> str:
+        name = parameter.name + suffix
+        if name not in self._builder.declared:
+            self._builder.declare(name, kind, shape)
+            self._builder.fill(parameter.name, Piece(name, 0, extract))
+        return name
+
+    def _node(self, operation: str, *inputs: str, **attributes: Any) -> str:
+        return self._builder.node(operation, inputs, **attributes)[0]
+
+    def _cast(self, value: str) -> str:
+        return self._node("Cast", value, to=TensorProto.FLOAT)

@@ -1,0 +1,176 @@
+"""An ONNX model under construction: nodes, initializers without values, and the final proto."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from export.backends.onnx.data import DataLayout, data_name
+from export.weights import Weight
+from mobile_runtime.bundle import TensorSpec
+
+CONTRIB = "com.microsoft"
+_EXACT = 1  # accuracy level of float32 activations
+_BITS = {
+    TensorProto.FLOAT: 32,
+    TensorProto.FLOAT16: 16,
+    TensorProto.INT8: 8,
+    TensorProto.UINT8: 8,
+    TensorProto.INT4: 4,
+    TensorProto.UINT4: 4,
+}
+_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "int64": TensorProto.INT64,
+    "int8": TensorProto.INT8,
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of an initializer that one parameter fills: its first byte and how it is made."""
+
+    initializer: str
+    offset: int
+    extract: Callable[[Weight], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An initializer whose values come later."""
+
+    data_type: TensorProto.DataType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its values take."""
+        return int(np.prod(self.shape)) * _BITS[self.data_type] // 8
+
+
+@dataclass
+class ModelBuilder:
+    """Collects one graph; names of nodes and values come from a counter, so that equal graphs give
+    equal bytes."""
+
+    opset: int
+    declared: dict[str, Declared] = field(default_factory=dict)
+    pieces: dict[str, list[Piece]] = field(default_factory=dict)  # by parameter
+    _nodes: list[onnx.NodeProto] = field(default_factory=list)
+    _constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    rounds_activations: bool = False
+    _uses_contrib: bool = False
+
+    def node(
+        self,
+        operation: str,
+        inputs: Sequence[str],
+        *,
+        outputs: int | Sequence[str] = 1,
+        contrib: bool = False,
+        **attributes: Any,
+    ) -> list[str]:
+        """Append an operation; the names of its outputs."""
+        number = len(self._nodes)
+        if isinstance(outputs, int):
+            outputs = [f"{operation}_{number}_{n}" for n in range(outputs)]
+        node = helper.make_node(
+            operation,
+            list(inputs),
+            list(outputs),
+            name=f"{operation}_{number}",
+            domain=CONTRIB if contrib else "",
+            **attributes,
+        )
+        self._uses_contrib |= contrib
+        self.rounds_activations |= attributes.get("accuracy_level", 0) > _EXACT
+        self._nodes.append(node)
+        return list(outputs)
+
+    def constant(self, values: Any, dtype: type[Any] | np.dtype[Any]) -> str:
+        """A small constant inside the proto; equal ones are one."""
+        array = np.asarray(values, dtype)
+        digest = "_".join(map(str, array.reshape(-1).tolist())) or "empty"
+        shape = "x".join(map(str, array.shape))
+        name = f"constant_{array.dtype}_{shape}_{digest}"[:200]
+        if name not in self._constants:
+            self._constants[name] = onnx.numpy_helper.from_array(array, name)
+        return name
+
+    def table(self, name: str, values: np.ndarray) -> str:
+        """A constant that is computed here and too large for its values to name it."""
+        self._constants[name] = onnx.numpy_helper.from_array(values, name)
+        return name
+
+    def declare(self, name: str, data_type: TensorProto.DataType, shape: tuple[int, ...]) -> str:
+        """An initializer whose values come later."""
+        self.declared[name] = Declared(data_type, shape)
+        return name
+
+    def fill(self, parameter: str, piece: Piece) -> None:
+        """Let a parameter's weight fill part of an initializer."""
+        self.pieces.setdefault(parameter, []).append(piece)
+
+    def layout(self) -> DataLayout:
+        """Places of all declared initializers."""
+        layout = DataLayout()
+        for name, declared in self.declared.items():
+            layout.reserve(name, declared.nbytes)
+        return layout
+
+    def model(
+        self,
+        name: str,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        axes: Mapping[str, Sequence[str | int]],
+        layout: DataLayout,
+        file_name: str,
+    ) -> onnx.ModelProto:
+        """The proto; `axes` gives the shapes of inputs and outputs, with names for what varies."""
+        external = [
+            _external(name, declared, layout, file_name) for name, declared in self.declared.items()
+        ]
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [_value(spec, axes[spec.name]) for spec in inputs],
+            [_value(spec, axes[spec.name]) for spec in outputs],
+            [*self._constants.values(), *external],
+        )
+        opsets = [helper.make_opsetid("", self.opset)]
+        if self._uses_contrib:
+            opsets.append(helper.make_opsetid(CONTRIB, 1))
+        version = helper.find_min_ir_version_for(opsets, ignore_unknown=True)
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=version, producer_name="minicpmv-mobile"
+        )
+
+
+def _value(spec: TensorSpec, axes: Sequence[str | int]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(spec.name, _TYPES[spec.dtype], list(axes))
+
+
+def _external(
+    name: str, declared: Declared, layout: DataLayout, file_name: str
+) -> onnx.TensorProto:
+    place = layout.places[name]
+    tensor = TensorProto(
+        name=name,
+        data_type=declared.data_type,
+        dims=declared.shape,
+        data_location=TensorProto.EXTERNAL,
+    )
+    where = {
+        "location": data_name(file_name, place.file),
+        "offset": str(place.offset),
+        "length": str(place.nbytes),
+    }
+    for key, value in where.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor

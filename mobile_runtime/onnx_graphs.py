@@ -1,0 +1,117 @@
+"""The model of an ONNX bundle: embeddings, vision and decoder, each a graph of any length.
+
+Positions go in as numbers: the graphs hold the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mobile_runtime.bundle import Manifest, exact_path
+from mobile_runtime.engines import EngineOptions
+from mobile_runtime.engines.onnx import OnnxEngine
+from mobile_runtime.positions import position_ids
+from mobile_runtime.preprocess import View, check_view, patches
+
+Array = np.ndarray
+
+
+class OnnxGraphs:
+    """The graphs of a bundle by role, opened when they are first needed."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, options: EngineOptions) -> None:
+        self._bundle, self._manifest = bundle, manifest
+        self._exact = options.precision == "fp32"
+        self._open: dict[str, OnnxEngine] = {}
+
+    def __getitem__(self, role: str) -> OnnxEngine:
+        if role not in self._open:
+            (graph,) = self._manifest.graphs_of(role)
+            path = self._bundle / graph.path
+            if self._exact and exact_path(path).is_file():
+                path = exact_path(path)
+            self._open[role] = OnnxEngine(path, exact=self._exact)
+        return self._open[role]
+
+
+class OnnxEmbedding:
+    """Token embeddings; implements `mobile_runtime.model.TokenEmbedding`."""
+
+    def __init__(self, graphs: OnnxGraphs) -> None:
+        self._graphs = graphs
+
+    def __call__(self, input_ids: Array) -> Array:
+        """(T,) ids -> (T, D) float32."""
+        ids = np.asarray(input_ids, np.int64)[None]
+        embeds: Array = self._graphs["embed_tokens"].run({"input_ids": ids})["inputs_embeds"][0]
+        return embeds
+
+
+class OnnxVision:
+    """Views -> image embeddings; implements `mobile_runtime.model.VisionModel`."""
+
+    def __init__(self, graphs: OnnxGraphs, manifest: Manifest) -> None:
+        self._graphs, self._preprocessing = graphs, manifest.preprocessing
+
+    def encode_view(self, view: View) -> Array:
+        """Features of one view, (patches, vision hidden)."""
+        check_view(view, self._preprocessing)
+        ids = position_ids(*view.tgt_size, self._preprocessing.position_buckets)
+        inputs: dict[str, Array] = {
+            "pixel_values": patches(view).T[None].astype(np.float32),
+            "position_ids": ids[None].astype(np.int64),
+        }
+        features: Array = self._graphs["vision_encoder"].run(inputs)["image_features"][0]
+        return features
+
+    def resample(
+        self,
+        features: Sequence[Array],
+        sizes: Sequence[tuple[int, int]],
+        temporal_ids: Sequence[int],
+    ) -> Array:
+        """Embeddings of one group of frames, (queries, D)."""
+        grids = [np.indices(size).reshape(2, -1) for size in sizes]
+        rows, columns = np.concatenate(grids, axis=1).astype(np.int64)
+        inputs = {
+            "image_features": np.concatenate(features)[None],
+            "row_ids": rows,
+            "column_ids": columns,
+            "temporal_ids": np.repeat(temporal_ids, [h * w for h, w in sizes]).astype(np.int64),
+        }
+        embeds: Array = self._graphs["resampler"].run(inputs)["image_embeds"][0]
+        return embeds
+
+
+class OnnxDecoder:
+    """The decoder with its cache; implements `mobile_runtime.model.TextModel`."""
+
+    def __init__(self, graphs: OnnxGraphs, manifest: Manifest) -> None:
+        self._graphs, self._decoding = graphs, manifest.decoding
+        self._state: dict[str, object] | None = None
+
+    def reset(self) -> None:
+        """Nothing to empty: what lies behind the position is never read."""
+
+    @cached_property
+    def _engine(self) -> OnnxEngine:
+        return self._graphs["decoder"]
+
+    def next_logits(self, embeddings: Array, position: int) -> Array:
+        """Run rows (n, D) from `position` on, in pieces; logits (vocab_size,) after the last."""
+        if self._state is None:
+            self._state = self._engine.new_state(self._decoding.context_length)
+        step, logits = self._decoding.prefill_length, np.zeros(0, np.float32)
+        for begin in range(0, len(embeddings), step):
+            part = embeddings[begin : begin + step]
+            inputs: dict[str, Array] = {
+                "inputs_embeds": part[None].astype(np.float32),
+                "attention_mask": np.ones((1, position + begin + len(part)), np.int64),
+                "num_logits_to_keep": np.array([1], np.int64),
+            }
+            logits = self._engine.run(inputs, state=self._state)["logits"][0, -1]
+        return logits
