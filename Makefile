@@ -17,6 +17,18 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
+# The Swift package. `make swift` finds a toolchain, or fetches Debian's into a private folder;
+# `make test` then also compares the package with the Python runtime.
+swift:
+	ios_bridge/toolchain.sh install
+	@ios_bridge/toolchain.sh check
+
+SWIFT_FLAGS := -Xswiftc -warnings-as-errors --disable-swift-testing
+swift-test:
+	@if ios_bridge/toolchain.sh install && ios_bridge/toolchain.sh check; \
+	then ios_bridge/toolchain.sh run swift test $(SWIFT_FLAGS); \
+	else echo 'skipped: no Swift here, for the reason above'; fi
+
 # Figures of full size: 45 GB of disk and half an hour.
 FULL := out/full
 full-figures: $(VENV)/test.stamp
@@ -51,4 +63,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test figures full-figures
+.PHONY: demo test swift swift-test figures full-figures

@@ -101,7 +101,7 @@ install() {
 
 run() {
   if command -v swift >/dev/null; then exec "$@"; fi
-  check >/dev/null
+  installed || check >/dev/null
   enter "$@"
 }
 

@@ -96,7 +96,7 @@ def _literal(name: str, comment: str, numbers: Iterable[int]) -> str:
             lines.append(line + " ")
             line = ""
         line += (" " if line else "") + text
-    body = "\n".join(f"        {line}\\" for line in lines) + f"\n        {line}"
+    body = "\n".join([*(f"        {text}\\" for text in lines), f"        {line}"])
     return f'    /// {comment}\n    static let {name} = """\n{body}\n        """\n'
 
 

@@ -1,6 +1,8 @@
 """What the tests of the Swift package share: its command, built once, and tokenizers on disk."""
 
+import dataclasses
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from export.tokenizer import build_tokenizer_files
 from tests.mobile_runtime.conftest import picture, preprocessing, published  # noqa: F401
+from tests.tampered_bundles import tamper, write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLCHAIN = ROOT / "ios_bridge/toolchain.sh"
@@ -69,3 +72,17 @@ def published_tokenizer(tmp_path_factory):
     out = tmp_path_factory.mktemp("published")
     build_tokenizer_files(upstream, out, 151748)
     return out / "tokenizer.json"
+
+
+@pytest.fixture(scope="session")
+def make_prompt_bundle(tmp_path_factory):
+    """Make a bundle without packages that holds a tokenizer and its prompt format."""
+
+    def make(tokenizer_json, prompt, constants):
+        folder = write_bundle(tmp_path_factory.mktemp("prompts") / "bundle")
+        shutil.copyfile(tokenizer_json, folder / "tokenizer/tokenizer.json")
+        for name, part in (("prompt", prompt), ("preprocessing", constants)):
+            tamper(folder, {"set": [[name], dataclasses.asdict(part)]})
+        return folder
+
+    return make

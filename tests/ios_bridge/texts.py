@@ -14,7 +14,10 @@ ENGLISH = (
     "it's don't we're I've I'm they'll he'd IT'S DON'T WE'RE o'clock 'tis 'quoted' it'ſ "
     "the of and a to in is you that it he was for on are as with his they at Hello World naïve café"
 )
-CHINESE = "这张图片里有什么？请描述一下画面中的文字。天空是蓝色的，山上有雪。第1章：数据2024年5月3日，价格￥99.50元。「你好」"
+CHINESE = (
+    "这张图片里有什么？请描述一下画面中的文字。天空是蓝色的，"
+    "山上有雪。第1章：数据2024年5月3日，价格￥99.50元。「你好」"
+)
 EMOJI = "😀🎉🏴‍☠️👩‍👩‍👧‍👦🇨🇳👍🏽❤️‍🔥1️⃣☺🧑🏻‍💻"
 SPACES = " \t\n\r\x0b\x0c\x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000\u200b\ufeff"
 MARKS = "e\u0301 a\u0323\u0302 \u1100\u1161\u11a8 각 \ufb01 \u212b \u0344 \u0958 \u2126 ก็ नि"

@@ -43,20 +43,23 @@ public struct BundleVerifier: Sendable {
 
     /// Verify what is not verified yet.
     ///
-    /// - Parameter progress: called after every megabyte or file.
+    /// - Parameter progress: called after every megabyte and every file; what it throws ends the
+    ///   verification.
     /// - Throws: `MiniCPMVError` (`missingFile`, `damagedFile`, `unsafePath`) at the first file
     ///   that is not intact; `CancellationError` when the task was cancelled.
-    public mutating func verify(progress: (VerificationProgress) -> Void = { _ in }) throws {
+    public mutating func verify(
+        progress: (VerificationProgress) throws -> Void = { _ in }
+    ) throws {
         let total = bundle.manifest.files.reduce(0) { $0 &+ $1.size }
         var done = 0
         for entry in bundle.manifest.files {
             try Task.checkCancellation()
             try verify(entry) { count in
                 try Task.checkCancellation()
-                progress(VerificationProgress(done: done + count, total: total))
+                try progress(VerificationProgress(done: done + count, total: total))
             }
             done += entry.size
-            progress(VerificationProgress(done: done, total: total))
+            try progress(VerificationProgress(done: done, total: total))
         }
     }
 
