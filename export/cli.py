@@ -63,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--prefill-length", type=int, default=default.prefill_length)
         sub.add_argument(
             "--kv-cache",
-            choices=("state", "io"),
-            default=default.kv_cache,
-            help="state: Core ML keeps the cache; io: the host passes it in and stores new rows",
+            choices=backend.kv_caches,
+            help="state: Core ML keeps the cache; io: the host passes it in and stores new rows; "
+            "float32, int8: how onnxruntime stores it (default: the first for --quant none)",
         )
         sub.add_argument(
             "--jobs", type=int, help="processes; default: up to four for a large model"

@@ -24,7 +24,7 @@ class ExportConfig:
     override: Mapping[str, str] = field(default_factory=dict)
     context_length: int = 2048
     prefill_length: int = 64
-    kv_cache: str = "state"
+    kv_cache: str | None = None  # the target's and the recipe's default
     overwrite: bool = False
     plan: bool = False
     cache: Path = field(default_factory=lambda: user_cache_path("minicpmv-mobile", False))

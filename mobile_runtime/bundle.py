@@ -160,11 +160,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the decoder's functions are to be driven."""
+    """How the decoder's functions are to be driven. The cache is the package's `state`, or goes in
+    and out (`io`); of an ONNX graph it is a buffer of `float32` or `int8` that goes in and out at
+    one place."""
 
     context_length: int
     prefill_length: int
-    kv_cache: Literal["state", "io"]
+    kv_cache: Literal["state", "io", "float32", "int8"]
 
 
 @dataclass(frozen=True)

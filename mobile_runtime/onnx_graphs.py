@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,10 +93,15 @@ class OnnxDecoder:
 
     def __init__(self, graphs: OnnxGraphs, manifest: Manifest) -> None:
         self._graphs, self._decoding = graphs, manifest.decoding
-        self._state: dict[str, object] | None = None
+        self._state: dict[str, Any] | None = None
 
     def reset(self) -> None:
         """Nothing to empty: what lies behind the position is never read."""
+
+    def cache(self, length: int) -> dict[str, Array]:
+        """Keys and values (1, kv_heads, length, head_dim) of every layer, as stored."""
+        state = self._state or {}
+        return {name: buffer.numpy()[:, :, :length] for name, buffer in state.items()}
 
     @cached_property
     def _engine(self) -> OnnxEngine:

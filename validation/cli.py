@@ -1,4 +1,4 @@
-"""`python -m validation parity|trace|answers`."""
+"""`python -m validation parity|trace|calibrate|answers`."""
 
 from __future__ import annotations
 
@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--output", type=Path, required=True, help="npz file to write")
     trace.add_argument("--max-new-tokens", type=int, default=16)
     trace.set_defaults(run=_trace)
+    measured = commands.add_parser(
+        "calibrate", help="measure the scales of an ONNX bundle's 8-bit key/value cache"
+    )
+    measured.add_argument("bundle", type=Path)
+    measured.add_argument("--messages", type=Path, action="append", help="chat file; may repeat")
+    measured.add_argument("--max-new-tokens", type=int, default=64)
+    measured.set_defaults(run=_calibrate)
     _add_answers(commands.add_parser("answers", help="how often a bundle answers rightly"))
     for command in (parity, trace):
         command.add_argument("--engine", choices=ENGINE_NAMES, default="auto")
@@ -112,6 +119,18 @@ def _parity(options: argparse.Namespace) -> int:
     report.write(path)
     print(path)
     return int(report.failed)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from validation.calibrate import calibrate
+
+    chats = [NamedChat(path.stem, read_chat(path)) for path in options.messages or ()]
+    record = calibrate(options.bundle, chats or default_chats(), options.max_new_tokens)
+    print(
+        f"{record['positions']} positions of {', '.join(record['chats'])}; the median scale is "
+        f"{record['median_ratio_to_data_free']:.2f} × the one known without data"
+    )
+    return 0
 
 
 def _trace(options: argparse.Namespace) -> int:

@@ -30,6 +30,8 @@ class Backend(Protocol):
     max_package_bytes: int
     has_tables: bool  # whether the host looks embeddings and positions up in files of the bundle
 
+    kv_caches: tuple[str, ...]  # what --kv-cache takes
+
     def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
         """The decoder's shapes, or `InputError` when target or model does not allow them."""
 

@@ -29,6 +29,7 @@ class CoreMLBackend:
     # Above about 1 GB a package silently leaves the Neural Engine of an iPhone.
     max_package_bytes = 950_000_000
     has_tables = True
+    kv_caches: tuple[str, ...] = ("state", "io")
 
     def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
         """Static shapes."""

@@ -67,6 +67,6 @@ def check_decoding(config: ExportConfig, model: ModelConfig) -> Decoding:
             f"--prefill-length {prefill} is not possible; "
             f"give 2 to {min(context, MAX_DIMENSION // groups)} (64 suits the Neural Engine)."
         )
-    if config.kv_cache not in ("state", "io"):
+    if config.kv_cache not in (None, "state", "io"):
         raise InputError(f"--kv-cache {config.kv_cache} is not possible; give state or io.")
-    return Decoding(context, prefill, "state" if config.kv_cache == "state" else "io")
+    return Decoding(context, prefill, "io" if config.kv_cache == "io" else "state")

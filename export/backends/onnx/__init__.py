@@ -30,12 +30,13 @@ class OnnxBackend:
     def __init__(self, profile: Profile) -> None:
         self.name = "onnx" if profile is FAST else f"onnx-{profile.name}"
         self._profile = profile
+        self.kv_caches: tuple[str, ...] = ("float32", "int8") if profile.contrib else ("float32",)
 
     def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
         """A cache of the context's length, prompts in pieces."""
         from export.backends.onnx.layout import onnx_decoding
 
-        return onnx_decoding(config, model)
+        return onnx_decoding(config, model, self.kv_caches)
 
     def layout(
         self, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from export.backends.onnx.ops import OnnxOps, Tensor
+from export.graphs.cache_scales import key_scales, value_scales
 from export.models.config import DecoderConfig
+from mobile_runtime.bundle import Decoding
 
 CONTEXT_AXIS = "max_sequence_length"
 
@@ -23,12 +25,13 @@ class Cache(Protocol):
 
 
 def open_cache(
-    ops: OnnxOps, inputs: Mapping[str, Tensor], config: DecoderConfig, context: int
+    ops: OnnxOps, inputs: Mapping[str, Tensor], config: DecoderConfig, decoding: Decoding
 ) -> Cache:
     """The cache in the profile of `ops`."""
-    tables = rope_tables(ops, config, context)
-    kind = _Grouped if ops.contrib else _Scattered
-    return kind(ops, inputs, config, tables)
+    tables = rope_tables(ops, config, decoding.context_length)
+    if not ops.contrib:
+        return _Scattered(ops, inputs, config, tables)
+    return _Grouped(ops, inputs, config, tables, decoding.kv_cache == "int8" and ops.rounds)
 
 
 def rope_tables(ops: OnnxOps, config: DecoderConfig, context: int) -> tuple[str, str]:
@@ -51,6 +54,7 @@ class _Grouped:
     inputs: Mapping[str, Tensor]
     config: DecoderConfig
     tables: tuple[str, str]
+    int8: bool
 
     def __post_init__(self) -> None:
         ops, mask = self.ops, self.inputs["attention_mask"].name
@@ -65,16 +69,28 @@ class _Grouped:
         past = [self.inputs[f"past_key_values.{n}.{kind}"].name for kind in ("key", "value")]
         present = [f"present.{n}.{kind}" for kind in ("key", "value")]
         queries, keys, values = (ops.joined(x).name for x in (q, k, v))
+        scales, types = self._quantization(n)
         out = ops.builder.node(
             "GroupQueryAttention",
-            [queries, keys, values, *past, self._filled, self._total, *self.tables],
+            [queries, keys, values, *past, self._filled, self._total, *self.tables, *scales],
             outputs=[f"attended_{n}", *present],
             contrib=True,
             num_heads=config.num_heads,
             kv_num_heads=config.num_kv_heads,
             do_rotary=1,
+            **types,
         )
         return Tensor(out[0], config.num_heads * config.head_dim)
+
+    def _quantization(self, n: int) -> tuple[list[str], dict[str, Any]]:
+        """Further inputs and attributes for a cache of 8 bits."""
+        if not self.int8:
+            return [], {}
+        vectors = (key_scales(self.config, n), value_scales(self.config, n))
+        kind = "PER_CHANNEL"
+        types = {"k_quant_type": kind, "v_quant_type": kind, "kv_cache_bit_width": 8}
+        unused = [""] * 3  # position ids, bias, sinks
+        return [*unused, *(self.ops.vector(v, inline=True) for v in vectors)], types
 
 
 @dataclass

@@ -6,6 +6,7 @@ Names follow transformers.js and optimum where these have a convention. All leng
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def axis_names(spec: TensorSpec) -> list[str | int]:
     return [names[n] if size == ANY else size for n, size in enumerate(spec.shape)]
 
 
-def onnx_decoding(config: ExportConfig, model: ModelConfig) -> Decoding:
+def onnx_decoding(config: ExportConfig, model: ModelConfig, kv_caches: Sequence[str]) -> Decoding:
     """Prompts are run in pieces of the prefill length; the cache holds the context length."""
     limit = model.decoder.max_position_embeddings
     if not 1 <= config.context_length <= limit:
@@ -61,9 +62,13 @@ def onnx_decoding(config: ExportConfig, model: ModelConfig) -> Decoding:
             f"--prefill-length {config.prefill_length} is not possible; "
             f"give 1 to {config.context_length} (64 to 128 are fast)."
         )
-    if config.kv_cache != "state":
-        raise InputError("--kv-cache io is for Core ML; onnxruntime shares its buffers always.")
-    return Decoding(config.context_length, config.prefill_length, "state")
+    wanted = config.kv_cache or (kv_caches[0] if config.quant == "none" else kv_caches[-1])
+    if wanted not in kv_caches:
+        raise InputError(
+            f"--kv-cache {wanted} is not possible in this profile; give {' or '.join(kv_caches)}."
+        )
+    kind: Literal["float32", "int8"] = "int8" if wanted == "int8" else "float32"
+    return Decoding(config.context_length, config.prefill_length, kind)
 
 
 def onnx_layout(model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding) -> Layout:
@@ -156,7 +161,7 @@ def _decoder(config: DecoderConfig, decoding: Decoding) -> Graph:
     wanted; 0 means all."""
 
     def body(ops: OnnxOps, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        cache = open_cache(ops, inputs, config, decoding.context_length)
+        cache = open_cache(ops, inputs, config, decoding)
         x = inputs["inputs_embeds"]
         for n in range(config.num_layers):
             x = decoder_layer(ops, x, config, n, cache.attend)
@@ -172,10 +177,10 @@ def _decoder(config: DecoderConfig, decoding: Decoding) -> Graph:
         TensorSpec("inputs_embeds", (ANY, ANY, config.hidden_size), "float32"),
         TensorSpec("attention_mask", (ANY, ANY), "int64"),
         TensorSpec("num_logits_to_keep", (1,), "int64"),
-        *cache_specs(config, "past_key_values"),
+        *cache_specs(config, decoding, "past_key_values"),
     )
     logits = TensorSpec("logits", (ANY, ANY, config.vocab_size), "float32")
-    outputs = (logits, *cache_specs(config, "present"))
+    outputs = (logits, *cache_specs(config, decoding, "present"))
     function = Function("main", inputs, outputs, body)
     return Graph(DECODER, "decoder", (function,), (), range(config.num_layers))
 
@@ -189,11 +194,11 @@ def _head(config: DecoderConfig) -> list[Parameter]:
     ]
 
 
-def cache_specs(config: DecoderConfig, prefix: str) -> list[TensorSpec]:
+def cache_specs(config: DecoderConfig, decoding: Decoding, prefix: str) -> list[TensorSpec]:
     """Keys and values of every layer."""
     shape = (ANY, config.num_kv_heads, ANY, config.head_dim)
     return [
-        TensorSpec(f"{prefix}.{n}.{kind}", shape, "float32")
+        TensorSpec(f"{prefix}.{n}.{kind}", shape, decoding.kv_cache)
         for n in range(config.num_layers)
         for kind in ("key", "value")
     ]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.backends.onnx.data import DataLayout, data_name
+from export.backends.onnx.data import DataLayout, DataWriter, data_name
 from export.weights import Weight
 from mobile_runtime.bundle import TensorSpec
 
@@ -46,6 +46,7 @@ class Declared:
 
     data_type: TensorProto.DataType
     shape: tuple[int, ...]
+    inline: bool = False  # kept in the proto, where it can be replaced
 
     @property
     def nbytes(self) -> int:
@@ -63,7 +64,7 @@ class ModelBuilder:
     pieces: dict[str, list[Piece]] = field(default_factory=dict)  # by parameter
     _nodes: list[onnx.NodeProto] = field(default_factory=list)
     _constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    rounds_activations: bool = False
+    rounds: bool = False  # activations, for speed
     _uses_contrib: bool = False
 
     def node(
@@ -88,7 +89,7 @@ class ModelBuilder:
             **attributes,
         )
         self._uses_contrib |= contrib
-        self.rounds_activations |= attributes.get("accuracy_level", 0) > _EXACT
+        self.rounds |= attributes.get("accuracy_level", 0) > _EXACT
         self._nodes.append(node)
         return list(outputs)
 
@@ -107,9 +108,16 @@ class ModelBuilder:
         self._constants[name] = onnx.numpy_helper.from_array(values, name)
         return name
 
-    def declare(self, name: str, data_type: TensorProto.DataType, shape: tuple[int, ...]) -> str:
+    def declare(
+        self,
+        name: str,
+        data_type: TensorProto.DataType,
+        shape: tuple[int, ...],
+        *,
+        inline: bool = False,
+    ) -> str:
         """An initializer whose values come later."""
-        self.declared[name] = Declared(data_type, shape)
+        self.declared[name] = Declared(data_type, shape, inline)
         return name
 
     def fill(self, parameter: str, piece: Piece) -> None:
@@ -120,8 +128,18 @@ class ModelBuilder:
         """Places of all declared initializers."""
         layout = DataLayout()
         for name, declared in self.declared.items():
-            layout.reserve(name, declared.nbytes)
+            if not declared.inline:
+                layout.reserve(name, declared.nbytes)
         return layout
+
+    def take(self, parameter: str, weight: Weight, writer: DataWriter) -> None:
+        """Put a weight into all places that it fills."""
+        for piece in self.pieces.pop(parameter):
+            values = piece.extract(weight)
+            if self.declared[piece.initializer].inline:
+                self.table(piece.initializer, values)
+            else:
+                writer.write(piece.initializer, piece.offset, values)
 
     def model(
         self,
@@ -134,7 +152,9 @@ class ModelBuilder:
     ) -> onnx.ModelProto:
         """The proto; `axes` gives the shapes of inputs and outputs, with names for what varies."""
         external = [
-            _external(name, declared, layout, file_name) for name, declared in self.declared.items()
+            _external(name, declared, layout, file_name)
+            for name, declared in self.declared.items()
+            if not declared.inline
         ]
         graph = helper.make_graph(
             self._nodes,

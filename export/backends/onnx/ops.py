@@ -35,6 +35,7 @@ class OnnxOps:
 
     def __init__(self, builder: ModelBuilder, specs: Specs, profile: Profile) -> None:
         self.builder, self.contrib = builder, profile.contrib
+        self.rounds = not profile.is_exact  # whether speed may cost a little accuracy
         self._matrices = MatrixWriter(builder, specs, profile)
 
     def emit(self, operation: str, *inputs: str, contrib: bool = False, **attributes: Any) -> str:
@@ -61,11 +62,11 @@ class OnnxOps:
         rows = sum(weight.shape[0] for weight in weights)
         return Tensor(self._matrices.stacked(x.name, weights), rows)
 
-    def vector(self, parameter: Parameter) -> str:
+    def vector(self, parameter: Parameter, *, inline: bool = False) -> str:
         """A bias or gain, float32."""
         name = parameter.name
         if name not in self.builder.declared:
-            self.builder.declare(name, TensorProto.FLOAT, parameter.shape)
+            self.builder.declare(name, TensorProto.FLOAT, parameter.shape, inline=inline)
             self.builder.fill(name, Piece(name, 0, encode.values))
         return name
 

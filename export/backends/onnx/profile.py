@@ -14,11 +14,12 @@ class Profile:
     opset: int
     contrib: bool
     accuracy_level: int = 4
+    is_exact: bool = False
 
     @property
     def exact(self) -> Profile:
-        """The same with float32 activations: what is compared with PyTorch."""
-        return replace(self, accuracy_level=1)
+        """The same with activations and cache in float32: what is compared with PyTorch."""
+        return replace(self, accuracy_level=1, is_exact=True)
 
 
 FAST = Profile("fast", 21, contrib=True)

@@ -6,6 +6,7 @@ they arrive. Same input, same bytes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from export.backends.base import Specs, WeightStream
@@ -15,7 +16,7 @@ from export.backends.onnx.model import ModelBuilder
 from export.backends.onnx.ops import OnnxOps, Tensor
 from export.backends.onnx.profile import Profile
 from export.graphs.graph import Graph
-from mobile_runtime.bundle import exact_path
+from mobile_runtime.bundle import TensorSpec, exact_path
 
 
 def write_graph(
@@ -27,14 +28,23 @@ def write_graph(
     layout = builder.layout()
     with DataWriter(path, layout) as writer:
         for parameter, weight in weights:
-            for piece in builder.pieces.pop(parameter.name):
-                writer.write(piece.initializer, piece.offset, piece.extract(weight))
+            builder.take(parameter.name, weight, writer)
     assert not builder.pieces, f"no weights came for {sorted(builder.pieces)}"
     _write_model(graph, builder, layout, path, path.name)
-    if builder.rounds_activations:
-        exact = emit(graph, specs, profile.exact)
-        assert exact.layout() == layout
-        _write_model(graph, exact, layout, exact_path(path), path.name)
+    exact = emit(graph, specs, profile.exact)
+    if builder.rounds or builder.declared != exact.declared:
+        _write_model(_exact_graph(graph), exact, layout, exact_path(path), path.name)
+
+
+def _exact_graph(graph: Graph) -> Graph:
+    """The same with a cache of float32."""
+    (function,) = graph.functions
+
+    def widened(spec: TensorSpec) -> TensorSpec:
+        return replace(spec, dtype="float32") if spec.dtype == "int8" else spec
+
+    inputs, outputs = (tuple(map(widened, specs)) for specs in (function.inputs, function.outputs))
+    return replace(graph, functions=(replace(function, inputs=inputs, outputs=outputs),))
 
 
 def emit(graph: Graph, specs: Specs, profile: Profile) -> ModelBuilder:

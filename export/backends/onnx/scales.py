@@ -1,0 +1,31 @@
+"""Scales of the 8-bit key/value cache in a finished graph: which there are, and other values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+_SUFFIXES = (".self_attn.key_scale", ".self_attn.value_scale")
+
+
+def read_cache_scales(graph: Path) -> dict[str, np.ndarray]:
+    """Scales (kv_heads · head_dim,) by name; none for a cache of floats."""
+    model = onnx.load(graph, load_external_data=False)
+    tensors = (t for t in model.graph.initializer if t.name.endswith(_SUFFIXES))
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+
+
+def write_cache_scales(graph: Path, scales: Mapping[str, np.ndarray]) -> None:
+    """Replace the graph by one with other `scales`; its data files stay as they are."""
+    model = onnx.load(graph, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.name in scales:
+            values = scales[tensor.name].astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    temporary = graph.with_name(f".{graph.name}.partial")
+    temporary.write_bytes(model.SerializeToString(deterministic=True))
+    temporary.replace(graph)

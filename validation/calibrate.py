@@ -1,0 +1,97 @@
+"""Scales of an ONNX bundle's 8-bit key/value cache, measured on texts and pictures.
+
+The graph that rounds nothing runs the chats; each channel's scale is what holds the largest value
+that it took, with a margin. The bundle's graph, its checksum and its recipe's record change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.backends.onnx.scales import read_cache_scales, write_cache_scales
+from mobile_runtime.bundle import (
+    FileEntry,
+    InputError,
+    Manifest,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
+from mobile_runtime.engines import EngineOptions
+from mobile_runtime.onnx_graphs import OnnxDecoder
+from mobile_runtime.session import ChatOptions, Session
+from validation.default_prompts import NamedChat
+
+_STEPS = 127
+MARGIN = 1.1  # values of other texts may be a little larger
+
+
+def calibrate(bundle: Path, chats: Sequence[NamedChat], new_tokens: int) -> dict[str, Any]:
+    """Measure on `chats`, each continued greedily, and store the scales; what is recorded."""
+    manifest = read_manifest(bundle)
+    (graph,) = manifest.graphs_of("decoder")
+    path = bundle / graph.path
+    if manifest.decoding.kv_cache != "int8":
+        raise InputError(
+            f"{bundle} has a key/value cache of {manifest.decoding.kv_cache}, which needs no "
+            "scales; calibrate a bundle that was exported with --kv-cache int8."
+        )
+    before = read_cache_scales(path)
+    largest, positions = _measure(bundle, chats, new_tokens)
+    scales = {
+        name: np.where(found > 0, found * MARGIN / _STEPS, before[name])
+        for name, found in largest.items()
+    }
+    write_cache_scales(path, scales)
+    ratio = np.median([np.median(scales[name] / before[name]) for name in scales])
+    record = {
+        "chats": [chat.name for chat in chats],
+        "positions": positions,
+        "margin": MARGIN,
+        "median_ratio_to_data_free": float(ratio),
+    }
+    _record(bundle, manifest, graph.path, record)
+    return record
+
+
+def _measure(
+    bundle: Path, chats: Sequence[NamedChat], new_tokens: int
+) -> tuple[dict[str, np.ndarray], int]:
+    """Largest magnitudes by scale, and how many positions were looked at."""
+    session = Session.load(bundle, EngineOptions(precision="fp32"))
+    decoder = session.model.decoder
+    assert isinstance(decoder, OnnxDecoder)
+    largest: dict[str, np.ndarray] = {}
+    total = 0
+    for named in chats:
+        chat = named.chat
+        options = ChatOptions(prompt=chat.options, max_slice_nums=chat.max_slice_nums)
+        prompt = session.prepare(chat.messages, options, chat.folder)
+        session.reset()
+        logits, length = session.prefill(prompt), len(prompt.keys)
+        room = session.manifest.decoding.context_length - length
+        for _ in range(min(new_tokens, room)):
+            logits, length = session.decode(int(logits.argmax())), length + 1
+        for name, values in decoder.cache(length).items():
+            found = np.abs(values).max(axis=(0, 2)).reshape(-1)
+            largest[name] = np.maximum(found, largest.get(name, found))
+        total += length
+    return {_scale_name(name): values for name, values in largest.items()}, total
+
+
+def _scale_name(cache: str) -> str:
+    """past_key_values.3.key -> llm.model.layers.3.self_attn.key_scale"""
+    _, layer, kind = cache.split(".")
+    return f"llm.model.layers.{layer}.self_attn.{kind}_scale"
+
+
+def _record(bundle: Path, manifest: Manifest, graph: str, record: dict[str, Any]) -> None:
+    entry = FileEntry(graph, (bundle / graph).stat().st_size, file_sha256(bundle / graph))
+    files = tuple(entry if file.path == graph else file for file in manifest.files)
+    recipe = {**manifest.recipe, "kv_cache_calibration": record}
+    write_manifest(bundle, replace(manifest, files=files, recipe=recipe))
