@@ -9,9 +9,12 @@ struct Subcommand: Sendable {
 
 let subcommands: [String: Subcommand] = [
     "detokenize": DetokenizeCommand.command,
+    "plan-prompt": PlanPromptCommand.command,
     "tokenize": TokenizeCommand.command,
+    "unpack": UnpackCommand.command,
     "verify": VerifyCommand.command,
     "frames": FramesCommand.command,
+    "replay": ReplayCommand.command,
     "resize": ResizeCommand.command,
     "sample": SampleCommand.command,
     "slice": SliceCommand.command,

@@ -32,17 +32,16 @@ struct Decoder {
     /// Run any number of rows in blocks.
     ///
     /// - Parameters:
-    ///   - embeddings: (rows, hidden size), at least one row.
+    ///   - count: number of rows, at least one.
     ///   - position: of the first row in the cache.
+    ///   - rows: embeddings of a range of the rows, (range, hidden size); asked for block by block.
     ///   - checkpoint: called before each block; what it throws ends the run.
     ///   - progress: called after each block with the number of rows that the cache now holds.
     /// - Returns: the hidden state of the last row, (hidden size).
     mutating func run(
-        _ embeddings: [Float], position: Int,
+        count: Int, position: Int, rows: (Range<Int>) throws -> [Float],
         checkpoint: () throws -> Void = {}, progress: (Int) -> Void = { _ in }
     ) throws -> [Float] {
-        let width = architecture.hiddenSize
-        let count = embeddings.count / width
         guard count >= 1, position + count <= decoding.contextLength else {
             throw MiniCPMVError.contextFull(
                 "\(count) tokens at position \(position) do not fit the context of "
@@ -55,7 +54,7 @@ struct Decoder {
             let length = blockLength(remaining: count - done, position: position + done)
             let end = min(done + length, count)
             hidden = try runBlock(
-                embeddings[done * width..<end * width], position: position + done, length: length)
+                try rows(done..<end), position: position + done, length: length)
             done = end
             progress(position + done)
         }
@@ -64,7 +63,7 @@ struct Decoder {
 
     /// Run at most `length` rows; returns the hidden state of the last.
     private mutating func runBlock(
-        _ rows: ArraySlice<Float>, position: Int, length: Int
+        _ rows: [Float], position: Int, length: Int
     ) throws -> [Float] {
         let (width, valid) = (architecture.hiddenSize, rows.count / architecture.hiddenSize)
         var inputs = blockInputs(rows, position: position, length: length)
@@ -79,7 +78,7 @@ struct Decoder {
 
     /// Inputs shared by all packages for `rows`, at most `length` of them, from `position` on.
     private func blockInputs(
-        _ rows: ArraySlice<Float>, position: Int, length: Int
+        _ rows: [Float], position: Int, length: Int
     ) -> [String: Tensor] {
         let (width, context) = (architecture.hiddenSize, decoding.contextLength)
         let padding = [Float](repeating: 0, count: length * width - rows.count)

@@ -18,7 +18,7 @@ struct VisionPipeline {
         self.manifest = manifest
         self.engines = engines
         processor = ImagePreprocessor(manifest.preprocessing)
-        let (positions, query) = (manifest.positionEmbeddings, manifest.resamplerKeyQuery)
+        let (positions, query) = try (manifest.positionEmbeddings, manifest.resamplerKeyQuery)
         positionTable = try MappedTable(locate(positions.path), positions)
         scoreBias = ScoreBias(
             keyQuery: try MappedTable(locate(query.path), query),
@@ -91,7 +91,7 @@ struct VisionPipeline {
             manifest.architecture.visionHiddenSize, manifest.preprocessing.maxPatches
         )
         let inputs = [
-            "image_features": Self.joined(features, width: width, length: length),
+            "image_features": Self.joined(features, sizes, width: width, length: length),
             "score_bias": scoreBias.bias(sizes: sizes, temporalIds: temporalIds),
         ]
         let outputs = try engines.engine(for: graph).run(
@@ -103,15 +103,19 @@ struct VisionPipeline {
         return transposed(embeds.values, rows: size, columns: queries)
     }
 
-    /// Features of the frames side by side, (1, width, 1, frames · length).
-    private static func joined(_ features: [Tensor], width: Int, length: Int) -> Tensor {
-        var values: [Float] = []
-        values.reserveCapacity(width * length * features.count)
-        for channel in 0..<width {
-            for frame in features {
-                values += frame.values[channel * length..<(channel + 1) * length]
+    /// Features of the frames side by side, (1, width, 1, frames · length), padding zero.
+    private static func joined(
+        _ features: [Tensor], _ sizes: [Grid], width: Int, length: Int
+    ) -> Tensor {
+        var joined = Tensor(zeros: [1, width, 1, length * features.count])
+        for (number, (frame, size)) in zip(features, sizes).enumerated() {
+            for channel in 0..<width {
+                let from = channel * length
+                let to = (channel * features.count + number) * length
+                joined.values.replaceSubrange(
+                    to..<to + size.count, with: frame.values[from..<from + size.count])
             }
         }
-        return Tensor(shape: [1, width, 1, length * features.count], values: values)
+        return joined
     }
 }
