@@ -21,7 +21,8 @@ from mobile_runtime.bundle import InputError
 
 _VALUES_PER_TASK = 1 << 20
 # Of the scale that just holds the block's largest value: smaller ones clip it and serve the others.
-_FACTORS = np.linspace(0.7, 1.1, 17, dtype=np.float32)
+_FACTORS = np.linspace(0.7, 1.2, 21, dtype=np.float32)
+_DIGITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 
 
 def quantize_blocks(
@@ -36,7 +37,7 @@ def quantize_blocks(
 
     Symmetric: integers −2**(bits − 1) … 2**(bits − 1) − 1 and the scale of least squared error
     among those tried (it may be negative). Otherwise the range of the block, zero included, in
-    equal steps.
+    equal steps; values that are such steps already come back exactly.
     `values` (r, columns) is bfloat16, float16 or float32; `rows` ≥ r appends rows of zeros.
     InputError names the tensor when it holds NaN, infinity or values beyond float16, or when the
     blocks do not divide the columns.
@@ -53,6 +54,7 @@ def quantize_blocks(
         )
     q = np.zeros((rows, columns), np.int8)
     scales = np.ones((rows, columns // block_size), np.float32)
+    digits = _DIGITS[values.dtype.name]
     zero_points = None if symmetric else np.zeros(scales.shape, np.int8)
 
     def run(begin: int, end: int) -> bool:
@@ -60,11 +62,10 @@ def quantize_blocks(
         if not np.abs(block).max(initial=0) <= FLOAT16_MAX:
             return False
         if zero_points is None:
-            quantize_symmetric(block, block_size, bits, _FACTORS, q[begin:end], scales[begin:end])
+            quantize_symmetric(block, bits, _FACTORS, q[begin:end], scales[begin:end])
         else:
-            quantize_asymmetric(
-                block, block_size, bits, q[begin:end], scales[begin:end], zero_points[begin:end]
-            )
+            stored = q[begin:end], scales[begin:end], zero_points[begin:end]
+            quantize_asymmetric(block, bits, digits, *stored)
         return True
 
     step = max(1, _VALUES_PER_TASK // columns)
