@@ -115,7 +115,7 @@ def test_values_on_a_grid_whose_scales_are_powers_of_two_come_back_exactly():
 
 
 def test_a_grid_that_uses_few_of_its_levels_comes_back_exactly():
-    steps = np.array([0, 0, 7, 2] * 8) * np.float32(0.1)
+    steps = np.array([0, 0, 7, 2] * 8, np.float32) * np.float32(0.1)
     weight = quantize_blocks(steps[None], spec=block(symmetric=False), name="w")
     assert np.array_equal(weight.dequantize(), steps[None])
 
