@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from export.backends.onnx import TEXT_MODEL
 from export.backends.onnx.scales import read_cache_scales, write_cache_scales
 from mobile_runtime.bundle import (
     FileEntry,
@@ -47,7 +48,9 @@ def calibrate(bundle: Path, chats: Sequence[NamedChat], new_tokens: int) -> dict
         name: np.where(found > 0, found * MARGIN / _STEPS, before[name])
         for name, found in largest.items()
     }
-    write_cache_scales(path, scales)
+    changed = [name for name in (graph.path, TEXT_MODEL) if (bundle / name).is_file()]
+    for name in changed:
+        write_cache_scales(bundle / name, scales)
     ratio = np.median([np.median(scales[name] / before[name]) for name in scales])
     record = {
         "chats": [chat.name for chat in chats],
@@ -55,7 +58,7 @@ def calibrate(bundle: Path, chats: Sequence[NamedChat], new_tokens: int) -> dict
         "margin": MARGIN,
         "median_ratio_to_data_free": float(ratio),
     }
-    _record(bundle, manifest, graph.path, record)
+    _record(bundle, manifest, changed, record)
     return record
 
 
@@ -90,8 +93,12 @@ def _scale_name(cache: str) -> str:
     return f"llm.model.layers.{layer}.self_attn.{kind}_scale"
 
 
-def _record(bundle: Path, manifest: Manifest, graph: str, record: dict[str, Any]) -> None:
-    entry = FileEntry(graph, (bundle / graph).stat().st_size, file_sha256(bundle / graph))
-    files = tuple(entry if file.path == graph else file for file in manifest.files)
+def _record(
+    bundle: Path, manifest: Manifest, changed: Sequence[str], record: dict[str, Any]
+) -> None:
+    def entry(name: str) -> FileEntry:
+        return FileEntry(name, (bundle / name).stat().st_size, file_sha256(bundle / name))
+
+    files = tuple(entry(f.path) if f.path in changed else f for f in manifest.files)
     recipe = {**manifest.recipe, "kv_cache_calibration": record}
     write_manifest(bundle, replace(manifest, files=files, recipe=recipe))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter, Role
@@ -12,7 +12,10 @@ from export.models.config import ModelConfig
 from export.quant.recipe import Method, QuantSpec
 from export.quant.recipes import Forms
 from export.weights import Weight
-from mobile_runtime.bundle import Decoding, Preprocessing
+from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
+
+if TYPE_CHECKING:
+    from export.plan import Plan
 
 Specs = Mapping[str, QuantSpec | None]
 WeightStream = Iterable[tuple[Parameter, Weight]]
@@ -48,6 +51,9 @@ class Backend(Protocol):
 
         `weights` yields `graph.parameters` in their order, each in the form that `specs` says.
         """
+
+    def complete(self, plan: Plan, manifest: Manifest, folder: Path) -> None:
+        """Add what belongs to all packages of the bundle in `folder` together."""
 
     def tools(self) -> dict[str, str]:
         """Names and versions of the tools that shape the output."""

@@ -6,6 +6,7 @@ import logging
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.backends.base import Layout, Specs, WeightStream
 from export.backends.coreml.layout import check_decoding, coreml_layout
@@ -14,7 +15,10 @@ from export.graphs.graph import Graph
 from export.models.config import ModelConfig
 from export.quant.recipe import Method
 from export.quant.recipes import LOOKUP_TABLES
-from mobile_runtime.bundle import Decoding, InputError, Preprocessing
+from mobile_runtime.bundle import Decoding, InputError, Manifest, Preprocessing
+
+if TYPE_CHECKING:
+    from export.plan import Plan
 
 WEIGHT_FILE = "Data/com.apple.CoreML/weights/weight.bin"  # in a package
 
@@ -51,6 +55,9 @@ class CoreMLBackend:
         from export.backends.coreml.package import write_package
 
         write_package(graph, specs, weights, path)
+
+    def complete(self, plan: Plan, manifest: Manifest, folder: Path) -> None:
+        """The packages are all there is."""
 
     def tools(self) -> dict[str, str]:
         """The converter's version; `InputError` when it is not installed."""

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.backends.base import Layout, Specs, WeightStream
 from export.backends.onnx.profile import FAST, Profile
@@ -15,7 +18,13 @@ from export.graphs.graph import Graph
 from export.models.config import ModelConfig
 from export.quant.recipe import Method
 from export.quant.recipes import BLOCKS
-from mobile_runtime.bundle import Decoding, InputError, Preprocessing
+from mobile_runtime.bundle import Decoding, InputError, Manifest, Preprocessing
+
+if TYPE_CHECKING:
+    from export.plan import Plan
+
+
+TEXT_MODEL = "model.onnx"  # token ids to logits, as optimum and transformers.js name it
 
 
 class OnnxBackend:
@@ -55,6 +64,18 @@ class OnnxBackend:
         from export.backends.onnx.write import write_graph
 
         write_graph(graph, specs, weights, path, self._profile)
+
+    def complete(self, plan: Plan, manifest: Manifest, folder: Path) -> None:
+        """The text model on the same data, for programs that know no pictures."""
+        from export.backends.onnx.text import genai_config, write_text_model
+
+        (embed,) = (graph for graph in plan.graphs if graph.role == "embed_tokens")
+        (decoder,) = (graph for graph in plan.graphs if graph.role == "decoder")
+        write_text_model((embed, decoder), plan.specs, folder, self._profile)
+        text = json.dumps(genai_config(manifest), indent=1)
+        (folder / "genai_config.json").write_text(text + "\n", encoding="utf-8")
+        for name in ("tokenizer.json", "tokenizer_config.json"):  # looked for beside the model
+            shutil.copyfile(folder / "tokenizer" / name, folder / name)
 
     def tools(self) -> dict[str, str]:
         """The version of the library that writes protos; `InputError` when it is not installed."""

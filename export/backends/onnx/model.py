@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,28 +141,24 @@ class ModelBuilder:
             else:
                 writer.write(piece.initializer, piece.offset, values)
 
-    def model(
-        self,
-        name: str,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
-        axes: Mapping[str, Sequence[str | int]],
-        layout: DataLayout,
-        file_name: str,
-    ) -> onnx.ModelProto:
-        """The proto; `axes` gives the shapes of inputs and outputs, with names for what varies."""
-        external = [
+    def external(self, layout: DataLayout, file_name: str) -> list[onnx.TensorProto]:
+        """The initializers whose values lie in the data files of `file_name`."""
+        return [
             _external(name, declared, layout, file_name)
             for name, declared in self.declared.items()
             if not declared.inline
         ]
-        graph = helper.make_graph(
-            self._nodes,
-            name,
-            [_value(spec, axes[spec.name]) for spec in inputs],
-            [_value(spec, axes[spec.name]) for spec in outputs],
-            [*self._constants.values(), *external],
-        )
+
+    def model(
+        self,
+        name: str,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        external: Sequence[onnx.TensorProto],
+    ) -> onnx.ModelProto:
+        """The proto."""
+        initializers = [*self._constants.values(), *external]
+        graph = helper.make_graph(self._nodes, name, inputs, outputs, initializers)
         opsets = [helper.make_opsetid("", self.opset)]
         if self._uses_contrib:
             opsets.append(helper.make_opsetid(CONTRIB, 1))
@@ -172,7 +168,8 @@ class ModelBuilder:
         )
 
 
-def _value(spec: TensorSpec, axes: Sequence[str | int]) -> onnx.ValueInfoProto:
+def value_info(spec: TensorSpec, axes: Sequence[str | int]) -> onnx.ValueInfoProto:
+    """An input or output; `axes` is its shape with names for what varies."""
     return helper.make_tensor_value_info(spec.name, _TYPES[spec.dtype], list(axes))
 
 

@@ -57,6 +57,10 @@ class OnnxOps:
             outputs.append(Tensor(out, weight.shape[0]))
         return outputs
 
+    def numbers(self, values: Sequence[int]) -> Tensor:
+        """A constant vector of integers."""
+        return Tensor(self.builder.constant(values, np.int64), len(values))
+
     def stacked(self, x: Tensor, weights: Sequence[Parameter]) -> Tensor:
         """One layer whose rows are stacked from several weights."""
         rows = sum(weight.shape[0] for weight in weights)

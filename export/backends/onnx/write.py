@@ -6,13 +6,16 @@ they arrive. Same input, same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
+
 from export.backends.base import Specs, WeightStream
-from export.backends.onnx.data import DataLayout, DataWriter
+from export.backends.onnx.data import DataWriter
 from export.backends.onnx.layout import axis_names
-from export.backends.onnx.model import ModelBuilder
+from export.backends.onnx.model import ModelBuilder, value_info
 from export.backends.onnx.ops import OnnxOps, Tensor
 from export.backends.onnx.profile import Profile
 from export.graphs.graph import Graph
@@ -30,10 +33,12 @@ def write_graph(
         for parameter, weight in weights:
             builder.take(parameter.name, weight, writer)
     assert not builder.pieces, f"no weights came for {sorted(builder.pieces)}"
-    _write_model(graph, builder, layout, path, path.name)
+    external = builder.external(layout, path.name)
+    _save(model_proto(graph, builder, external), path)
     exact = emit(graph, specs, profile.exact)
     if builder.rounds or builder.declared != exact.declared:
-        _write_model(_exact_graph(graph), exact, layout, exact_path(path), path.name)
+        external = exact.external(layout, path.name)
+        _save(model_proto(_exact_graph(graph), exact, external), exact_path(path))
 
 
 def _exact_graph(graph: Graph) -> Graph:
@@ -59,10 +64,15 @@ def emit(graph: Graph, specs: Specs, profile: Profile) -> ModelBuilder:
     return builder
 
 
-def _write_model(
-    graph: Graph, builder: ModelBuilder, layout: DataLayout, path: Path, data: str
-) -> None:
+def model_proto(
+    graph: Graph, builder: ModelBuilder, external: Sequence[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """The finished proto of a graph that `emit` has built."""
     (function,) = graph.functions
-    axes = {spec.name: axis_names(spec) for spec in (*function.inputs, *function.outputs)}
-    model = builder.model(graph.name, function.inputs, function.outputs, axes, layout, data)
+    inputs = [value_info(spec, axis_names(spec)) for spec in function.inputs]
+    outputs = [value_info(spec, axis_names(spec)) for spec in function.outputs]
+    return builder.model(graph.name, inputs, outputs, external)
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
