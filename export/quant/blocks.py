@@ -20,8 +20,9 @@ from export.weights import AffineWeight
 from mobile_runtime.bundle import InputError
 
 _VALUES_PER_TASK = 1 << 20
-# Of the scale that just holds the block's largest value: smaller ones clip it and serve the others.
-_FACTORS = np.linspace(0.7, 1.2, 21, dtype=np.float32)
+# Of the scale that just holds the block's largest value: smaller ones clip it and serve the others,
+# larger ones round it and suit the others' spacing, negative ones make it the highest integer.
+_FACTORS = np.array([*np.linspace(0.7, 1.3, 25), *np.linspace(-1.2, -1, 5)], np.float32)
 _DIGITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 
 
