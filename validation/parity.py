@@ -35,6 +35,7 @@ Array = np.ndarray
 
 FP32_FLOOR = 70.0  # only summation order and the exporter's folds differ
 FP16_FLOOR = 50.0
+ROUNDED_FLOOR = 40.0  # where the graph rounds activations to 8 bits, as it may below fp32
 EIGHT_BIT_FLOOR = 50.0  # of a single matrix: what follows it is reported, not judged
 _NEED_GREEDY = ("end_to_end", "greedy_tokens")  # stages that continue the prompts greedily
 _MARGIN = 4.0  # a token counts when the reference prefers it by this many logit errors
@@ -215,7 +216,7 @@ def _run_stage(
     compared = list(stage())
     if not compared:
         return StageResult(name, "not run", note="no prompt has a picture")
-    floor = FP32_FLOOR if precision == "fp32" else FP16_FLOOR
+    floor = _floor(name, plan, precision)
     result = StageResult(
         stage=name,
         status="passed",
@@ -226,6 +227,20 @@ def _run_stage(
         metrics=_metrics(name, compared),
     )
     return replace(result, status=_judge(result))
+
+
+def _floor(stage: str, plan: Plan, precision: str) -> float:
+    """What a stage must reach against the same weights."""
+    if precision == "fp32":
+        return FP32_FLOOR
+    specs = {plan.specs.get(p.name) for g in _graphs_of(stage, plan) for p in g.parameters}
+    return (
+        ROUNDED_FLOOR if any(s and s.method in ("affine", "block") for s in specs) else FP16_FLOOR
+    )
+
+
+def _graphs_of(stage: str, plan: Plan) -> list[Graph]:
+    return [graph for graph in plan.graphs if stage in ("end_to_end", stage_of(graph))]
 
 
 def _judge(result: StageResult) -> Status:
@@ -242,8 +257,7 @@ def stage_bits(stage: str, plan: Plan) -> int:
     """The fewest bits of any weight that the stage uses."""
     if stage == "embeddings":
         return 16 if plan.embed_tokens is None else min(plan.embed_tokens.bits, 16)
-    graphs = [g for g in plan.graphs if stage in ("end_to_end", stage_of(g))]
-    specs = [plan.specs.get(p.name) for graph in graphs for p in graph.parameters]
+    specs = [plan.specs.get(p.name) for g in _graphs_of(stage, plan) for p in g.parameters]
     if stage == "end_to_end":
         specs.append(plan.embed_tokens)
     return min((16 if spec is None else min(spec.bits, 16)) for spec in specs)

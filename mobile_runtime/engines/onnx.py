@@ -29,6 +29,8 @@ class OnnxEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Processors of x86 without VNNI let sums of two products overflow 16 bits otherwise.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         if exact:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _EXACT)
         self._values: Any = ort.OrtValue

@@ -88,6 +88,9 @@ class MatrixWriter:
             weight, "/q", TensorProto.INT8, (columns, rows), encode.transposed_integers
         )
         scales = self._declare(weight, "/scale", TensorProto.FLOAT, (rows,), encode.scales)
+        if self._profile.is_exact:
+            return self._node("MatMul", x, self._node("Mul", self._cast(integers), scales))
+        self._builder.rounds = True
         if x not in self._quantized:
             self._quantized[x] = self._builder.node("DynamicQuantizeLinear", [x], outputs=3)
         q, scale, zero_point = self._quantized[x]
