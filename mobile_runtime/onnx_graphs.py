@@ -19,6 +19,7 @@ from mobile_runtime.positions import position_ids
 from mobile_runtime.preprocess import View, check_view, patches
 
 Array = np.ndarray
+_INTEGER_PRODUCTS = ("vision_encoder", "resampler")  # roles that may multiply 8-bit integers
 
 
 class OnnxGraphs:
@@ -35,7 +36,8 @@ class OnnxGraphs:
             path = self._bundle / graph.path
             if self._exact and exact_path(path).is_file():
                 path = exact_path(path)
-            self._open[role] = OnnxEngine(path, exact=self._exact)
+            whole_sums = role in _INTEGER_PRODUCTS
+            self._open[role] = OnnxEngine(path, exact=self._exact, whole_sums=whole_sums)
         return self._open[role]
 
 

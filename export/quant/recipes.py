@@ -22,7 +22,7 @@ PARTS: Mapping[str, str] = {
     "resampler": "resampler.*",
     "decoder": "llm.model.layers.*",
     "lm_head": "llm.lm_head.*",
-    "embed_tokens": EMBED_TOKENS,
+    "embed_tokens": "llm.model.embed_tokens.*",
 }
 _ROWS = QuantSpec(8, 1, "affine")
 

@@ -17,9 +17,13 @@ _EXACT = "1"  # accuracy level of products with quantized weights: float32 activ
 
 class OnnxEngine:
     """One graph. `exact` keeps activations in float32 where products with standard quantized
-    weights are fused; `threads` 0 leaves their number to onnxruntime."""
+    weights are fused. `whole_sums` keeps products of 8-bit integers from overflowing 16 bits on x86
+    without VNNI; onnxruntime 1.32 breaks blocked weights by it. `threads` 0 leaves their number to
+    onnxruntime."""
 
-    def __init__(self, graph: Path, *, exact: bool = False, threads: int = 0) -> None:
+    def __init__(
+        self, graph: Path, *, exact: bool = False, whole_sums: bool = False, threads: int = 0
+    ) -> None:
         try:
             import onnxruntime as ort
         except ImportError as error:
@@ -29,8 +33,8 @@ class OnnxEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Processors of x86 without VNNI let sums of two products overflow 16 bits otherwise.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if whole_sums:
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if exact:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _EXACT)
         self._values: Any = ort.OrtValue

@@ -17,7 +17,7 @@ from export.config import ExportConfig
 from export.graphs.decoder import decoder_layer
 from export.graphs.graph import Function, Graph, Parameter
 from export.graphs.lm_head import head_rows
-from export.graphs.parameters import POSITION_EMBEDDING, key_query, stored
+from export.graphs.parameters import POSITION_EMBEDDING, key_query, row_block, stored
 from export.graphs.resampler import resample
 from export.graphs.vision_encoder import encode_patches
 from export.models.config import DecoderConfig, ModelConfig, VisionConfig
@@ -26,7 +26,8 @@ from mobile_runtime.bundle import Decoding, InputError, Preprocessing, TensorSpe
 
 ANY = -1  # a length that varies, in the manifest
 EMBED, DECODER = "embed_tokens", "decoder_model_merged"
-_HEAD_ROWS = 16_384
+_BLOCK_ROWS = 16_384
+_EMBED_BLOCK = "llm.model.embed_tokens.{:02d}.weight"
 _BASE = 10000.0  # of the resampler's waves
 # What the varying axes are called, by tensor and axis.
 AXES: Mapping[str, Sequence[str]] = {
@@ -89,7 +90,7 @@ def _vision_encoder(config: VisionConfig, name: str) -> Graph:
         table = stored(POSITION_EMBEDDING, buckets**2, size)
         given = {
             "patches": inputs["pixel_values"],
-            "position_embeddings": ops.rows_of(table, inputs["position_ids"]),
+            "position_embeddings": ops.rows_of([table], inputs["position_ids"]),
             "attention_mask": None,
         }
         return encode_patches(ops, given, config, range(config.num_layers))
@@ -149,7 +150,11 @@ def _embed_tokens(config: DecoderConfig, name: str) -> Graph:
     rows, size = config.vocab_size, config.hidden_size
 
     def body(ops: OnnxOps, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return {"inputs_embeds": ops.rows_of(stored(EMBED_TOKENS, rows, size), inputs["input_ids"])}
+        blocks = [
+            row_block(_EMBED_BLOCK.format(n), EMBED_TOKENS, begin, end, size)
+            for n, (begin, end) in enumerate(_blocks(rows))
+        ]
+        return {"inputs_embeds": ops.rows_of(blocks, inputs["input_ids"])}
 
     ids = TensorSpec("input_ids", (ANY, ANY), "int64")
     embeds = TensorSpec("inputs_embeds", (ANY, ANY, size), "float32")
@@ -186,12 +191,13 @@ def _decoder(config: DecoderConfig, decoding: Decoding) -> Graph:
 
 
 def _head(config: DecoderConfig) -> list[Parameter]:
-    """The head in blocks of rows: a vocabulary is too large to quantize at once."""
-    begins = range(0, config.vocab_size, _HEAD_ROWS)
-    return [
-        head_rows(config, n, begin, min(begin + _HEAD_ROWS, config.vocab_size))
-        for n, begin in enumerate(begins)
-    ]
+    """The head in blocks of rows."""
+    return [head_rows(config, n, *block) for n, block in enumerate(_blocks(config.vocab_size))]
+
+
+def _blocks(rows: int) -> list[tuple[int, int]]:
+    """Rows of a vocabulary in blocks: all are too many to quantize at once."""
+    return [(n, min(n + _BLOCK_ROWS, rows)) for n in range(0, rows, _BLOCK_ROWS)]
 
 
 def cache_specs(config: DecoderConfig, decoding: Decoding, prefix: str) -> list[TensorSpec]:

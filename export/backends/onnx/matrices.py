@@ -51,16 +51,33 @@ class MatrixWriter:
         products = [self._product(x, weight) for weight in weights]
         return products[0] if len(products) == 1 else self._node("Concat", *products, axis=-1)
 
-    def rows(self, table: Parameter, ids: str) -> str:
-        """Rows `ids` of a table, float32."""
-        spec, shape = self._spec(table), (table.shape[0], table.shape[1])
+    def rows(self, tables: Sequence[Parameter], ids: str) -> str:
+        """Rows `ids` of stacked tables, float32."""
+        spec, name = self._spec(tables[0]), tables[0].name
         if spec.method == "dense":
-            values = self._declare(table, "", _FLOATS[spec.bits], shape, encode.values)
+            values = self._stack(tables, name, _FLOATS[spec.bits], encode.values)
             return self._float32(self._node("Gather", values, ids), spec.bits)
-        integers = self._declare(table, "/q", TensorProto.INT8, shape, encode.integers)
-        scales = self._declare(table, "/scale", TensorProto.FLOAT, (shape[0], 1), encode.scales)
+        integers = self._stack(tables, f"{name}/q", TensorProto.INT8, encode.integers)
+        scales = self._stack(tables, f"{name}/scale", TensorProto.FLOAT, encode.scales, width=1)
         values = self._cast(self._node("Gather", integers, ids))
         return self._node("Mul", values, self._node("Gather", scales, ids))
+
+    def _stack(
+        self,
+        tables: Sequence[Parameter],
+        name: str,
+        kind: TensorProto.DataType,
+        extract: Callable[[Weight], np.ndarray],
+        width: int | None = None,
+    ) -> str:
+        """One initializer of rows that several weights fill."""
+        rows = sum(table.shape[0] for table in tables)
+        self._builder.declare(name, kind, (rows, width or tables[0].shape[1]))
+        row_bytes, begin = self._builder.declared[name].nbytes // rows, 0
+        for table in tables:
+            self._builder.fill(table.name, Piece(name, begin * row_bytes, extract))
+            begin += table.shape[0]
+        return name
 
     def _spec(self, weight: Parameter) -> QuantSpec:
         spec = self._specs[weight.name]
@@ -82,7 +99,7 @@ class MatrixWriter:
         return value if bits == 32 else self._cast(value)
 
     def _integer_product(self, x: str, weight: Parameter) -> str:
-        """Activations rounded to 8 bits by their range, integers with one scale a row."""
+        """Integers with one scale a row; activations are rounded to 8 bits by their range."""
         rows, columns = weight.shape
         integers = self._declare(
             weight, "/q", TensorProto.INT8, (columns, rows), encode.transposed_integers

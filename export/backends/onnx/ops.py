@@ -74,9 +74,9 @@ class OnnxOps:
             self.builder.fill(name, Piece(name, 0, encode.values))
         return name
 
-    def rows_of(self, table: Parameter, ids: Tensor) -> Tensor:
-        """Rows of a table: (batch, length) ids -> (batch, length, channels)."""
-        return Tensor(self._matrices.rows(table, ids.name), table.shape[1])
+    def rows_of(self, tables: Sequence[Parameter], ids: Tensor) -> Tensor:
+        """Rows of stacked tables: (batch, length) ids -> (batch, length, channels)."""
+        return Tensor(self._matrices.rows(tables, ids.name), tables[0].shape[1])
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return Tensor(self.emit("Add", x.name, y.name), x.channels, x.heads)
