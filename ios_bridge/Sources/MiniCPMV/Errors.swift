@@ -13,6 +13,8 @@ public enum MiniCPMVError: Error, Equatable, Sendable {
     case unsafePath(String)
     /// A file's size or checksum differs from the manifest.
     case damagedFile(String)
+    /// The disk has no room for the bundle.
+    case noSpace(String)
     /// The tokenizer cannot be read, or does not fit the manifest.
     case invalidTokenizer(String)
     /// The messages of a conversation say something that the chat format cannot.
@@ -32,7 +34,8 @@ public enum MiniCPMVError: Error, Equatable, Sendable {
     public var sentence: String {
         switch self {
         case .missingFile(let text), .invalidManifest(let text), .unsupportedVersion(let text),
-            .unsafePath(let text), .damagedFile(let text), .invalidTokenizer(let text),
+            .unsafePath(let text), .damagedFile(let text), .noSpace(let text),
+            .invalidTokenizer(let text),
             .invalidMessage(let text), .invalidOption(let text),
             .invalidPicture(let text), .invalidVideo(let text), .contextFull(let text),
             .modelFailure(let text):

@@ -26,3 +26,18 @@ enum VerifyCommand {
         print("\(files.count) files, \(bytes) bytes: all checksums match\(earlier)")
     }
 }
+
+/// `minicpmv unpack`: a bundle out of a ZIP archive, verified.
+enum UnpackCommand {
+    static let command = Subcommand(usage: "unpack ZIP FOLDER", run: run)
+
+    private static func run(_ given: [String]) throws {
+        let arguments = try Arguments(given, values: ["ZIP", "FOLDER"], usage: command.usage)
+        let paths = arguments.values.map { URL(fileURLWithPath: $0) }
+        var written = 0
+        let bundle = try ModelBundle.unpack(zip: paths[0], to: paths[1]) { _ in written += 1 }
+        var verifier = BundleVerifier(bundle)
+        try verifier.verify()
+        print("\(written) files unpacked: all checksums match")
+    }
+}

@@ -68,12 +68,12 @@ struct Table {
             let name = parts[0].string ?? ""
             try link(bundle.appendingPathComponent(name), to: parts[1].string ?? "")
         case (_, .string(let path)):
-            try edit(bundle.appendingPathComponent(path), kind)
+            try damage(bundle.appendingPathComponent(path), kind)
         default: throw Malformed(what: edit.text)
         }
     }
 
-    private func edit(_ url: URL, _ kind: String) throws {
+    private func damage(_ url: URL, _ kind: String) throws {
         switch kind {
         case "remove", "folder":
             try FileManager.default.removeItem(at: url)

@@ -17,11 +17,8 @@ public struct Manifest: Equatable, Sendable {
     public let decoding: Decoding
     /// The packages; those of one role in the order in which they run.
     public let graphs: [GraphSpec]
-    public let embedTokens: EmbeddingTable
-    /// The vision tower's position embeddings: one row a position id.
-    public let positionEmbeddings: TensorFile
-    /// (heads · queries, D): times a key gives its scores.
-    public let resamplerKeyQuery: TensorFile
+    /// Tables that the host looks up; an ONNX bundle has graphs for it and none of them.
+    let hostTables: HostTables
     /// How the weights are stored; for display.
     public let recipe: JSONValue
     public let source: Source
@@ -36,7 +33,7 @@ public struct Manifest: Equatable, Sendable {
     }
 }
 
-/// Name, static shape and element type (`float16`, `int32`, …) of one tensor.
+/// Name, shape and element type (`float16`, `int32`, …) of one tensor; −1 for what varies.
 public struct TensorSpec: Equatable, Sendable {
     public let name: String
     public let shape: [Int]
@@ -54,6 +51,7 @@ public struct FunctionSpec: Equatable, Sendable {
 public enum GraphRole: String, CaseIterable, Sendable {
     case visionEncoder = "vision_encoder"
     case resampler
+    case embedTokens = "embed_tokens"
     case decoder
     case lmHead = "lm_head"
 }
@@ -94,6 +92,49 @@ public struct TensorFile: Equatable, Sendable {
 public struct EmbeddingTable: Equatable, Sendable {
     public let table: TensorFile
     public let scales: TensorFile?
+}
+
+/// The tables of a bundle as the manifest has them.
+struct HostTables: Equatable, Sendable {
+    let embedTokens: EmbeddingTable?
+    let positionEmbeddings: TensorFile?
+    let resamplerKeyQuery: TensorFile?
+
+    /// All raw arrays.
+    var files: [TensorFile] {
+        [embedTokens?.table, embedTokens?.scales, positionEmbeddings, resamplerKeyQuery]
+            .compactMap { $0 }
+    }
+}
+
+extension Manifest {
+    /// Token embeddings.
+    ///
+    /// - Throws: `MiniCPMVError.invalidManifest` when the bundle has no such table.
+    public var embedTokens: EmbeddingTable {
+        get throws { try required(hostTables.embedTokens, "embed_tokens") }
+    }
+
+    /// The vision tower's position embeddings: one row a position id.
+    ///
+    /// - Throws: `MiniCPMVError.invalidManifest` when the bundle has no such table.
+    public var positionEmbeddings: TensorFile {
+        get throws { try required(hostTables.positionEmbeddings, "position_embeddings") }
+    }
+
+    /// (heads · queries, D): times a key gives its scores.
+    ///
+    /// - Throws: `MiniCPMVError.invalidManifest` when the bundle has no such table.
+    public var resamplerKeyQuery: TensorFile {
+        get throws { try required(hostTables.resamplerKeyQuery, "resampler_key_query") }
+    }
+
+    private func required<Table>(_ table: Table?, _ name: String) throws -> Table {
+        if let table { return table }
+        throw MiniCPMVError.invalidManifest(
+            "The bundle has no \(name) and its format is \(format); "
+                + "export one with `python -m export coreml`.")
+    }
 }
 
 /// Sizes of the model that the host needs besides the graphs' own shapes.

@@ -20,11 +20,10 @@ extension Manifest {
         generation = try Generation(fields.value("generation"), fields.place("generation"))
         decoding = try Decoding(fields.value("decoding"), fields.place("decoding"))
         graphs = try fields.list("graphs", GraphSpec.init)
-        embedTokens = try EmbeddingTable(fields.value("embed_tokens"), fields.place("embed_tokens"))
-        positionEmbeddings = try TensorFile(
-            fields.value("position_embeddings"), fields.place("position_embeddings"))
-        resamplerKeyQuery = try TensorFile(
-            fields.value("resampler_key_query"), fields.place("resampler_key_query"))
+        hostTables = HostTables(
+            embedTokens: try fields.optional("embed_tokens", EmbeddingTable.init),
+            positionEmbeddings: try fields.optional("position_embeddings", TensorFile.init),
+            resamplerKeyQuery: try fields.optional("resampler_key_query", TensorFile.init))
         recipe = .object(try fields.table("recipe") { value, _ in value })
         source = try Source(fields.value("source"), fields.place("source"))
         tools = try fields.table("tools", ManifestFields.string)
@@ -87,8 +86,7 @@ extension EmbeddingTable {
     init(_ value: JSONValue, _ place: String) throws {
         let fields = try ManifestFields(value, at: place, names: ["table", "scales"])
         table = try TensorFile(fields.value("table"), fields.place("table"))
-        let given = fields.value("scales")
-        scales = given == .null ? nil : try TensorFile(given, fields.place("scales"))
+        scales = try fields.optional("scales", TensorFile.init)
     }
 }
 

@@ -58,6 +58,12 @@ struct ManifestFields {
         throw Self.mistyped(value(name), at: place(name), wanted: "one of \(all)")
     }
 
+    func optional<Value>(
+        _ name: String, _ read: (JSONValue, String) throws -> Value
+    ) throws -> Value? {
+        value(name) == .null ? nil : try read(value(name), place(name))
+    }
+
     func list<Element>(
         _ name: String, count: Int? = nil, _ read: (JSONValue, String) throws -> Element
     ) throws -> [Element] {

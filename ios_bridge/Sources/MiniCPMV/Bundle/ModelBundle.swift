@@ -59,7 +59,7 @@ public struct ModelBundle: Sendable {
     /// Every file or package that the manifest uses must be inside and listed.
     private func checkReferences() throws {
         let listed = manifest.files.map(\.path)
-        let used = manifest.graphs.map(\.path) + manifest.tensorFiles.map(\.path)
+        let used = manifest.graphs.map(\.path) + manifest.hostTables.files.map(\.path)
         for name in used {
             _ = try url(of: name)
             guard listed.contains(where: { $0 == name || $0.hasPrefix(name + "/") }) else {
@@ -71,24 +71,16 @@ public struct ModelBundle: Sendable {
 
     /// A raw array's declared shape must be its file's size: it is mapped into memory as it is.
     private func checkTensorFiles() throws {
-        for file in manifest.tensorFiles {
+        for file in manifest.hostTables.files {
             let listed = manifest.files.first { $0.path == file.path }
             guard let size = file.byteCount, size == listed?.size else {
                 let shape = file.shape.map(String.init).joined(separator: " × ")
                 throw MiniCPMVError.invalidManifest(
                     "\(file.path) is \(shape) values of type \(file.dtype) and has "
-                        + "\(listed?.size ?? 0) bytes in \(Manifest.fileName), which contradict "
+                        + "\(listed?.size ?? -1) bytes in \(Manifest.fileName), which contradict "
                         + "each other; export the bundle again.")
             }
         }
-    }
-}
-
-extension Manifest {
-    /// The raw arrays.
-    var tensorFiles: [TensorFile] {
-        [embedTokens.table] + (embedTokens.scales.map { [$0] } ?? [])
-            + [positionEmbeddings, resamplerKeyQuery]
     }
 }
 
