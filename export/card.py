@@ -9,7 +9,7 @@ from mobile_runtime.bundle import GraphSpec, Manifest
 _TEMPLATE = """\
 # {model}, {format} bundle ({recipe})
 
-{model} for iPads and iPhones (iOS 18 / iPadOS 18, macOS 15 or later).
+{model} for {platforms}.
 Made from `{source}`,
 SHA-256 of its weights `{sha256}`.
 
@@ -29,11 +29,7 @@ Longest view: {max_patches} patches, which holds every picture between 1:20 and 
 `manifest.json` describes every graph's inputs and outputs, the preprocessing constants, the special
 tokens and the SHA-256 of every file.
 
-## Compute units
-
-The decoder, head and resampler are shaped for the Neural Engine. Published tests of SigLIP towers
-in float16 there disagree with each other: load the vision encoder on the GPU unless your own
-measurement on the device says otherwise.
+{advice}
 
 ## Licence of the weights
 
@@ -45,12 +41,14 @@ measurement on the device says otherwise.
 """
 
 
-def write_card(path: Path, manifest: Manifest) -> None:
-    """Write the card; every figure comes from the manifest."""
+def write_card(path: Path, manifest: Manifest, platforms: str, advice: str) -> None:
+    """Write the card; every figure comes from the manifest. `advice` is a section of its own."""
     path.write_text(
         _TEMPLATE.format(
             model=manifest.model,
             format=manifest.format,
+            platforms=platforms,
+            advice=advice.strip(),
             recipe=manifest.recipe["name"],
             source=manifest.source.name,
             sha256=manifest.source.sha256,

@@ -199,7 +199,7 @@ def _write_bundle(job: Job, origin: _Origin, parts: Mapping[str, Part], folder: 
     graphs = [_describe(graph, job, parts[graph.name]) for graph in job.plan.graphs]
     manifest = _manifest(job, origin, prompt, graphs)
     job.backend.complete(job.plan, manifest, folder)
-    write_card(folder / "README.md", manifest)
+    write_card(folder / "README.md", manifest, job.backend.platforms, job.backend.advice)
     others = list_files(folder, skip={file.path for file in built})
     write_manifest(folder, replace(manifest, files=_sorted([*built, *others])))
 

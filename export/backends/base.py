@@ -28,6 +28,8 @@ class Backend(Protocol):
 
     name: str
     suffix: str
+    platforms: str  # what the bundle's card says it is for
+    advice: str  # a section of the card
     forms: Forms
     methods: frozenset[Method]  # the quantization methods whose storage form it can write
     max_package_bytes: int

@@ -23,11 +23,22 @@ if TYPE_CHECKING:
 WEIGHT_FILE = "Data/com.apple.CoreML/weights/weight.bin"  # in a package
 
 
+_ADVICE = """
+## Compute units
+
+The decoder, head and resampler are shaped for the Neural Engine. Published tests of SigLIP towers
+in float16 there disagree with each other: load the vision encoder on the GPU unless your own
+measurement on the device says otherwise.
+"""
+
+
 class CoreMLBackend:
     """Implements `export.backends.base.Backend`."""
 
     name = "coreml"
     suffix = ".mlpackage"
+    platforms = "iPads and iPhones (iOS 18 / iPadOS 18, macOS 15 or later)"
+    advice = _ADVICE
     forms = LOOKUP_TABLES
     methods: frozenset[Method] = frozenset({"kmeans", "affine"})
     # Above about 1 GB a package silently leaves the Neural Engine of an iPhone.
