@@ -1,7 +1,7 @@
 import Foundation
 import MiniCPMV
 
-/// The arguments after a subcommand's name: values in order, and options `--name` or `--name value`.
+/// The arguments after a subcommand's name: values in order, options `--name` and `--name value`.
 struct Arguments {
     let values: [String]
     private let options: [String: String]

@@ -31,7 +31,8 @@ enum ResizeCommand {
 /// Cuts raw pictures into the views of the vision graph, and measures the time.
 enum ViewsCommand {
     static let command = Subcommand(
-        usage: "views PICTURE WIDTH HEIGHT OUTPUT [--max-slice-nums N] [--repeat N]   raw files", run: run)
+        usage: "views PICTURE WIDTH HEIGHT OUTPUT [--max-slice-nums N] [--repeat N]   raw files",
+        run: run)
 
     private static func run(_ arguments: [String]) throws {
         let given = try Arguments(

@@ -94,7 +94,8 @@ private struct ReplayScript: Decodable {
                     maxNewTokens: maxNewTokens),
                 maxSliceNums: maxSliceNums)
             if let messages {
-                return session.stream(messages: try messages.map { try $0.read() }, options: options)
+                return session.stream(
+                    messages: try messages.map { try $0.read() }, options: options)
             }
             return session.stream(
                 question ?? "", images: try (images ?? []).map { try $0.read() },

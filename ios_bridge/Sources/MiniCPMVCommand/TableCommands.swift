@@ -4,7 +4,8 @@ import MiniCPMV
 /// Computes position tables and masks, for comparisons with the Python runtime.
 enum TablesCommand {
     static let command = Subcommand(
-        usage: "tables REQUESTS OUTPUT   JSON list of table, numbers, theta; raw 32-bit arrays", run: run)
+        usage: "tables REQUESTS OUTPUT   JSON list of table, numbers, theta; raw 32-bit arrays",
+        run: run)
 
     private static func run(_ arguments: [String]) throws {
         let given = try Arguments(
@@ -50,7 +51,8 @@ enum TablesCommand {
                     AttentionMask.io(
                         position: numbers[0], length: numbers[1], context: numbers[2]))
             default:
-                throw MiniCPMVError.invalidOption("There is no table '\(table)' of that many numbers.")
+                throw MiniCPMVError.invalidOption(
+                    "There is no table '\(table)' of that many numbers.")
             }
         }
 
@@ -109,7 +111,8 @@ enum FramesCommand {
 /// Draws tokens from recorded logits.
 enum SampleCommand {
     static let command = Subcommand(
-        usage: "sample CASES   JSON list of logits (raw float32 rows), vocab_size, settings, seed", run: run)
+        usage: "sample CASES   JSON list of logits (raw float32 rows), vocab_size, settings, seed",
+        run: run)
 
     private static func run(_ arguments: [String]) throws {
         let given = try Arguments(arguments, values: ["CASES"], usage: command.usage)

@@ -49,7 +49,7 @@ final class TamperedBundleTests: XCTestCase {
         var first = BundleVerifier(try ModelBundle(folder: path))
         struct Interruption: Error {}
         XCTAssertThrowsError(
-            try first.verify { if $0.done > 40 { throw Interruption() } }
+            try first.verify { if $0.done > 60 { throw Interruption() } }
         ) { XCTAssertTrue($0 is Interruption) }
         let saved = try JSONEncoder().encode(first.state)
         let state = try JSONDecoder().decode(VerificationState.self, from: saved)

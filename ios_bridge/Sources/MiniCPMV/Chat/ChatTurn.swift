@@ -20,10 +20,14 @@ public struct ChatTurn: Equatable, Sendable {
         case media(MediaKind)
     }
 
+    /// Who says it.
     public let role: ChatRole
+    /// Text and media in order.
     public let parts: [Part]
+    /// Thoughts that came apart from the text.
     public let reasoning: String?
 
+    /// A message of text and media.
     public init(_ role: ChatRole, _ parts: [Part], reasoning: String? = nil) {
         self.role = role
         self.parts = parts

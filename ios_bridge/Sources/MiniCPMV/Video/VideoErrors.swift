@@ -22,6 +22,7 @@ extension MiniCPMVError {
 
     static func videoRate(chooseFps: Int, maxNumFrames: Int) -> MiniCPMVError {
         .invalidOption(
-            "choose_fps is \(chooseFps) and max_num_frames \(maxNumFrames); both must be at least 1.")
+            "choose_fps is \(chooseFps) and max_num_frames \(maxNumFrames); "
+                + "both must be at least 1.")
     }
 }
