@@ -161,3 +161,65 @@ final class ChatSessionTests: XCTestCase {
             ["vision main", "vision main", "vision main", "resampler frames_3"])
     }
 }
+
+final class ManifestCheckTests: XCTestCase {
+    /// The tampered numbers reach a session only through a manifest that is otherwise whole.
+    private func check(
+        _ preprocessing: Preprocessing? = nil, decoding: Decoding? = nil,
+        tables: HostTables? = nil
+    ) throws {
+        let whole = try ToyModel().manifest
+        let manifest = Manifest(
+            schemaVersion: whole.schemaVersion, format: whole.format, model: whole.model,
+            architecture: whole.architecture,
+            preprocessing: preprocessing ?? whole.preprocessing, prompt: whole.prompt,
+            generation: whole.generation, decoding: decoding ?? whole.decoding,
+            graphs: whole.graphs, hostTables: tables ?? whole.hostTables, recipe: whole.recipe,
+            source: whole.source, tools: whole.tools, files: whole.files)
+        try manifest.checkNumbers()
+        try manifest.checkTables()
+    }
+
+    private func preprocessing(
+        patchSize: Int = 14, maxPatches: Int = 24, normStd: [Double] = [1, 1, 1]
+    ) -> Preprocessing {
+        Preprocessing(
+            scaleResolution: 56, patchSize: patchSize, maxSliceNums: 1, sliceMode: true,
+            useImageId: true, normMean: [0, 0, 0], normStd: normStd, numQueries: 3,
+            positionBuckets: 4, maxPatches: maxPatches)
+    }
+
+    private func assertRefused(_ text: String, _ check: () throws -> Void) {
+        XCTAssertThrowsError(try check(), text) { error in
+            let sentence = (error as? MiniCPMVError)?.sentence ?? "\(error)"
+            XCTAssertTrue(sentence.contains(text), sentence)
+        }
+    }
+
+    func testNumbersThatNoModelHasAreRefused() throws {
+        XCTAssertNoThrow(try check(preprocessing()))
+        assertRefused("patch_size") { try check(preprocessing(patchSize: 0)) }
+        assertRefused("max_patches") { try check(preprocessing(maxPatches: .max)) }
+        assertRefused("norm_std") { try check(preprocessing(normStd: [1, 1])) }
+        assertRefused("norm_std") { try check(preprocessing(normStd: [1, 0, 1])) }
+        let blocks = Decoding(contextLength: 96, prefillLength: 0, kvCache: .state)
+        assertRefused("prefill_length") { try check(decoding: blocks) }
+    }
+
+    func testTablesOfAnotherModelAreRefused() throws {
+        let whole = try ToyModel().manifest.hostTables
+        let short = TensorFile(path: "positions", shape: [15, 4], dtype: "float32")
+        assertRefused("positions has the shape [15, 4]") {
+            try check(
+                tables: HostTables(
+                    embedTokens: whole.embedTokens, positionEmbeddings: short,
+                    resamplerKeyQuery: whole.resamplerKeyQuery))
+        }
+        assertRefused("resampler_key_query") {
+            try check(
+                tables: HostTables(
+                    embedTokens: whole.embedTokens,
+                    positionEmbeddings: whole.positionEmbeddings, resamplerKeyQuery: nil))
+        }
+    }
+}

@@ -8,6 +8,8 @@ public struct TokenEmbedding: Sendable {
     /// Width of an embedding.
     public var width: Int { table.columns }
 
+    /// Map the table.
+    ///
     /// - Parameter locate: the file of a path of the manifest.
     public init(_ embedding: EmbeddingTable, locate: (String) throws -> URL) throws {
         table = try MappedTable(locate(embedding.table.path), embedding.table)

@@ -21,6 +21,8 @@ public struct MappedTable: Sendable {
         }
     }
 
+    /// Map a file.
+    ///
     /// - Parameters:
     ///   - url: the file.
     ///   - file: its entry in the manifest.

@@ -23,6 +23,8 @@ public final class RecordedEngines: EngineSource {
 
     private let engines: [String: RecordedEngine]
 
+    /// Read a recording.
+    ///
     /// - Parameters:
     ///   - calls: the JSON file.
     ///   - values: the values.
@@ -45,6 +47,7 @@ public final class RecordedEngines: EngineSource {
         }
     }
 
+    /// The recorded calls of `graph`.
     public func engine(for graph: GraphSpec) throws -> any Engine {
         guard let engine = engines[graph.name] else {
             throw MiniCPMVError.modelFailure("\(graph.name) was not recorded.")

@@ -5,6 +5,7 @@ public struct Tensor: Sendable, Equatable {
     /// The numbers; an engine converts them to the type that the package declares.
     public var values: [Float]
 
+    /// An array of given numbers.
     public init(shape: [Int], values: [Float]) {
         self.shape = shape
         self.values = values

@@ -4,11 +4,13 @@
 /// integers, so that any order of additions gives the same picture. The order of the passes shows,
 /// and is that of Pillow 13: earlier versions always resized the rows first.
 public enum BicubicResize {
+    /// Scale a picture.
+    ///
     /// - Parameters:
     ///   - image: the picture.
     ///   - width: pixels from left to right of the result, at least 1.
     ///   - height: pixels from top to bottom of the result, at least 1.
-    /// - Throws: `MiniCPMVError.pictureSize` for a side below 1.
+    /// - Throws: `MiniCPMVError.invalidPicture` for a side below 1.
     public static func resize(_ image: RGBImage, width: Int, height: Int) throws -> RGBImage {
         guard width >= 1, height >= 1 else {
             throw MiniCPMVError.pictureSize(width: width, height: height)

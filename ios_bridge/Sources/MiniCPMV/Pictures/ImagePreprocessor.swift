@@ -16,6 +16,7 @@ public struct ImagePreprocessor: Sendable {
     public let config: Preprocessing
     private let levels: [[Float]]  // (channel, 8-bit value) normalised
 
+    /// - Parameter config: constants of the bundle, with three means and deviations.
     public init(_ config: Preprocessing) {
         self.config = config
         levels = zip(config.normMean, config.normStd).map { mean, deviation in
@@ -59,7 +60,7 @@ public struct ImagePreprocessor: Sendable {
 
     /// Refuse a view with more patches than the exported vision graph takes.
     ///
-    /// - Throws: `MiniCPMVError.viewTooLong`.
+    /// - Throws: `MiniCPMVError.invalidPicture`.
     public func check(_ view: View) throws {
         let count = view.tgtSize.count
         guard count <= config.maxPatches else {

@@ -7,7 +7,9 @@ public struct RGBImage: Sendable, Equatable {
     /// `3 · width · height` values.
     public let pixels: [UInt8]
 
-    /// - Throws: `MiniCPMVError.pictureSize` for a side below 1 or another number of values.
+    /// A picture of given values.
+    ///
+    /// - Throws: `MiniCPMVError.invalidPicture` for a side below 1 or another number of values.
     public init(width: Int, height: Int, pixels: [UInt8]) throws {
         let (area, overflow) = width.multipliedReportingOverflow(by: height)
         guard width >= 1, height >= 1, !overflow, area <= Int.max / 3 else {

@@ -1,10 +1,13 @@
 import Foundation
 
-/// Pixels from left to right and from top to bottom.
+/// A size in pixels.
 public struct PixelSize: Sendable, Hashable {
+    /// Pixels from left to right.
     public var width: Int
+    /// Pixels from top to bottom.
     public var height: Int
 
+    /// A size of `width` × `height` pixels.
     public init(width: Int, height: Int) {
         self.width = width
         self.height = height
@@ -25,7 +28,8 @@ public struct SlicePlan: Sendable, Hashable {
     /// Decide how a picture of `size` is scaled and sliced.
     ///
     /// - Parameter maxSliceNums: replaces the published limit; video frames use 1.
-    /// - Throws: `pictureSize` for a side below 1, `maxSliceNums` below 1, `sliceModeOff`.
+    /// - Throws: `MiniCPMVError`: `invalidPicture` for a side below 1, `invalidOption` for a limit
+    ///   below 1, `invalidManifest` for a bundle whose pictures are not sliced.
     public init(
         size: PixelSize, preprocessing config: Preprocessing, maxSliceNums: Int? = nil
     ) throws {

@@ -4,6 +4,8 @@ import Foundation
 public struct RotaryTables: Sendable {
     private let frequencies: [Float]
 
+    /// Tables of one model.
+    ///
     /// - Parameters:
     ///   - headDim: width of a head.
     ///   - theta: base of the frequencies.

@@ -12,6 +12,8 @@ public struct Sampler: Sendable {
     private let repetitionPenalty: Double
     private var generator: Xoshiro256StarStar
 
+    /// A sampler that draws the same tokens each time with a `seed`, others without.
+    ///
     /// - Throws: `MiniCPMVError.invalidOption` that names the setting out of its range.
     public init(
         temperature: Double, topK: Int, topP: Double, repetitionPenalty: Double,

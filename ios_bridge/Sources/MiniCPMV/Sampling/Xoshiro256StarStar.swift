@@ -2,6 +2,7 @@
 public struct SplitMix64: Sendable {
     private var state: UInt64
 
+    /// Start from a seed.
     public init(seed: UInt64) {
         state = seed
     }

@@ -5,6 +5,7 @@ import Synchronization
 /// Iterate once. The answer is written whether or not it is read; leaving the loop early cancels
 /// it, as does cancelling the task that reads.
 public final class Answer: AsyncSequence, Sendable {
+    /// A piece of text.
     public typealias Element = String
 
     private struct Progress {
@@ -25,6 +26,7 @@ public final class Answer: AsyncSequence, Sendable {
         }
     }
 
+    /// Pieces of the text, as they are written.
     public func makeAsyncIterator() -> Iterator {
         Iterator(pieces: pieces.makeAsyncIterator(), reader: Reader(answer: self))
     }
@@ -34,6 +36,7 @@ public final class Answer: AsyncSequence, Sendable {
         var pieces: AsyncThrowingStream<String, any Error>.Iterator
         let reader: Reader
 
+        /// The next piece; nil when the answer has ended.
         public mutating func next() async throws -> String? {
             try await pieces.next()
         }

@@ -26,6 +26,8 @@ public struct ChatModel: Sendable {
         manifest: Manifest, tokenizer: Tokenizer, engines: any EngineSource,
         locate: @escaping @Sendable (String) throws -> URL
     ) throws {
+        try manifest.checkNumbers()
+        try manifest.checkTables()
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engines = engines

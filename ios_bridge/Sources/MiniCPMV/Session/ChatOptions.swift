@@ -13,6 +13,7 @@ public struct SamplingOptions: Sendable, Hashable {
     /// Tokens of the answer at most.
     public var maxNewTokens: Int?
 
+    /// The bundle's defaults, unless given.
     public init(
         temperature: Double? = nil, topK: Int? = nil, topP: Double? = nil,
         repetitionPenalty: Double? = nil, seed: UInt64? = nil, maxNewTokens: Int? = nil

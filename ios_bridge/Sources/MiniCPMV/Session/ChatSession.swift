@@ -14,6 +14,7 @@ public actor ChatSession {
         // Packages block the thread that runs them, which the shared pool has few of.
         private let queue = DispatchSerialQueue(label: "MiniCPMV.ChatSession")
 
+        /// Answers are written on this session's own queue.
         public nonisolated var unownedExecutor: UnownedSerialExecutor {
             queue.asUnownedSerialExecutor()
         }

@@ -11,6 +11,7 @@ public struct VideoOptions: Sendable, Hashable {
     /// A fixed number of frames a group, 1 to 6, capped by `maxNumPacking`; nil for automatic.
     public var forcePacking: Int?
 
+    /// The published settings, unless given.
     public init(
         chooseFps: Int = 5, maxNumFrames: Int = 180, maxNumPacking: Int = 3,
         forcePacking: Int? = nil
@@ -29,6 +30,7 @@ public struct VideoInfo: Sendable, Hashable {
     /// Average frames a second.
     public var fps: Double
 
+    /// A video of `frameCount` frames at `fps` a second.
     public init(frameCount: Int, fps: Double) {
         self.frameCount = frameCount
         self.fps = fps
@@ -49,7 +51,7 @@ public struct FramePlan: Sendable, Hashable {
     ///
     /// The published sampler fails on clips too short for one frame; here they give one.
     ///
-    /// - Throws: `videoOptions`, `videoWithoutFrames`, `videoTooLong`.
+    /// - Throws: `MiniCPMVError`: `invalidOption` or `invalidVideo`.
     public init(_ info: VideoInfo, options: VideoOptions = VideoOptions()) throws {
         try Self.check(options)
         guard info.frameCount >= 1, info.fps > 0, info.fps < .infinity else {
@@ -117,7 +119,7 @@ public struct FramePlan: Sendable, Hashable {
     /// Split ids into consecutive groups of `packing`, the last one possibly shorter.
     ///
     /// For pictures without times, their numbers serve as ids.
-    /// - Throws: `MiniCPMVError.packing` outside 1 to 6.
+    /// - Throws: `MiniCPMVError.invalidOption` outside 1 to 6.
     public static func group(_ ids: [Int], packing: Int) throws -> [[Int]] {
         guard (1...6).contains(packing) else {
             throw MiniCPMVError.packing(name: "packing", value: packing)
@@ -129,7 +131,7 @@ public struct FramePlan: Sendable, Hashable {
 
     /// Groups of `count` frames without times: alone until there are more than `maxNumFrames`.
     ///
-    /// - Throws: `MiniCPMVError.tooManyFrames` above six times that.
+    /// - Throws: `MiniCPMVError.invalidVideo` above six times that.
     public static func groupsOfFrames(count: Int) throws -> [[Int]] {
         let most = VideoOptions().maxNumFrames
         let packing = (count + most - 1) / most
