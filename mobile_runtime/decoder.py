@@ -141,6 +141,15 @@ class Decoder:
         """Run rows (n, D) from `position` on; logits (vocab_size,) after the last."""
         return self.logits(self.run(embeddings, position))
 
+    def logits_of(self, embeddings: Array) -> Array:
+        """Run rows (n, D) from an empty cache; logits (n, vocab_size) after each."""
+        rows: list[Array] = []
+        while len(rows) < len(embeddings):
+            length = self.block_length(len(embeddings) - len(rows), len(rows))
+            block = embeddings[len(rows) : len(rows) + length]
+            rows += [self.logits(hidden) for hidden in self.run_block(block, len(rows))]
+        return np.stack(rows)
+
     def run(self, embeddings: Array, position: int) -> Array:
         """Run any number of rows in blocks; returns the hidden state of the last, (D,)."""
         hidden = None

@@ -49,6 +49,9 @@ class TextModel(Protocol):
     def next_logits(self, embeddings: Array, position: int) -> Array:
         """Run rows (n, D) from `position` on; logits (vocab_size,) after the last."""
 
+    def logits_of(self, embeddings: Array) -> Array:
+        """Run rows (n, D) from an empty cache; logits (n, vocab_size) after each."""
+
 
 @dataclass(frozen=True)
 class Model:

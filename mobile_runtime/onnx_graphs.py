@@ -5,7 +5,7 @@ Positions go in as numbers: the graphs hold the tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -111,15 +111,24 @@ class OnnxDecoder:
 
     def next_logits(self, embeddings: Array, position: int) -> Array:
         """Run rows (n, D) from `position` on, in pieces; logits (vocab_size,) after the last."""
+        *_, last = self._run(embeddings, position, keep=1)
+        row: Array = last[-1]
+        return row
+
+    def logits_of(self, embeddings: Array) -> Array:
+        """Run rows (n, D) from an empty cache; logits (n, vocab_size) after each."""
+        return np.concatenate(list(self._run(embeddings, 0, keep=0)))
+
+    def _run(self, embeddings: Array, position: int, keep: int) -> Iterator[Array]:
+        """The logits of each piece's last `keep` rows, or of all for 0."""
         if self._state is None:
             self._state = self._engine.new_state(self._decoding.context_length)
-        step, logits = self._decoding.prefill_length, np.zeros(0, np.float32)
+        step = self._decoding.prefill_length
         for begin in range(0, len(embeddings), step):
             part = embeddings[begin : begin + step]
             inputs: dict[str, Array] = {
                 "inputs_embeds": part[None].astype(np.float32),
                 "attention_mask": np.ones((1, position + begin + len(part)), np.int64),
-                "num_logits_to_keep": np.array([1], np.int64),
+                "num_logits_to_keep": np.array([keep], np.int64),
             }
-            logits = self._engine.run(inputs, state=self._state)["logits"][0, -1]
-        return logits
+            yield self._engine.run(inputs, state=self._state)["logits"][0]

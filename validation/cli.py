@@ -1,4 +1,4 @@
-"""`python -m validation parity|trace|calibrate|answers`."""
+"""`python -m validation parity|trace|perplexity|calibrate|answers`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from validation.default_prompts import NamedChat, default_chats
 from validation.golden import write_golden
 from validation.messages import read_chat
 from validation.parity import ParityOptions, run_parity
+from validation.perplexity import measure_bundles, print_losses, write_losses
 from validation.sources import check_source, open_checkpoint, source_of
 from validation.trace import trace_bundle, trace_checkpoint, write_arrays
 
@@ -61,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--output", type=Path, required=True, help="npz file to write")
     trace.add_argument("--max-new-tokens", type=int, default=16)
     trace.set_defaults(run=_trace)
+    losses = commands.add_parser("perplexity", help="of a text, under bundles and PyTorch")
+    losses.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
+    losses.add_argument("--text", type=Path, required=True, help="UTF-8 file")
+    losses.add_argument("--tokens", type=int, default=2048, help="of the text that are read")
+    losses.add_argument("--checkpoint", help="also under PyTorch with this folder or hub id")
+    losses.add_argument("--json", type=Path, help="also write the figures to this file")
+    losses.set_defaults(run=_perplexity)
     measured = commands.add_parser(
         "calibrate", help="measure the scales of an ONNX bundle's 8-bit key/value cache"
     )
@@ -119,6 +127,17 @@ def _parity(options: argparse.Namespace) -> int:
     report.write(path)
     print(path)
     return int(report.failed)
+
+
+def _perplexity(options: argparse.Namespace) -> int:
+    text = options.text.read_text(encoding="utf-8", errors="replace")
+    source = open_checkpoint(options.checkpoint) if options.checkpoint else None
+    losses = list(measure_bundles(options.bundles, text, options.tokens, source))
+    print_losses(losses, Console(highlight=False))
+    if options.json is not None:
+        write_losses(losses, options.json)
+        print(options.json)
+    return 0
 
 
 def _calibrate(options: argparse.Namespace) -> int:

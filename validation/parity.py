@@ -155,9 +155,11 @@ def _open_comparison(
     """The two references share the memory for loaded weights: they work in turn."""
     loaded = LoadedWeights(LOADED_BYTES)
     same = SameWeights(source.checkpoint, source.config, plan)
+    # A bundle has a head of its own, stored otherwise than the embeddings.
+    decoder = replace(source.config.decoder, tie_word_embeddings=False)
     references = (
         Reference(source.config, source.checkpoint, loaded),
-        Reference(source.config, same, loaded, same.key_query),
+        Reference(replace(source.config, decoder=decoder), same, loaded, same.key_query),
     )
     prompts = [prepare_named(session, chat) for chat in chats]
     return Comparison(prompts, session, references, options)
