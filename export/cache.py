@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -113,16 +114,17 @@ def this_process() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def place(entry: Entry, target: Path) -> None:
-    """Put an entry's files into the folder `target`: as hard links, or copies where the file
-    system has none."""
+def place(entry: Entry, target: Path, may_link: bool) -> None:
+    """Put an entry's files into the folder `target`: as hard links, or copies where these are not
+    wanted or the file system has none."""
     for file in entry.files:
         source, path = entry.content / file.path, target / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, path)
-        except OSError:
-            shutil.copyfile(source, path)
+        if may_link:
+            with suppress(OSError):
+                os.link(source, path)
+                continue
+        shutil.copyfile(source, path)
 
 
 def _runs(process: str) -> bool:

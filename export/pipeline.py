@@ -154,13 +154,14 @@ def _replace(partial: Path, target: Path) -> None:
 
 def _check_disk(job: Job, output: Path, cache: Path) -> None:
     """Enough room for the bundle where it is built and where it goes."""
-    needed = job.plan.bundle_bytes(job.model) + _SPARE_BYTES
+    copies = 1 if job.backend.may_link else 2
+    needed = copies * job.plan.bundle_bytes(job.model) + _SPARE_BYTES
     cache.mkdir(parents=True, exist_ok=True)
     for folder in (output, cache):
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise InputError(
-                f"the bundle needs {needed:,} bytes, {folder} has {free:,} free; make room or give "
+                f"the export needs {needed:,} bytes, {folder} has {free:,} free; make room or give "
                 "another --output or --cache."
             )
 
@@ -188,7 +189,7 @@ def _build(job: Job, config: ExportConfig, cache: Cache, progress: Progress) -> 
 
 def _write_bundle(job: Job, origin: _Origin, parts: Mapping[str, Part], folder: Path) -> None:
     for part in parts.values():
-        place(part.entry, folder)
+        place(part.entry, folder, job.backend.may_link)
         for reading in part.entry.readings:
             if (reading.begin, reading.end) == (0, job.checkpoint.rows(reading.tensor)):
                 job.checkpoint.know(reading.tensor, reading.sha256)

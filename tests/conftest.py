@@ -76,3 +76,22 @@ def make_bundle(random_checkpoint, tmp_path_factory):
         return export_bundle(config, BACKENDS["coreml"], Progress(quiet=True))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_onnx_bundle(random_checkpoint, tmp_path_factory):
+    """Export a checkpoint, by default the random one, for onnxruntime, once for each set of
+    options."""
+
+    @cache
+    def make(backend="onnx", quant="int4", kv_cache=None, checkpoint=random_checkpoint, **options):
+        config = ExportConfig(
+            checkpoint=str(checkpoint),
+            output=tmp_path_factory.mktemp("onnx"),
+            quant=quant,
+            kv_cache=kv_cache,
+            **{"context_length": 320, **options},
+        )
+        return export_bundle(config, BACKENDS[backend], Progress(quiet=True))
+
+    return make

@@ -33,6 +33,7 @@ class Backend(Protocol):
     forms: Forms
     methods: frozenset[Method]  # the quantization methods whose storage form it can write
     max_package_bytes: int
+    may_link: bool  # whether readers take files that have other names, too
     has_tables: bool  # whether the host looks embeddings and positions up in files of the bundle
 
     kv_caches: tuple[str, ...]  # what --kv-cache takes

@@ -43,6 +43,7 @@ class CoreMLBackend:
     methods: frozenset[Method] = frozenset({"kmeans", "affine"})
     # Above about 1 GB a package silently leaves the Neural Engine of an iPhone.
     max_package_bytes = 950_000_000
+    may_link = True
     has_tables = True
     kv_caches: tuple[str, ...] = ("state", "io")
 

@@ -54,6 +54,7 @@ class OnnxBackend:
     forms = BLOCKS
     methods: frozenset[Method] = frozenset({"block", "affine", "dense"})
     max_package_bytes = 1 << 62  # data files are cut, graphs are not
+    may_link = False  # onnx refuses data files with several hard links
     has_tables = False
 
     def __init__(self, profile: Profile) -> None:
