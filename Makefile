@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 BUNDLES := out/minicpmv-pocket-coreml
+ONNX := out/minicpmv-pocket-onnx
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m export coreml --quant int4 --overwrite
@@ -47,10 +48,16 @@ figures: $(VENV)/test.stamp
 	  $(BIN)/python -m validation parity $(BUNDLES)-$$quant \
 	    --output benchmarks/results/parity-$$quant.json || exit 1; \
 	done
+	for profile in onnx onnx-portable; do \
+	  $(BIN)/python -m export $$profile --quant int4 --overwrite --quiet && \
+	  $(BIN)/python -m validation parity $(ONNX:onnx=$$profile)-int4 \
+	    --output benchmarks/results/parity-$$profile.json || exit 1; \
+	done
 	$(BIN)/python -m validation answers $(BUNDLES)-none $(BUNDLES)-int8 $(BUNDLES)-int4 \
-	  --json benchmarks/results/answers-fp16.json
+	  $(ONNX)-int4 $(ONNX)-portable-int4 --json benchmarks/results/answers-fp16.json
 	$(BIN)/python -m validation answers $(BUNDLES)-none --precision fp32 \
 	  --json benchmarks/results/answers-fp32.json
+	$(BIN)/python -m examples.pocket.card
 	$(BIN)/python -m benchmarks.readme
 
 $(VENV)/demo.stamp: pyproject.toml

@@ -11,7 +11,13 @@ from validation.answer_report import answers_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PARITY = ("none", "int8", "int4")
+PARITY = {
+    "none": "none",
+    "int8": "int8",
+    "int4": "int4",
+    "onnx": "ONNX int4",
+    "onnx-portable": "ONNX portable int4",
+}  # file and column
 ANSWERS = ("fp16", "fp32")
 
 
@@ -67,13 +73,22 @@ def parity_table(reports: dict[str, dict[str, Any]]) -> str:
     """Same-weights and checkpoint decibels of each stage, a pair of columns a recipe."""
     head = " | ".join(f"{name}: same weights | {name}: checkpoint" for name in reports)
     lines = [f"| stage | {head} |", "|---" * (1 + 2 * len(reports)) + "|"]
-    stages = [stage["stage"] for stage in next(iter(reports.values()))["stages"]]
-    for number, stage in enumerate(stages):
-        rows = [report["stages"][number] for report in reports.values()]
-        cells = [_decibels(row[key]) for row in rows for key in ("conversion_db", "checkpoint_db")]
+    stages = [{row["stage"]: row for row in report["stages"]} for report in reports.values()]
+    for name in sorted({name for rows in stages for name in rows}, key=_stage_order):
+        cells = [
+            _decibels(rows.get(name, {}).get(key))
+            for rows in stages
+            for key in ("conversion_db", "checkpoint_db")
+        ]
         if any(cells):
-            lines.append(f"| {stage} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _stage_order(stage: str) -> int:
+    """Inputs first, the whole chain last."""
+    order = ("preprocessing", "weights", "vision", "resampler", "embed", "decoder", "logits", "end")
+    return next((n for n, name in enumerate(order) if stage.startswith(name)), len(order))
 
 
 def _decibels(value: float | str | None) -> str:
@@ -97,8 +112,8 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     palettize = json.loads((RESULTS / "palettize.json").read_text(encoding="utf-8"))
     reports = {
-        name: json.loads((RESULTS / f"parity-{name}.json").read_text(encoding="utf-8"))
-        for name in PARITY
+        column: json.loads((RESULTS / f"parity-{name}.json").read_text(encoding="utf-8"))
+        for name, column in PARITY.items()
     }
     answers = [
         json.loads((RESULTS / f"answers-{name}.json").read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mobile_runtime.bundle import Manifest
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.session import Session
 from mobile_runtime.tokenizer import Tokenizer
@@ -68,6 +69,14 @@ class Candidate:
     checkpoint: str | None = None
     bundle: Path | None = None
     engine: EngineOptions = EngineOptions()
+
+
+def candidate_name(manifest: Manifest, precision: str) -> str:
+    """A column's head: the recipe, behind the format where that is not Core ML."""
+    recipe = str(manifest.recipe["name"])
+    if manifest.format == "coreml":
+        return f"{recipe} {precision}"
+    return f"{manifest.format} {recipe}{' exact' if precision == 'fp32' else ''}"
 
 
 def draw_item(name: str, index: int) -> Question:

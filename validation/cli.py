@@ -13,7 +13,7 @@ from rich.progress import Progress as ProgressBar
 from mobile_runtime.bundle import InputError, read_manifest
 from mobile_runtime.engines import ENGINE_NAMES, EngineOptions
 from mobile_runtime.session import Session
-from validation.answers import ITEMS, ROWS, Candidate, score_candidates
+from validation.answers import ITEMS, ROWS, Candidate, candidate_name, score_candidates
 from validation.default_prompts import NamedChat, default_chats
 from validation.golden import write_golden
 from validation.messages import read_chat
@@ -179,10 +179,11 @@ def _answers(options: argparse.Namespace) -> int:
         check_source(read_manifest(bundle), source)
     candidates = [Candidate("PyTorch fp32", options.checkpoint)]
     for bundle in bundles:
-        recipe = read_manifest(bundle).recipe["name"]
+        manifest = read_manifest(bundle)
         for precision in options.precision:
             engine = EngineOptions(name=options.engine, precision=precision)
-            candidates.append(Candidate(f"{recipe} {precision}", bundle=bundle, engine=engine))
+            name = candidate_name(manifest, precision)
+            candidates.append(Candidate(name, bundle=bundle, engine=engine))
     console = Console(stderr=True)
     with ProgressBar(console=console, transient=True) as bar:
         total = len(candidates) * len(options.tasks) * options.limit
