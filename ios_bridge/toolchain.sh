@@ -5,7 +5,7 @@
 #   toolchain.sh install           put Debian's into the private folder, unless one is here
 #   toolchain.sh run PROGRAM ...   run swift, or what it built
 #
-# The private folder (900 MB; half of that is downloaded once, later runs need no network) is
+# The private folder (1.7 GB; 0.5 GB are downloaded once, later runs need no network) is
 # $MINICPMV_SWIFT, by default ~/.cache/minicpmv-swift. Debian releases with a swiftlang package do
 # not need it: `apt install swiftlang`. Other systems: https://www.swift.org/install.
 set -euo pipefail
@@ -27,7 +27,7 @@ enter() {
       mount --rbind "$folder" "$root$folder"
     done
     work=$PWD
-    exec chroot "$root" /usr/bin/env -i PATH=/usr/bin HOME=/root LC_ALL=C.UTF-8 \
+    exec chroot "$root" /usr/bin/env -i PATH=/usr/bin HOME=/root LC_ALL=C \
       TMPDIR="${TMPDIR:-/tmp}" bash -c "cd \"\$0\" && exec \"\$@\"" "$work" "$@"
   ' enter "$home" "$repository" "$@"
 }
