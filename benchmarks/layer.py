@@ -95,7 +95,7 @@ def run_ours(folder: Path, package: Path) -> Seconds:
         threads=os.cpu_count() or 1,
     )
     part = build_part(request, lambda _: None)
-    place(part.entry, package.parent)
+    place(part.entry, package.parent, CoreMLBackend.may_link)
     return {**clock.elapsed(), "steps": dict(part.phases)}
 
 

@@ -15,7 +15,10 @@ from mobile_runtime.session import ChatOptions, Session
 from tests.golden.synthetic import CONFIG, SyntheticWeights
 from tests.validation.test_golden import TOLERANCE, messages_of
 
-TOKENIZER = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json")
+TOKENIZER = (
+    *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json"),
+    "special_tokens_map.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def golden_checkpoint(shared, tmp_path_factory):
     """The golden weights as a checkpoint folder, with the published tokenizer."""
     folder = tmp_path_factory.mktemp("golden") / "checkpoint"
     folder.mkdir()
-    for name in (*TOKENIZER, "special_tokens_map.json"):
+    for name in TOKENIZER:
         shutil.copyfile(shared / "upstream" / name, folder / name)
     (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     weights = SyntheticWeights()

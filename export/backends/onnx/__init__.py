@@ -35,8 +35,8 @@ _ADVICE = """
 - `resampler`: the features of all views of a group side by side, and each patch's row, column and
   time (tenths of a second; −1 for a picture).
 - `decoder_model_merged`: embeddings, a mask of ones as long as all positions so far, and the cache.
-  Make one buffer of the context's length for each key and value and bind it to `past_key_values` and
-  `present` alike: nothing is copied then. Run prompts in pieces of the prefill's length;
+  Make one buffer of the context's length for each key and value and bind it to `past_key_values`
+  and `present` alike: nothing is copied then. Run prompts in pieces of the prefill's length;
   `num_logits_to_keep` is 1 for the last position and 0 for all.
 - `*_exact.onnx` has the same weights, with activations and cache in float32: it is what is compared
   with PyTorch.
