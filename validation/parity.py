@@ -231,14 +231,17 @@ def _run_stage(
     return replace(result, status=_judge(result))
 
 
-def _floor(stage: str, plan: Plan, precision: str) -> float:
-    """What a stage must reach against the same weights."""
+def _floor(stage: str, plan: Plan, precision: str) -> float | None:
+    """What a stage must reach against the same weights. What a cache of 8 bits costs depends on
+    its scales and on what it holds: it is reported, not judged."""
     if precision == "fp32":
         return FP32_FLOOR
-    specs = {plan.specs.get(p.name) for g in _graphs_of(stage, plan) for p in g.parameters}
-    return (
-        ROUNDED_FLOOR if any(s and s.method in ("affine", "block") for s in specs) else FP16_FLOOR
-    )
+    graphs = _graphs_of(stage, plan)
+    if plan.decoding.kv_cache == "int8" and any(graph.role == "decoder" for graph in graphs):
+        return None
+    specs = [plan.specs.get(p.name) for graph in graphs for p in graph.parameters]
+    rounds = any(spec and spec.method in ("affine", "block") for spec in specs)
+    return ROUNDED_FLOOR if rounds else FP16_FLOOR
 
 
 def _graphs_of(stage: str, plan: Plan) -> list[Graph]:

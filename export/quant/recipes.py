@@ -73,7 +73,7 @@ BLOCKS = Forms(
         "int4a": QuantSpec(4, 32, "block", symmetric=False),
     },
     recipes={
-        "none": {},
+        "none": {"embed_tokens": "fp16"},  # rows are looked up one at a time: never 32 bits
         "int8": {
             "vision_encoder": "fp16",
             "resampler": "fp16",

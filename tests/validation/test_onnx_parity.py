@@ -110,6 +110,14 @@ def test_graphs_that_round_for_speed_stay_above_their_floor(make_onnx_bundle, so
     assert stages[DECODER].conversion_db < FLOAT32_DB, "activations are rounded to 8 bits"
 
 
+def test_a_cache_of_eight_bits_is_reported_and_not_judged(make_onnx_bundle, source):
+    bundle = make_onnx_bundle("onnx", "none", "int8")
+    stages = by_name(parity(bundle, source, "fp16", [DECODER]))
+    assert stages[DECODER].conversion_floor is None
+    assert stages[DECODER].status == "passed"
+    assert stages[DECODER].conversion_db < FLOAT32_DB, "the cache is rounded"
+
+
 def test_a_bundle_with_other_weights_fails_where_they_are(make_onnx_bundle, source, tmp_path):
     bundle = tmp_path / "bundle"
     shutil.copytree(make_onnx_bundle("onnx", "int4"), bundle)

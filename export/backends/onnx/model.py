@@ -15,6 +15,7 @@ from export.weights import Weight
 from mobile_runtime.bundle import TensorSpec
 
 CONTRIB = "com.microsoft"
+_INLINE_BYTES = 1 << 16  # of a constant; larger ones lie with the weights
 _EXACT = 1  # accuracy level of float32 activations
 _BITS = {
     TensorProto.FLOAT: 32,
@@ -62,6 +63,7 @@ class ModelBuilder:
     opset: int
     declared: dict[str, Declared] = field(default_factory=dict)
     pieces: dict[str, list[Piece]] = field(default_factory=dict)  # by parameter
+    computed: dict[str, np.ndarray] = field(default_factory=dict)  # by initializer
     _nodes: list[onnx.NodeProto] = field(default_factory=list)
     _constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     rounds: bool = False  # activations, for speed
@@ -105,8 +107,16 @@ class ModelBuilder:
 
     def table(self, name: str, values: np.ndarray) -> str:
         """A constant that is computed here and too large for its values to name it."""
-        self._constants[name] = onnx.numpy_helper.from_array(values, name)
+        if values.nbytes > _INLINE_BYTES:
+            self.declare(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
+            self.computed[name] = values
+        else:
+            self._constants[name] = onnx.numpy_helper.from_array(values, name)
         return name
+
+    def inline(self, name: str, values: np.ndarray) -> None:
+        """Values of an initializer that is kept in the proto."""
+        self._constants[name] = onnx.numpy_helper.from_array(values, name)
 
     def declare(
         self,
@@ -137,7 +147,7 @@ class ModelBuilder:
         for piece in self.pieces.pop(parameter):
             values = piece.extract(weight)
             if self.declared[piece.initializer].inline:
-                self.table(piece.initializer, values)
+                self.inline(piece.initializer, values)
             else:
                 writer.write(piece.initializer, piece.offset, values)
 

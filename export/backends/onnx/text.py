@@ -52,7 +52,7 @@ def write_text_model(
     stored = {tensor.name: tensor for model in finished for tensor in model.graph.initializer}
     for name, declared in builder.declared.items():
         if declared.inline:
-            builder.table(name, numpy_helper.to_array(stored[name]))
+            builder.inline(name, numpy_helper.to_array(stored[name]))
     external = [stored[name] for name, declared in builder.declared.items() if not declared.inline]
     assert all(tensor.data_location == TensorProto.EXTERNAL for tensor in external)
     model = model_proto(text, builder, external)

@@ -32,6 +32,8 @@ def write_graph(
     with DataWriter(path, layout) as writer:
         for parameter, weight in weights:
             builder.take(parameter.name, weight, writer)
+        for name, values in builder.computed.items():
+            writer.write(name, 0, values)
     assert not builder.pieces, f"no weights came for {sorted(builder.pieces)}"
     external = builder.external(layout, path.name)
     _save(model_proto(graph, builder, external), path)
