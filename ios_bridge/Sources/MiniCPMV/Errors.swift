@@ -29,6 +29,8 @@ public enum MiniCPMVError: Error, Equatable, Sendable {
     case contextFull(String)
     /// A package does not run, or gives what is no result.
     case modelFailure(String)
+    /// The memory that the system leaves to the app does not hold a package.
+    case notEnoughMemory(String)
 
     /// The sentence, ready to be shown.
     public var sentence: String {
@@ -38,7 +40,7 @@ public enum MiniCPMVError: Error, Equatable, Sendable {
             .invalidTokenizer(let text),
             .invalidMessage(let text), .invalidOption(let text),
             .invalidPicture(let text), .invalidVideo(let text), .contextFull(let text),
-            .modelFailure(let text):
+            .modelFailure(let text), .notEnoughMemory(let text):
             text
         }
     }

@@ -25,4 +25,13 @@ extension MiniCPMVError {
             "The picture scales to \(width)×\(height) pixels, \(patches) patches, and the bundle "
                 + "takes \(limit); crop the picture to a less extreme aspect.")
     }
+
+    static func pictureMemory(width: Int, height: Int) -> MiniCPMVError {
+        .invalidPicture(
+            "There is no memory for a picture of \(width)×\(height) pixels; scale it down.")
+    }
+
+    static func unreadablePicture(_ name: String) -> MiniCPMVError {
+        .invalidPicture("\(name) is not a picture in a known format, or damaged; convert it.")
+    }
 }

@@ -38,7 +38,10 @@ struct AnswerWriter {
             messages, encoder: model.encoder, options: options.prompt)
         try runner.check(prompt)
         var statistics = Statistics()
-        defer { answer.set(statistics) }
+        defer {
+            statistics.peakMemoryBytes = MemoryBudget.peakOfProcess()
+            answer.set(statistics)
+        }
         let logits = try runner.prefill(
             prompt, statistics: &statistics, checkpoint: checkpoint)
         answer.set(statistics)

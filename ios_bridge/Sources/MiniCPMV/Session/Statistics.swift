@@ -14,6 +14,8 @@ public struct Statistics: Sendable, Hashable {
     public internal(set) var decodeSeconds = 0.0
     /// Time from the request to the first token of the answer, pictures and prompt included.
     public internal(set) var secondsToFirstToken = 0.0
+    /// Most memory that the app has held until the answer ended, in bytes, mapped files included.
+    public internal(set) var peakMemoryBytes = 0
 
     /// Tokens of the answer a second, 0 before the first.
     public var tokensPerSecond: Double {

@@ -25,4 +25,8 @@ extension MiniCPMVError {
             "choose_fps is \(chooseFps) and max_num_frames \(maxNumFrames); "
                 + "both must be at least 1.")
     }
+
+    static func unreadableVideo(_ reason: String) -> MiniCPMVError {
+        .invalidVideo("The video cannot be read (\(reason)); convert it to H.264 or HEVC.")
+    }
 }

@@ -42,9 +42,16 @@ struct VisionPipeline {
     /// What the vision encoder takes for one view, padded to its static length.
     func encoderInputs(_ view: View) throws -> [String: Tensor] {
         try processor.check(view)
+        let length = manifest.preprocessing.maxPatches
+        return encoderInputs(
+            processor.patches(of: view, length: length), size: view.tgtSize)
+    }
+
+    /// What the vision encoder takes for patches, one a column, padded to its static length.
+    func encoderInputs(_ patches: [Float], size: Grid) -> [String: Tensor] {
         let config = manifest.preprocessing
         let length = config.maxPatches
-        let ids = BucketPositions.positionIds(view.tgtSize, buckets: config.positionBuckets)
+        let ids = BucketPositions.positionIds(size, buckets: config.positionBuckets)
         let width = positionTable.columns
         var embeddings = [Float](repeating: 0, count: width * length)
         for (patch, id) in ids.enumerated() {
@@ -54,19 +61,21 @@ struct VisionPipeline {
         }
         let values = 3 * config.patchSize * config.patchSize
         return [
-            "patches": Tensor(
-                shape: [1, values, 1, length],
-                values: processor.patches(of: view, length: length)),
+            "patches": Tensor(shape: [1, values, 1, length], values: patches),
             "position_embeddings": Tensor(shape: [1, width, 1, length], values: embeddings),
             "attention_mask": Tensor(
                 shape: [1, 1, 1, length],
-                values: AttentionMask.padding(count: view.tgtSize.count, length: length)),
+                values: AttentionMask.padding(count: size.count, length: length)),
         ]
     }
 
     /// Features of one view, (1, vision hidden, 1, L); those of padded patches mean nothing.
     private func encode(_ view: View) throws -> Tensor {
-        let inputs = try encoderInputs(view)
+        try features(try encoderInputs(view))
+    }
+
+    /// Features of what `encoderInputs` gave, (1, vision hidden, 1, L).
+    func features(_ inputs: [String: Tensor]) throws -> Tensor {
         let shape = inputs["position_embeddings"]?.shape ?? []
         var outputs: [String: Tensor] = [:]
         for (index, graph) in manifest.graphs(of: .visionEncoder).enumerated() {
@@ -80,7 +89,8 @@ struct VisionPipeline {
         return try outputs.output("image_features", shape: shape)
     }
 
-    private mutating func resample(
+    /// Features of the frames of one group, (1, vision hidden, 1, L) each, to (queries, D).
+    mutating func resample(
         _ features: [Tensor], sizes: [Grid], temporalIds: [Int]
     ) throws -> [Float] {
         guard let graph = manifest.graphs(of: .resampler).first else {
