@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mobile_runtime.bundle import Manifest, exact_path
 from mobile_runtime.engines import EngineOptions
-from mobile_runtime.engines.onnx import OnnxEngine
+from mobile_runtime.engines.onnx import OnnxEngine, OnnxState
 from mobile_runtime.positions import position_ids
 from mobile_runtime.preprocess import View, check_view, patches
 
 Array = np.ndarray
+_CACHE_STEP = 128  # positions by which the cache grows: a copy of it for so many tokens
 _INTEGER_PRODUCTS = ("vision_encoder", "resampler")  # roles that may multiply 8-bit integers
 
 
@@ -27,7 +27,7 @@ class OnnxGraphs:
 
     def __init__(self, bundle: Path, manifest: Manifest, options: EngineOptions) -> None:
         self._bundle, self._manifest = bundle, manifest
-        self._exact = options.precision == "fp32"
+        self._exact, self._threads = options.precision == "fp32", options.threads
         self._open: dict[str, OnnxEngine] = {}
 
     def __getitem__(self, role: str) -> OnnxEngine:
@@ -37,7 +37,9 @@ class OnnxGraphs:
             if self._exact and exact_path(path).is_file():
                 path = exact_path(path)
             whole_sums = role in _INTEGER_PRODUCTS
-            self._open[role] = OnnxEngine(path, exact=self._exact, whole_sums=whole_sums)
+            self._open[role] = OnnxEngine(
+                path, exact=self._exact, whole_sums=whole_sums, threads=self._threads
+            )
         return self._open[role]
 
 
@@ -95,15 +97,14 @@ class OnnxDecoder:
 
     def __init__(self, graphs: OnnxGraphs, manifest: Manifest) -> None:
         self._graphs, self._decoding = graphs, manifest.decoding
-        self._state: dict[str, Any] | None = None
+        self._state: OnnxState | None = None
 
     def reset(self) -> None:
         """Nothing to empty: what lies behind the position is never read."""
 
     def cache(self, length: int) -> dict[str, Array]:
         """Keys and values (1, kv_heads, length, head_dim) of every layer, as stored."""
-        state = self._state or {}
-        return {name: buffer.numpy()[:, :, :length] for name, buffer in state.items()}
+        return self._state.numpy(length) if self._state else {}
 
     @cached_property
     def _engine(self) -> OnnxEngine:
@@ -121,8 +122,7 @@ class OnnxDecoder:
 
     def _run(self, embeddings: Array, position: int, keep: int) -> Iterator[Array]:
         """The logits of each piece's last `keep` rows, or of all for 0."""
-        if self._state is None:
-            self._state = self._engine.new_state(self._decoding.context_length)
+        state = self._room(position + len(embeddings))
         step = self._decoding.prefill_length
         for begin in range(0, len(embeddings), step):
             part = embeddings[begin : begin + step]
@@ -131,4 +131,13 @@ class OnnxDecoder:
                 "attention_mask": np.ones((1, position + begin + len(part)), np.int64),
                 "num_logits_to_keep": np.array([keep], np.int64),
             }
-            yield self._engine.run(inputs, state=self._state)["logits"][0]
+            yield self._engine.run(inputs, state=state)["logits"][0]
+
+    def _room(self, length: int) -> OnnxState:
+        """The cache, made longer where `length` positions do not fit: it takes memory for what was
+        said, and standard attention reads all of it, whatever is filled."""
+        if self._state is None or self._state.length < length:
+            rounded = -(-length // _CACHE_STEP) * _CACHE_STEP
+            rounded = min(rounded, self._decoding.context_length)
+            self._state = self._engine.new_state(rounded, self._state)
+        return self._state

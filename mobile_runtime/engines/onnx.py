@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,20 @@ from mobile_runtime.bundle import InputError
 _PAST, _PRESENT = "past_key_values.", "present."
 _DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 _EXACT = "1"  # accuracy level of products with quantized weights: float32 activations
+
+
+@dataclass
+class OnnxState:
+    """The buffers of a cache by input, bound as inputs and outputs once: binding over a hundred of
+    them again for each token takes as long as a layer of a small model."""
+
+    buffers: dict[str, Any]
+    length: int
+    binding: Any
+
+    def numpy(self, length: int) -> dict[str, np.ndarray]:
+        """The first `length` positions of every buffer."""
+        return {name: buffer.numpy()[:, :, :length] for name, buffer in self.buffers.items()}
 
 
 class OnnxEngine:
@@ -49,38 +64,40 @@ class OnnxEngine:
             ) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def new_state(self, length: int) -> dict[str, Any]:
-        """Zeroed buffers for the keys and values of `length` positions, by input."""
-        return {
-            value.name: self._values.ortvalue_from_numpy(
-                np.zeros((1, value.shape[1], length, value.shape[3]), _DTYPES[value.type])
-            )
-            for value in self._session.get_inputs()
-            if value.name.startswith(_PAST)
-        }
+    def new_state(self, length: int, given: OnnxState | None = None) -> OnnxState:
+        """Buffers for the keys and values of `length` positions: zeros behind what is in `given`,
+        which is empty afterwards."""
+        state = OnnxState({}, length, self._session.io_binding())
+        for value in self._session.get_inputs():
+            if not value.name.startswith(_PAST):
+                continue
+            shape = (1, value.shape[1], length, value.shape[3])
+            rows = np.zeros(shape, _DTYPES[value.type])
+            if given:
+                old = given.buffers.pop(value.name).numpy()
+                rows[:, :, : old.shape[2]] = old[:, :, :length]
+            buffer = self._values.ortvalue_from_numpy(rows)
+            state.buffers[value.name] = buffer
+            state.binding.bind_ortvalue_input(value.name, buffer)
+            state.binding.bind_ortvalue_output(value.name.replace(_PAST, _PRESENT), buffer)
+        return state
 
     def run(
-        self, inputs: Mapping[str, np.ndarray], *, state: Mapping[str, Any] | None = None
+        self, inputs: Mapping[str, np.ndarray], *, state: OnnxState | None = None
     ) -> dict[str, np.ndarray]:
         """Outputs by name, without the buffers of `state`, which are written in place."""
         if state is None:
             return dict(
                 zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True)
             )
-        binding = self._session.io_binding()
         for name, value in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        for name, buffer in state.items():
-            binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(name.replace(_PAST, _PRESENT), buffer)
+            state.binding.bind_cpu_input(name, np.ascontiguousarray(value))
         wanted = [name for name in self._outputs if not name.startswith(_PRESENT)]
-        for name in wanted:
-            binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
-        values = binding.get_outputs()
-        names = [*(name.replace(_PAST, _PRESENT) for name in state), *wanted]
-        found = dict(zip(names, values, strict=True))
-        return {name: found[name].numpy() for name in wanted}
+        for name in wanted:  # anew each time: else the last result's memory is written to
+            state.binding.bind_output(name)
+        self._session.run_with_iobinding(state.binding)
+        found = state.binding.get_outputs()[-len(wanted) :]  # in the order of binding
+        return {name: value.numpy() for name, value in zip(wanted, found, strict=True)}
 
 
 def _first_line(error: Exception) -> str:

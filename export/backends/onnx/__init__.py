@@ -96,7 +96,8 @@ class OnnxBackend:
         text = json.dumps(genai_config(manifest), indent=1)
         (folder / "genai_config.json").write_text(text + "\n", encoding="utf-8")
         for name in ("tokenizer.json", "tokenizer_config.json"):  # looked for beside the model
-            shutil.copyfile(folder / "tokenizer" / name, folder / name)
+            if (folder / "tokenizer" / name).is_file():  # a checkpoint may have no settings
+                shutil.copyfile(folder / "tokenizer" / name, folder / name)
 
     def tools(self) -> dict[str, str]:
         """The version of the library that writes protos; `InputError` when it is not installed."""
