@@ -1,4 +1,4 @@
-"""`python -m validation parity|trace|perplexity|calibrate|answers`."""
+"""`python -m validation parity|trace|perplexity|calibrate|answers|device-report`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mobile_runtime.engines import ENGINE_NAMES, EngineOptions
 from mobile_runtime.session import Session
 from validation.answers import ITEMS, ROWS, Candidate, candidate_name, score_candidates
 from validation.default_prompts import NamedChat, default_chats
+from validation.device_report import read_device_report, read_floors
 from validation.golden import write_golden
 from validation.messages import read_chat
 from validation.parity import ParityOptions, run_parity
@@ -76,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--messages", type=Path, action="append", help="chat file; may repeat")
     measured.add_argument("--max-new-tokens", type=int, default=64)
     measured.set_defaults(run=_calibrate)
+    device = commands.add_parser("device-report", help="show what selfTest() found on a device")
+    device.add_argument("file", type=Path, help="JSON of the Swift package's self-test")
+    device.add_argument("--parity", type=Path, help="report.json of the bundle, to judge stages by")
+    device.add_argument("--output", type=Path, help="default: the file's name with .html")
+    device.set_defaults(run=_device_report)
     _add_answers(commands.add_parser("answers", help="how often a bundle answers rightly"))
     for command in (parity, trace):
         command.add_argument("--engine", choices=ENGINE_NAMES, default="auto")
@@ -150,6 +156,16 @@ def _calibrate(options: argparse.Namespace) -> int:
         f"{record['median_ratio_to_data_free']:.2f} × the one known without data"
     )
     return 0
+
+
+def _device_report(options: argparse.Namespace) -> int:
+    report = read_device_report(options.file)
+    floors = read_floors(options.parity) if options.parity else None
+    report.print(Console(highlight=False), floors)
+    path = options.output or options.file.with_suffix(".html")
+    report.write_page(path, floors)
+    print(path)
+    return int(report.failed(floors))
 
 
 def _trace(options: argparse.Namespace) -> int:
