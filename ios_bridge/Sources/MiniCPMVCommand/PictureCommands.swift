@@ -45,21 +45,34 @@ enum ViewsCommand {
         let limit = try given.integer("max-slice-nums")
         var views: [View] = []
         var seconds: [Double] = []
+        var cpuSeconds: [Double] = []
         for _ in 0..<(try given.integer("repeat") ?? 1) {
+            let cpu = processSeconds()
             let taken = try ContinuousClock().measure {
                 views = try processor.views(of: image, maxSliceNums: limit)
             }
             seconds.append(taken / .seconds(1))
+            cpuSeconds.append(processSeconds() - cpu)
         }
         var cut: [Float] = []
         for view in views { cut += processor.patches(of: view, length: view.tgtSize.count) }
         try Output.write(cut.withUnsafeBytes { Data($0) }, to: given.values[3])
         let sizes = views.map { [$0.tgtSize.rows, $0.tgtSize.columns] }
-        Output.write(try Output.json(Result(tgtSizes: sizes, seconds: seconds)) + "\n")
+        let result = Result(tgtSizes: sizes, seconds: seconds, cpuSeconds: cpuSeconds)
+        Output.write(try Output.json(result) + "\n")
+    }
+
+    /// Processor time that this process has had.
+    private static func processSeconds() -> Double {
+        var time = timespec()
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time)
+        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
     }
 
     private struct Result: Encodable {
         let tgtSizes: [[Int]]
-        let seconds: [Double]  // of scaling and slicing, each time
+        // Of scaling and slicing, each time.
+        let seconds: [Double]
+        let cpuSeconds: [Double]
     }
 }

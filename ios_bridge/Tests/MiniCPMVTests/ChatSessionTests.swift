@@ -63,10 +63,12 @@ final class ChatSessionTests: XCTestCase {
     func testCancellingInTheAnswerKeepsWhatWasWritten() async throws {
         let toy = try ToyModel(packages: 1)
         let session = try toy.chat()
-        let answer = session.stream("Hi", options: eight)
+        let slot = AnswerSlot()
         toy.engines.beforeEachCall { call in
-            if call.contains("decode") && answer.tokenIds.count == 3 { answer.cancel() }
+            guard call.contains("decode") else { return }
+            if slot.answer.tokenIds.count == 3 { slot.answer.cancel() }
         }
+        let answer = slot.put(session.stream("Hi", options: eight))
         let text = try await answer.text()
         XCTAssertEqual(answer.finishReason, .cancelled)
         XCTAssertEqual(answer.tokenIds.count, 3)
@@ -85,8 +87,9 @@ final class ChatSessionTests: XCTestCase {
         let toy = try ToyModel(packages: 1)
         let session = try toy.chat()
         let message = [ChatMessage(.user, String(repeating: "ab ", count: 12))]
-        let answer = session.stream(messages: message, options: eight)
-        toy.engines.beforeEachCall { if $0 == "decoder_0 prefill 16" { answer.cancel() } }
+        let slot = AnswerSlot()
+        toy.engines.beforeEachCall { if $0 == "decoder_0 prefill 16" { slot.answer.cancel() } }
+        let answer = slot.put(session.stream(messages: message, options: eight))
         let text = try await answer.text()
         XCTAssertEqual(text, "")
         XCTAssertEqual(answer.finishReason, .cancelled)
@@ -100,11 +103,33 @@ final class ChatSessionTests: XCTestCase {
     }
 
     func testLeavingTheLoopCancels() async throws {
-        let session = try ToyModel().chat()
-        let options = ChatOptions(sampling: SamplingOptions(maxNewTokens: 80))
-        let answer = session.stream("Hi", options: options)
-        for try await _ in answer { break }
-        XCTAssertTrue(answer.isCancelled)
+        let toy = try ToyModel(packages: 1)
+        let session = try toy.chat()
+        let slot = AnswerSlot()
+        toy.engines.beforeEachCall { call in
+            guard call.contains("decode"), !slot.answer.tokenIds.isEmpty else { return }
+            let patience = Date(timeIntervalSinceNow: 20)
+            while !slot.answer.isCancelled, Date() < patience {
+                Thread.sleep(forTimeInterval: 0.001)
+            }
+            XCTAssertTrue(slot.answer.isCancelled)
+        }
+        let options = ChatOptions(prompt: PromptOptions(enableThinking: true))
+        let answer = slot.put(session.stream("Hi", options: options))
+        for try await piece in answer {
+            XCTAssertEqual(piece, "<think>\n")
+            break
+        }
+        _ = try await session.stream("Next", options: eight).text()  // after the cancelled one
+        XCTAssertEqual(answer.finishReason, .cancelled)
+    }
+
+    func testAnAnswerThatIsOverCannotBeCancelled() async throws {
+        let answer = try ToyModel().chat().stream("Hi", options: eight)
+        _ = try await answer.text()
+        answer.cancel()
+        XCTAssertFalse(answer.isCancelled)
+        XCTAssertEqual(answer.finishReason, .length)
     }
 
     func testAnAnswerEndsWhereTheContextDoes() async throws {

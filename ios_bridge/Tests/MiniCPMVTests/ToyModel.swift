@@ -138,6 +138,24 @@ final class ToyEngines: EngineSource {
     }
 }
 
+/// Hands an answer to a hook that runs while it is written, perhaps before the test has it.
+final class AnswerSlot: Sendable {
+    private let slot = Mutex<Answer?>(nil)
+
+    func put(_ answer: Answer) -> Answer {
+        slot.withLock { $0 = answer }
+        return answer
+    }
+
+    /// The answer, waited for.
+    var answer: Answer {
+        while true {
+            if let answer = slot.withLock({ $0 }) { return answer }
+            Thread.sleep(forTimeInterval: 0.001)
+        }
+    }
+}
+
 private final class ToyState: EngineState {
     var rows = [[Float]](
         repeating: [Float](repeating: 0, count: ToyModel.width), count: ToyModel.context)

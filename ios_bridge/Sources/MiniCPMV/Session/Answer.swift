@@ -13,6 +13,7 @@ public final class Answer: AsyncSequence, Sendable {
         var tokenIds: [Int] = []
         var finishReason: FinishReason?
         var isCancelled = false
+        var isOver = false
     }
 
     private let progress = Mutex(Progress())
@@ -65,8 +66,9 @@ public final class Answer: AsyncSequence, Sendable {
     }
 
     /// End the answer before the next token, view or block; what was computed stays in the cache.
+    /// An answer that is over stays as it is.
     public func cancel() {
-        progress.withLock { $0.isCancelled = true }
+        progress.withLock { $0.isCancelled = $0.isCancelled || !$0.isOver }
     }
 
     /// Counts and times so far.
@@ -78,7 +80,7 @@ public final class Answer: AsyncSequence, Sendable {
     /// Why the answer ended; nil while it is being written, or when it failed.
     public var finishReason: FinishReason? { progress.withLock { $0.finishReason } }
 
-    /// Whether `cancel` was called.
+    /// Whether it was cancelled before it was over.
     public var isCancelled: Bool { progress.withLock { $0.isCancelled } }
 
     func yield(_ piece: String) {
@@ -94,11 +96,15 @@ public final class Answer: AsyncSequence, Sendable {
     }
 
     func finish(_ reason: FinishReason) {
-        progress.withLock { $0.finishReason = reason }
+        progress.withLock {
+            $0.finishReason = reason
+            $0.isOver = true
+        }
         continuation.finish()
     }
 
     func fail(_ error: any Error) {
+        progress.withLock { $0.isOver = true }
         continuation.finish(throwing: error)
     }
 }

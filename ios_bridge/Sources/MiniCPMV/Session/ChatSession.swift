@@ -1,5 +1,3 @@
-import Foundation
-
 /// A conversation with a bundle: messages in, a stream of text out.
 ///
 /// The key/value cache is kept between answers: whatever a prompt shares with the last one, token
@@ -10,22 +8,20 @@ public actor ChatSession {
     private var runner: PromptRunner
     private var history: [CutMessage] = []
 
-    #if canImport(Darwin)
-        // Packages block the thread that runs them, which the shared pool has few of.
-        private let queue = DispatchSerialQueue(label: "MiniCPMV.ChatSession")
+    private let executor = QueueExecutor(label: "MiniCPMV.ChatSession")
 
-        /// Answers are written on this session's own queue.
-        public nonisolated var unownedExecutor: UnownedSerialExecutor {
-            queue.asUnownedSerialExecutor()
-        }
-    #endif
+    /// Answers are written on this session's own queue.
+    public nonisolated var unownedExecutor: UnownedSerialExecutor {
+        executor.asUnownedSerialExecutor()
+    }
 
     init(_ model: ChatModel) throws {
         self.model = model
         runner = try PromptRunner(model)
     }
 
-    /// Ask the next question of the conversation; the answer becomes part of it when it ends.
+    /// Ask the next question of the conversation; the answer becomes part of it when it ends. A
+    /// question that fails, or is cancelled before its answer began, does not.
     ///
     /// - Parameters:
     ///   - question: text, put after the pictures.
