@@ -17,6 +17,7 @@ let subcommands: [String: Subcommand] = [
     "replay": ReplayCommand.command,
     "resize": ResizeCommand.command,
     "sample": SampleCommand.command,
+    "self-test": SelfTestCommand.command,
     "slice": SliceCommand.command,
     "tables": TablesCommand.command,
     "views": ViewsCommand.command,
