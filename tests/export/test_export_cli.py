@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,14 @@ def test_bug_keeps_its_traceback(run, monkeypatch):
     monkeypatch.setattr(cli, "export_bundle", broken)
     with pytest.raises(TypeError, match="a bug"):
         run()
+
+
+def test_converting_loads_no_torch_and_leaves_it_to_others():
+    """It would triple the memory of every process of an export."""
+    program = (
+        "import sys; from export.backends.coreml import _import_coremltools as load; load(); "
+        "import coremltools; assert 'torch' not in sys.modules; import torch; print(torch.__name__)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "torch"), done.stderr

@@ -81,17 +81,20 @@ class CoreMLBackend:
             ) from error
 
 
+# What coremltools imports where it finds it, for converters that are not used here: torch takes
+# three times the memory and time of starting.
+_NOT_NEEDED = ("torch", "transformers")
+
+
 def _import_coremltools() -> None:
-    """Without torch where that is not loaded yet: coremltools would import it for a converter that
-    is not used here, at three times the time and memory of starting."""
+    """Without the libraries that it can do without, unless they are loaded already."""
     # coremltools warns at import that Core ML's runtime is absent: it is not needed here.
     logging.getLogger("coremltools").setLevel(logging.ERROR)
-    if "torch" in sys.modules:
-        import coremltools
-
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # `import torch` fails
+    hidden = [name for name in _NOT_NEEDED if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # importing it fails
     try:
         import coremltools  # noqa: F401
     finally:
-        del sys.modules["torch"]
+        for name in hidden:
+            del sys.modules[name]
