@@ -1,0 +1,110 @@
+"""What runs on Apple's systems alone: its calls are checked against declarations, and listed."""
+
+import importlib.util
+import re
+import sys
+
+import pytest
+
+from tests.ios_bridge.conftest import ROOT, _toolchain
+
+FOLDER = ROOT / "ios_bridge"
+STUBS = FOLDER / "Tests/Stubs"
+SOURCES = sorted((FOLDER / "Sources/MiniCPMV").rglob("*.swift"))
+# Stubs that others import come first.
+MODULES = (
+    *("CoreGraphics", "ImageIO", "CoreVideo", "VideoToolbox", "AVFoundation"),
+    *("Accelerate", "os", "CoreML"),
+)
+# Frameworks that Swift's own libraries stand for on Linux, or that are imported inside Darwin code.
+OTHERS = {"Foundation", "Synchronization", "Dispatch", "CryptoKit", "Darwin"}
+
+
+def _apis():
+    spec = importlib.util.spec_from_file_location("apple_apis", FOLDER / "apple_apis.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def frontend(tmp_path_factory):
+    """Run the compiler's front end, with the stubs' modules at hand once they are made."""
+    found = _toolchain("check", text=True)
+    if found.returncode:
+        pytest.skip(found.stderr.strip())
+    if b"Linux" not in _toolchain("run", "uname").stdout:
+        pytest.skip("the stubs stand for frameworks that this system has: build the package")
+    modules = tmp_path_factory.mktemp("stubs")
+
+    def run(*arguments):
+        base = ("run", "swift", "-frontend", "-swift-version", "6", "-I", modules)
+        done = _toolchain(*base, *arguments, text=True, timeout=900)
+        return done.returncode, done.stdout + done.stderr
+
+    for name in MODULES:
+        out = modules / f"{name}.swiftmodule"
+        options = ("-emit-module", "-parse-as-library", "-module-name", name, "-o", out)
+        code, text = run(*options, STUBS / f"{name}.swift")
+        assert code == 0, text
+    return run
+
+
+def test_every_framework_has_a_stub():
+    imported = set()
+    for path in [*SOURCES, *(FOLDER / "Sources/MiniCPMVCommand").glob("*.swift")]:
+        imported |= set(re.findall(r"^\s*import (\w+)$", path.read_text("utf-8"), re.MULTILINE))
+    assert imported - OTHERS - {"MiniCPMV"} == set(MODULES)
+    assert {path.stem for path in STUBS.glob("*.swift")} == set(MODULES)
+
+
+def test_the_whole_package_passes_the_type_checker(frontend):
+    code, text = frontend("-typecheck", "-warnings-as-errors", "-module-name", "MiniCPMV", *SOURCES)
+    assert code == 0, text
+
+
+def test_a_misspelled_call_does_not_pass(frontend, tmp_path):
+    right = (FOLDER / "Sources/MiniCPMV/Apple/CoreMLPackages.swift").read_text(encoding="utf-8")
+    wrong = tmp_path / "CoreMLPackages.swift"
+    wrong.write_text(right.replace("configuration.functionName", "configuration.functionNames"))
+    others = [path for path in SOURCES if path.name != wrong.name]
+    code, text = frontend("-typecheck", "-module-name", "MiniCPMV", *others, wrong)
+    assert code != 0
+    assert "has no member 'functionNames'" in text
+
+
+def test_the_example_is_parsed(frontend):
+    sources = sorted((FOLDER / "Example").rglob("*.swift"))
+    assert len(sources) >= 4
+    for path in sources:
+        code, text = frontend("-parse", path)
+        assert code == 0, text
+
+
+def test_the_list_of_apis_is_current():
+    apis = _apis()
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert readme == apis.with_table(readme), "run python ios_bridge/apple_apis.py"
+
+
+def test_everything_listed_is_called():
+    code = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    words = set(re.findall(r"\w+", code))
+    # Types that are only the kind of a value, and what an initializer is called by.
+    silent = {
+        *("MLCPUComputeDevice", "MLGPUComputeDevice", "MLNeuralEngineComputeDevice"),
+        *("MLComputeDevice", "CMSampleBuffer", "AVMediaType", "AVAsyncProperty", "AVAssetTrack"),
+        *("AVAssetReaderOutput", "Program", "Function", "DeviceUsage", "Cost", "CVBuffer"),
+        *("Operation", "MLFeatureProvider"),
+    }
+    listed = [api for stub in sorted(STUBS.glob("*.swift")) for api in _apis().read_apis(stub)]
+    assert len(listed) > 80
+    names = {re.sub(r"\(.*", "", api.name.split(".")[-1]) for api in listed}
+    assert names - words - silent == set()
+
+
+def test_no_api_is_newer_than_the_package_asks_for():
+    for stub in STUBS.glob("*.swift"):
+        for api in _apis().read_apis(stub):
+            assert tuple(map(int, api.ios.split("."))) <= (18,), api
+            assert api.macos is None or tuple(map(int, api.macos.split("."))) <= (15,), api
