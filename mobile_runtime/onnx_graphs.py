@@ -37,8 +37,11 @@ class OnnxGraphs:
             if self._exact and exact_path(path).is_file():
                 path = exact_path(path)
             whole_sums = role in _INTEGER_PRODUCTS
+            # Rows are looked up in no time; threads of their own would wait for the next token by
+            # spinning, on the processors that the decoder needs.
+            threads = 1 if role == "embed_tokens" else self._threads
             self._open[role] = OnnxEngine(
-                path, exact=self._exact, whole_sums=whole_sums, threads=self._threads
+                path, exact=self._exact, whole_sums=whole_sums, threads=threads
             )
         return self._open[role]
 

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.backends.onnx.data import DataLayout, DataWriter, data_name
+from export.backends.onnx.fuse import fuse
 from export.weights import Weight
 from mobile_runtime.bundle import TensorSpec
 
@@ -168,7 +169,11 @@ class ModelBuilder:
     ) -> onnx.ModelProto:
         """The proto."""
         initializers = [*self._constants.values(), *external]
-        graph = helper.make_graph(self._nodes, name, inputs, outputs, initializers)
+        nodes: Sequence[onnx.NodeProto] = self._nodes
+        if self._uses_contrib:
+            axes = {name: c.dims[0] for name, c in self._constants.items() if len(c.dims) == 1}
+            nodes = fuse(nodes, [value.name for value in outputs], axes)
+        graph = helper.make_graph(nodes, name, inputs, outputs, initializers)
         opsets = [helper.make_opsetid("", self.opset)]
         if self._uses_contrib:
             opsets.append(helper.make_opsetid(CONTRIB, 1))
