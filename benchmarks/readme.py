@@ -97,6 +97,24 @@ def _decibels(value: float | str | None) -> str:
     return "exact" if isinstance(value, str) else f"{value:.1f}"
 
 
+def decode_table(report: dict[str, Any]) -> str:
+    """Tokens a second of the ONNX decoder and its peers; a star: other processes took part."""
+    lines = [
+        "| tool | threads | context | tokens/s | of the memory bound | prompt, tokens/s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        if "not_run" in row:
+            lines.append(f"| {row['tool']} | not run: {row['not_run']} | | | | |")
+            continue
+        decode = f"{row['decode']:.1f}{'' if row['decode_quiet'] else ' *'}"
+        prefill = f"{row['prefill']:.0f}{'' if row['prefill_quiet'] else ' *'}"
+        share = f"{100 * row['share_of_bound']:.0f} %"
+        cells = (str(row["threads"]), str(row["context"]), decode, share, prefill)
+        lines.append(f"| {row['tool']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def replace_section(text: str, name: str, table: str) -> str:
     """`text` with the table between the two comments called `name`."""
     pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -126,6 +144,10 @@ def main() -> None:
     text = replace_section(text, "palettize", palettize_table(palettize))
     text = replace_section(text, "layer", layer_table(layer))
     text = replace_section(text, "export", export_table(whole, scaling["rows"]))
+    decode = RESULTS / "onnx-decode.json"
+    if decode.is_file():
+        report = json.loads(decode.read_text(encoding="utf-8"))
+        text = replace_section(text, "decode", decode_table(report))
     text = replace_section(text, "answers", answers_table(answers))
     readme.write_text(replace_section(text, "parity", parity_table(reports)), encoding="utf-8")
 

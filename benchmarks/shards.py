@@ -58,7 +58,7 @@ def write_shard(path: Path, shapes: Shapes, threads: int, advance: Advance) -> N
 
     The bytes are the same for any number of threads.
     """
-    header = _header(shapes)
+    header = safetensors_header(shapes)
     with path.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + sum(map(tensor_bytes, shapes.values())))
@@ -81,7 +81,8 @@ def write_shard(path: Path, shapes: Shapes, threads: int, advance: Advance) -> N
             offset += tensor_bytes(shape)
 
 
-def _header(shapes: Shapes) -> bytes:
+def safetensors_header(shapes: Shapes) -> bytes:
+    """Everything before the values of bfloat16 tensors that lie in the order of their names."""
     entries, begin = {}, 0
     for name, shape in sorted(shapes.items()):
         end = begin + tensor_bytes(shape)
