@@ -1,6 +1,8 @@
+import CoreTransferable
 import MiniCPMV
 import PhotosUI
 import SwiftUI
+import UniformTypeIdentifiers
 
 /// Adds a photo, a frame of the camera or a video to the next question.
 struct AttachmentBar: View {

@@ -4,12 +4,14 @@ import MiniCPMV
 /// Runs the golden vectors of a bundle, on Core ML or on recorded packages, and writes the report.
 enum SelfTestCommand {
     static let command = Subcommand(
-        usage: "self-test BUNDLE [--units UNIT,...] [--calls FILE --values FILE --tolerance X]",
+        usage: "self-test BUNDLE [--units UNIT,...] [--cache FOLDER] "
+            + "[--calls FILE --values FILE --tolerance X]",
         run: run)
 
     private static func run(_ given: [String]) throws {
         let arguments = try Arguments(
-            given, values: ["BUNDLE"], options: ["units", "calls", "values", "tolerance"],
+            given, values: ["BUNDLE"],
+            options: ["units", "cache", "calls", "values", "tolerance"],
             usage: command.usage)
         let units = try (arguments.text("units") ?? "neural_engine,gpu,cpu").split(separator: ",")
             .map { name in
@@ -20,7 +22,8 @@ enum SelfTestCommand {
                 return unit
             }
         let configuration = Configuration(
-            verification: .none, prewarms: false, packages: try recording(arguments),
+            cacheFolder: arguments.text("cache").map { URL(fileURLWithPath: $0) },
+            prewarms: false, packages: try recording(arguments),
             progress: { state in
                 FileHandle.standardError.write(Data("\(state)\n".utf8))
             })

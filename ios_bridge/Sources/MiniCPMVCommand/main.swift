@@ -8,6 +8,7 @@ struct Subcommand: Sendable {
 }
 
 let subcommands: [String: Subcommand] = [
+    "chat": ChatCommand.command,
     "detokenize": DetokenizeCommand.command,
     "plan-prompt": PlanPromptCommand.command,
     "tokenize": TokenizeCommand.command,

@@ -20,7 +20,8 @@ final class SelfTestTests: XCTestCase {
     }
 
     func testArraysAreReadByName() throws {
-        let header = #"{"__metadata__":{"a":"b"},"x":\#(entry([2, 1], [0, 8])),"y":\#(entry([1], [8, 12]))}"#
+        let (x, y) = (entry([2, 1], [0, 8]), entry([1], [8, 12]))
+        let header = #"{"__metadata__":{"a":"b"},"x":\#(x),"y":\#(y)}"#
         let arrays = try SafetensorsFile(try file(header, [1, 2, 3]))
         XCTAssertEqual(arrays.names, ["x", "y"])
         XCTAssertEqual(try arrays.tensor("x"), Tensor(shape: [2, 1], values: [1, 2]))

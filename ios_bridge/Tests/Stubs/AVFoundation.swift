@@ -1,5 +1,6 @@
 // What this package calls of AVFoundation and Core Media; see CoreML.swift.
 import CoreGraphics
+import Foundation
 
 @available(iOS 4, macOS 10.7, *)
 public struct CMTime: Comparable, Sendable {
@@ -35,6 +36,7 @@ public class AVAssetTrack {}
 
 @available(iOS 4, macOS 10.7, *)
 public class AVAsset {
+    init() {}  // not called
     @available(iOS 15, macOS 12, *)
     public func load<Value>(_ property: AVAsyncProperty<AVAsset, Value>) async throws -> Value {
         throw CancellationError()
@@ -43,6 +45,11 @@ public class AVAsset {
     public func loadTracks(withMediaType mediaType: AVMediaType) async throws -> [AVAssetTrack] {
         []
     }
+}
+
+@available(iOS 4, macOS 10.7, *)
+public class AVURLAsset: AVAsset {
+    public init(url: URL) {}
 }
 
 @available(iOS 4.1, macOS 10.7, *)

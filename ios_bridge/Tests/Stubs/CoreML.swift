@@ -61,6 +61,7 @@ public class MLFeatureValue {
 
 @available(iOS 11, macOS 10.13, *)
 public enum MLMultiArrayDataType: Int {
+    case double = 65600  // not called
     case float32 = 65568
     @available(iOS 16, macOS 12, *)
     case float16 = 65552

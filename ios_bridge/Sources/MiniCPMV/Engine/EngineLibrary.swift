@@ -9,7 +9,6 @@ final class EngineLibrary: EngineSource {
     private struct Shelf: Sendable {
         var engines: [String: any Engine] = [:]
         var placements: [String: PackagePlacement] = [:]
-        var measured: Set<String> = []
     }
 
     private let opener: any PackageOpener
@@ -44,16 +43,13 @@ final class EngineLibrary: EngineSource {
 
     /// Find the package's unit and leave it open; does nothing when it is.
     func load(_ graph: GraphSpec) async throws {
-        if shelf.withLock({ $0.engines[graph.name] != nil && $0.measured.contains(graph.name) }) {
-            return
-        }
-        shelf.withLock { $0.engines[graph.name] = nil }  // not twice in memory
+        if openPackages.contains(graph.name) { return }
         let trial = UnitTrial(graph: graph, opener: opener, policy: policy)
         let (engine, placement) = try await trial.open { try makeRoom(for: graph) }
         shelf.withLock { shelf in
-            shelf.engines[graph.name] = engine
+            // A conversation that has opened it meanwhile has its cache there.
+            if shelf.engines[graph.name] == nil { shelf.engines[graph.name] = engine }
             shelf.placements[graph.name] = placement
-            shelf.measured.insert(graph.name)
         }
     }
 

@@ -40,11 +40,11 @@ public final class MiniCPMV: Sendable {
         bundle folder: URL, configuration: Configuration = Configuration()
     ) async throws -> MiniCPMV {
         let bundle = try ModelBundle(folder: folder)
+        let opener = try configuration.opener(of: bundle)
         let board = StatusBoard(configuration.progress)
         try VerificationRecord(bundle, configuration).verify { done in
             board.show(.verifying(fraction: done))
         }
-        let opener = try configuration.opener(of: bundle)
         let library = EngineLibrary(
             bundle.manifest, opener: opener, policy: configuration.policy,
             memory: configuration.memory)
