@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,8 @@ def measure_genai(model: Path, threads: int, context: int) -> dict[str, list[Sam
     def append(target: Any) -> None:
         target.append_tokens(rng.integers(0, vocabulary, (1, PIECE)).astype(np.int32))
 
-    filled = generator(context)
-    samples = [_timed(lambda: append(generator(0)), PIECE, threads) for _ in range(3)][1:]
+    filled, *empty = generator(context), *(generator(0) for _ in range(3))
+    samples = [_timed(partial(append, target), PIECE, threads) for target in empty][1:]
     for _ in range(context // PIECE):
         append(filled)
     filled.generate_next_token()
