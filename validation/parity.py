@@ -226,7 +226,7 @@ def _run_stage(
         conversion_floor=floor,
         checkpoint_db=min(psnr(c.candidate, c.checkpoint) for c in compared),
         checkpoint_floor=floor if stage_bits(name, plan) == 16 else None,
-        metrics=_metrics(name, compared),
+        metrics=_metrics(compared, _gives_logits(name, plan)),
     )
     return replace(result, status=_judge(result))
 
@@ -268,9 +268,16 @@ def stage_bits(stage: str, plan: Plan) -> int:
     return min((16 if spec is None else min(spec.bits, 16)) for spec in specs)
 
 
-def _metrics(name: str, compared: Sequence[Compared]) -> dict[str, float]:
+def _gives_logits(stage: str, plan: Plan) -> bool:
+    """Whether a stage ends with the head: a decoder does where no package is the head's."""
+    graphs = _graphs_of(stage, plan)
+    whole = not any(graph.role == "lm_head" for graph in plan.graphs)
+    return any(g.role == "lm_head" or (whole and g.role == "decoder") for g in graphs)
+
+
+def _metrics(compared: Sequence[Compared], logits: bool) -> dict[str, float]:
     """Against the checkpoint: what quantization and precision cost together."""
-    if name in ("vision_encoder", "resampler", "embeddings") or name.startswith("decoder_0"):
+    if not logits:
         return {"cosine": min(cosine(c.candidate, c.checkpoint) for c in compared)}
     candidate = np.concatenate([c.candidate for c in compared])
     checkpoint = np.concatenate([c.checkpoint for c in compared])

@@ -43,6 +43,9 @@ def test_unquantized_bundle_equals_the_checkpoint(make_bundle, source, kv_cache)
     assert {stage.status for stage in report.stages} == {"passed"}
     assert stages["end_to_end"].checkpoint_floor == 70
     assert stages["logits"].checkpoint_db >= 90
+    logits = {name for name, stage in stages.items() if "KL" in stage.metrics}
+    assert logits == {"logits", "end_to_end"}  # a decoder in packages ends with hidden states
+    assert stages["decoder"].metrics.keys() == {"cosine"}
 
 
 def test_half_precision_stays_above_its_floor(make_bundle, source):
