@@ -143,9 +143,7 @@ class AffineWeight:
     """
 
     q: Int8  # (rows, columns)
-    scale: (
-        Float16 | Float32
-    )  # (rows, columns / block); one block spans the row when it is (rows, 1)
+    scale: Float16 | Float32  # (rows, columns / block); one block spans the row if (rows, 1)
     zero_point: Int8 | None  # the shape of scale
     bits: int
 

@@ -302,20 +302,21 @@ def read_manifest(bundle: Path) -> Manifest:
 
 def _referenced_paths(manifest: Manifest) -> Iterator[str]:
     yield from (graph.path for graph in manifest.graphs)
+    yield from (table.path for table in _tables(manifest))
+
+
+def _tables(manifest: Manifest) -> Iterator[TensorFile]:
     embeddings = manifest.embed_tokens
     tables = [manifest.position_embeddings, manifest.resampler_key_query]
     if embeddings is not None:
         tables += [embeddings.table, embeddings.scales]
-    yield from (table.path for table in tables if table is not None)
+    yield from (table for table in tables if table is not None)
 
 
 def _check_tables(manifest: Manifest) -> None:
     """A table's declared shape must be its file's size: it is mapped into memory as it is."""
     sizes = {entry.path: entry.size for entry in manifest.files}
-    embeddings = manifest.embed_tokens
-    tables: list[TensorFile | None] = [manifest.position_embeddings, manifest.resampler_key_query]
-    tables += [] if embeddings is None else [embeddings.table, embeddings.scales]
-    for table in (table for table in tables if table is not None):
+    for table in _tables(manifest):
         shape, size = (_ITEM_SIZES.get(table.dtype, -1), *table.shape), sizes.get(table.path, -1)
         if min(shape) < 0 or math.prod(shape) != size:
             raise InputError(

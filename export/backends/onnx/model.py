@@ -112,7 +112,7 @@ class ModelBuilder:
             self.declare(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
             self.computed[name] = values
         else:
-            self._constants[name] = onnx.numpy_helper.from_array(values, name)
+            self.inline(name, values)
         return name
 
     def inline(self, name: str, values: np.ndarray) -> None:

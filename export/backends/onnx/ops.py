@@ -43,10 +43,7 @@ class OnnxOps:
         return self.builder.node(operation, inputs, contrib=contrib, **attributes)[0]
 
     def linear(self, x: Tensor, weight: Parameter, bias: Parameter | None = None) -> Tensor:
-        out = self._matrices.product(x.name, [weight])[0]
-        if bias is not None:
-            out = self.emit("Add", out, self.vector(bias))
-        return Tensor(out, weight.shape[0])
+        return self.linears(x, [(weight, bias)])[0]
 
     def linears(self, x: Tensor, layers: Sequence[Linear]) -> Sequence[Tensor]:
         products = self._matrices.product(x.name, [weight for weight, _ in layers])
