@@ -24,6 +24,7 @@ class Stage:
     batch: int  # examples of one worker in a step
     thinning: float = 0.8  # share of the empty patches that is left out
     shown: float = 1.5  # times an example is used: drawing it costs a part of learning from it
+    recoloured: bool = False  # each time in other colours
     frozen: bool = False  # the decoder alone learns
     peak: float = 1.0  # of the learning rates
 
@@ -58,8 +59,25 @@ _ANSWERING = {
     "thinking": 0.06,
 }
 STAGES = (
-    Stage("characters", 0.5, _CHARACTERS, Weights(answer=0, query=0, patch=1), batch=8),
-    Stage("seeing", 0.7, _SEEING, Weights(answer=0, query=1, patch=0.5), batch=12, peak=0.5),
+    Stage(
+        "characters",
+        0.5,
+        _CHARACTERS,
+        Weights(answer=0, query=0, patch=1),
+        batch=16,
+        shown=4,
+        recoloured=True,
+    ),
+    Stage(
+        "seeing",
+        0.7,
+        _SEEING,
+        Weights(answer=0, query=1, patch=0.5),
+        batch=16,
+        shown=3,
+        recoloured=True,
+        peak=0.5,
+    ),
     Stage("talking", 0.8, _ANSWERING, Weights(), batch=32, shown=4, frozen=True),
     Stage("answering", 0.92, _ANSWERING, Weights(query=0.5, patch=0.2), batch=16, peak=0.4),
     Stage("whole", 1.0, _ANSWERING, Weights(query=0.25, patch=0), batch=16, thinning=0, peak=0.3),

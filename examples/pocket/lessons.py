@@ -14,24 +14,26 @@ from validation.questions.question import Question, Turn
 from validation.questions.shapes import RADII, draw_shape_page
 from validation.questions.tasks import MAX_EM, MIN_EM, TASKS, Maker, Source, small_area
 
+_RATIOS = (0.6, 4.0)  # width / height, as of the questions' pictures
+
 
 def _page(rng: np.random.Generator, source: Source) -> Question:
     """A view full of characters, ten times as many as a question's picture has."""
-    size = random_size(rng, small_area(rng), (0.6, 1.7))
+    size = random_size(rng, small_area(rng), _RATIOS)
     page = draw_page(rng, size, in_view(size, 0.95 * MIN_EM, 1.05 * MAX_EM))
     return Question((page,), (Turn("", ""),))
 
 
 def _digit_page(rng: np.random.Generator, source: Source) -> Question:
     """A view full of handwritten digits."""
-    size = random_size(rng, small_area(rng), (0.6, 1.7))
+    size = random_size(rng, small_area(rng), _RATIOS)
     collection = source.collections[int(rng.integers(len(source.collections)))]
     return Question((draw_digit_page(rng, size, collection),), (Turn("", ""),))
 
 
 def _shape_page(rng: np.random.Generator, source: Source) -> Question:
     """A view full of shapes."""
-    size = random_size(rng, small_area(rng), (0.6, 1.7))
+    size = random_size(rng, small_area(rng), _RATIOS)
     page = draw_shape_page(rng, size, in_view(size, 0.9 * RADII[0], 1.1 * RADII[1]))
     return Question((page,), (Turn("", ""),))
 

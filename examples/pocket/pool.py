@@ -9,6 +9,7 @@ import numpy as np
 
 from examples.pocket.example import Example, make_example
 from examples.pocket.lessons import draw_lesson
+from examples.pocket.recolour import has_shapes, recolour
 from mobile_runtime.conversation import ChatFormat
 from validation.questions.tasks import Source
 
@@ -30,9 +31,12 @@ class Pool:
         self.drawn = drawn
         self._rng = np.random.default_rng([self._seed, self._stream, drawn])
 
-    def batch(self, size: int, tasks: Mapping[str, float], shown: float) -> list[Example]:
+    def batch(
+        self, size: int, tasks: Mapping[str, float], shown: float, recoloured: bool = False
+    ) -> list[Example]:
         """Draw some new examples, then `size` of those at hand, tasks in the wanted proportion and
-        each example `shown` times on average."""
+        each example `shown` times on average; `recoloured` shows those without shapes in other
+        colours each time."""
         names, shares = list(tasks), np.array(list(tasks.values()))
         chosen = self._rng.choice(names, size=size, p=shares / shares.sum())
         for name in names:
@@ -42,7 +46,10 @@ class Pool:
             new = min(wanted, missing) + self._rng.binomial(wanted, 1 / shown)
             for _ in range(max(new, int(not shelf))):
                 self._add(name, shelf, int(_CAPACITY * tasks[name] / shares.sum()) + 1)
-        return [self._pick(self._examples[name]) for name in chosen]
+        picked = [self._pick(self._examples[name]) for name in chosen]
+        if not recoloured:
+            return picked
+        return [e if has_shapes(e) else recolour(e, self._rng) for e in picked]
 
     def _add(self, task: str, shelf: list[Example], capacity: int) -> None:
         seed = 1000 * self._seed + self._stream

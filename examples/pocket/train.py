@@ -103,7 +103,7 @@ class Worker:
         """One batch on every worker; all copies stay equal."""
         stage = stage_at(self.share)
         tasks = stage.tasks_among(self.options.tasks)
-        batch = self.pool.batch(stage.batch, tasks, stage.shown)
+        batch = self.pool.batch(stage.batch, tasks, stage.shown, stage.recoloured)
         losses = self._losses(batch, stage)
         losses.total.backward()  # type: ignore[no-untyped-call]
         self.seconds += self._average_gradients(stage)

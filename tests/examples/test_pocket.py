@@ -18,6 +18,7 @@ from examples.pocket.muon import orthogonalize
 from examples.pocket.objective import Probes, Weights, answer_losses, compute_losses
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.pool import Pool
+from examples.pocket.recolour import recolour
 from examples.pocket.state import load_state, prepare_checkpoint, save_state, write_weights
 from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
 from export.checkpoint import Checkpoint
@@ -243,6 +244,23 @@ def test_pool_draws_the_wanted_tasks_and_reuses_examples(chat_format):
     assert len(seen) == 320
     assert 60 < pool.drawn < 320
     assert len(set(seen)) < 320
+
+
+def test_other_colours_keep_the_drawing_and_spare_shapes(chat_format):
+    example = make_example(draw_question("printed_text", 5, 8), chat_format)
+    (old,) = example.groups[0].views
+    (new,) = recolour(example, np.random.default_rng(1)).groups[0].views
+    before, after = (view.patches.reshape(-1, 3, 196).mean(1).ravel() for view in (old, new))
+    assert not np.array_equal(old.patches, new.patches)
+    assert abs(np.corrcoef(before, after)[0, 1]) > 0.99
+    assert np.array_equal(old.characters, new.characters)
+    pool = Pool(chat_format, seed=0, stream=0, source=Source())
+    drawn = [
+        id(example)
+        for _ in range(8)
+        for example in pool.batch(8, {"shapes": 1.0}, 4, recoloured=True)
+    ]
+    assert len(set(drawn)) < len(drawn)  # the very examples, not copies
 
 
 def test_every_stage_has_something_of_a_task_with_pages():

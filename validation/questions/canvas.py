@@ -14,7 +14,7 @@ Colour = NDArray[np.float32]  # red, green, blue in 0…255
 
 VIEW_AREA = 168.0**2  # pixels that one view of the default model shows; more are sliced
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_MIN_CONTRAST = 90  # between the luma of text and ground
+_MIN_CONTRAST = 100  # between the luma of text and ground
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,10 @@ from mobile_runtime.bundle import InputError
 FACES: tuple[tuple[str, str], ...] = (
     ("font_roboto", "Roboto-Regular.ttf"),
     ("font_roboto", "Roboto-Bold.ttf"),
-    ("font_roboto", "Roboto-MediumItalic.ttf"),
     ("font_lato", "Lato-Regular.ttf"),
-    ("font_lato", "Lato-Black.ttf"),
-    ("font_source_sans_pro", "SourceSansPro-Regular.ttf"),
     ("font_source_sans_pro", "SourceSansPro-Semibold.ttf"),
     ("font_source_serif_pro", "SourceSerifPro-Regular.ttf"),
     ("font_source_serif_pro", "SourceSerifPro-Bold.ttf"),
-    ("font_hanken_grotesk", "HankenGrotesk-Medium.otf"),
 )
 
 

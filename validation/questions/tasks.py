@@ -21,7 +21,7 @@ from validation.questions.shapes import draw_shapes, random_groups
 from validation.questions.strings import DIGITS, MAX_LENGTH, random_text
 from validation.questions.video import DIRECTIONS, draw_digits, draw_motion, random_times
 
-MIN_EM, MAX_EM = 20.0, 34.0  # size of text, in pixels of a view
+MIN_EM, MAX_EM = 22.0, 32.0  # size of text, in pixels of a view
 
 READ = (
     "What does it say?",
