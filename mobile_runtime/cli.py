@@ -1,4 +1,4 @@
-"""`python -m mobile_runtime chat|info BUNDLE`."""
+"""`python -m mobile_runtime chat|info|ort BUNDLE`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,15 @@ def _info_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _ort_parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, description="ONNX graphs as .ort files, for a reduced build of onnxruntime."
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("output", type=Path, help="new folder")
+    return parser
+
+
 def _chat_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description="Ask about pictures and videos; without a question, a dialogue."
@@ -67,12 +76,20 @@ def _chat_parser(prog: str) -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=kind, help="default: as the published chat()")
     parser.add_argument("--engine", choices=ENGINE_NAMES, default="auto")
     parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
+    parser.add_argument(
+        "--prepacked",
+        type=Path,
+        metavar="DIR",
+        help="keep ONNX weights there in the order of this processor: less memory, twice the disk",
+    )
     parser.add_argument("--statistics", action="store_true", help="print times and counts")
     return parser
 
 
 def _chat(options: argparse.Namespace) -> int:
-    engine = EngineOptions(name=options.engine, precision=options.precision)
+    engine = EngineOptions(
+        name=options.engine, precision=options.precision, prepacked=options.prepacked
+    )
     session = Session.load(options.bundle, engine)
     messages: list[dict[str, Any]] = []
     if options.system:
@@ -185,6 +202,16 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ort(options: argparse.Namespace) -> int:
+    from mobile_runtime.ort_files import write_ort_files
+
+    manifest = read_manifest(options.bundle)
+    verify_files(options.bundle, manifest)
+    for path in write_ort_files(options.bundle, manifest, options.output):
+        print(path)
+    return 0
+
+
 def _facts(manifest: Manifest) -> list[str]:
     weights = sum(graph.weight_bytes for graph in manifest.graphs)
     cache = _cache_bytes(manifest)
@@ -211,4 +238,4 @@ def _cache_bytes(manifest: Manifest) -> int:
 _COMMANDS: Mapping[
     str,
     tuple[Callable[[str], argparse.ArgumentParser], Callable[[argparse.Namespace], int]],
-] = {"chat": (_chat_parser, _chat), "info": (_info_parser, _info)}
+] = {"chat": (_chat_parser, _chat), "info": (_info_parser, _info), "ort": (_ort_parser, _ort)}

@@ -13,7 +13,8 @@ import numpy as np
 
 from mobile_runtime.bundle import Manifest, exact_path
 from mobile_runtime.engines import EngineOptions
-from mobile_runtime.engines.onnx import OnnxEngine, OnnxState
+from mobile_runtime.engines.onnx import OnnxEngine, OnnxState, SessionSettings
+from mobile_runtime.engines.onnx.prepacked import open_prepacked
 from mobile_runtime.positions import position_ids
 from mobile_runtime.preprocess import View, check_view, patches
 
@@ -26,24 +27,28 @@ class OnnxGraphs:
     """The graphs of a bundle by role, opened when they are first needed."""
 
     def __init__(self, bundle: Path, manifest: Manifest, options: EngineOptions) -> None:
-        self._bundle, self._manifest = bundle, manifest
-        self._exact, self._threads = options.precision == "fp32", options.threads
+        self._bundle, self._manifest, self._options = bundle, manifest, options
         self._open: dict[str, OnnxEngine] = {}
 
     def __getitem__(self, role: str) -> OnnxEngine:
         if role not in self._open:
-            (graph,) = self._manifest.graphs_of(role)
-            path = self._bundle / graph.path
-            if self._exact and exact_path(path).is_file():
-                path = exact_path(path)
-            whole_sums = role in _INTEGER_PRODUCTS
-            # Rows are looked up in no time; threads of their own would wait for the next token by
-            # spinning, on the processors that the decoder needs.
-            threads = 1 if role == "embed_tokens" else self._threads
-            self._open[role] = OnnxEngine(
-                path, exact=self._exact, whole_sums=whole_sums, threads=threads
-            )
+            self._open[role] = self._load(role)
         return self._open[role]
+
+    def _load(self, role: str) -> OnnxEngine:
+        (graph,) = self._manifest.graphs_of(role)
+        path, exact = self._bundle / graph.path, self._options.precision == "fp32"
+        if exact and exact_path(path).is_file():
+            path = exact_path(path)
+        # Rows are looked up in no time; threads of their own would wait for the next token by
+        # spinning, on the processors that the decoder needs.
+        threads = 1 if role == "embed_tokens" else self._options.threads
+        settings = SessionSettings(exact, whole_sums=role in _INTEGER_PRODUCTS, threads=threads)
+        cache = self._options.prepacked
+        if cache is None or role == "embed_tokens":  # whose rows are mapped as they are
+            return OnnxEngine.load(path, settings)
+        identity = "\n".join(f"{entry.path} {entry.sha256}" for entry in self._manifest.files)
+        return OnnxEngine(open_prepacked(path, identity, settings, cache))
 
 
 class OnnxEmbedding:

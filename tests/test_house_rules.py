@@ -29,7 +29,7 @@ IMPORTERS = {
     "numba": ("export/quant/*",),
     "distributed": ("export/workers.py",),
     "onnx": ("export/backends/onnx/*",),
-    "onnxruntime": ("mobile_runtime/engines/onnx.py",),
+    "onnxruntime": ("mobile_runtime/engines/onnx/*",),
     "transformers": (),
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60

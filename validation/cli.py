@@ -1,4 +1,4 @@
-"""`python -m validation parity|trace|perplexity|calibrate|answers|device-report`."""
+"""`python -m validation parity|trace|perplexity|calibrate|providers|answers|device-report`."""
 
 from __future__ import annotations
 
@@ -77,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--messages", type=Path, action="append", help="chat file; may repeat")
     measured.add_argument("--max-new-tokens", type=int, default=64)
     measured.set_defaults(run=_calibrate)
+    providers = commands.add_parser(
+        "providers", help="which operators of ONNX graphs the execution providers of phones run"
+    )
+    providers.add_argument("bundle", type=Path)
+    providers.set_defaults(run=_providers)
     device = commands.add_parser("device-report", help="show what selfTest() found on a device")
     device.add_argument("file", type=Path, help="JSON of the Swift package's self-test")
     device.add_argument("--parity", type=Path, help="report.json of the bundle, to judge stages by")
@@ -155,6 +160,13 @@ def _calibrate(options: argparse.Namespace) -> int:
         f"{record['positions']} positions of {', '.join(record['chats'])}; the median scale is "
         f"{record['median_ratio_to_data_free']:.2f} × the one known without data"
     )
+    return 0
+
+
+def _providers(options: argparse.Namespace) -> int:
+    from validation.providers import print_assignments
+
+    print_assignments(options.bundle, Console(highlight=False))
     return 0
 
 

@@ -39,7 +39,7 @@ def _recoloured(view: TrainingView, rng: np.random.Generator) -> TrainingView:
     ends = [rng.uniform(*_DARKEST), rng.uniform(*_BRIGHTEST)]
     if rng.random() < 0.5:
         ends.reverse()
-    table = np.rint(np.linspace(*ends, 256)).astype(np.uint8)
+    table = np.rint(np.linspace(ends[0], ends[1], 256)).astype(np.uint8)
     patches: Bytes = table[view.patches].reshape(len(view.patches), _CHANNELS, -1)
     exchanged = patches[:, rng.permutation(_CHANNELS)]
     return replace(view, patches=exchanged.reshape(view.patches.shape))

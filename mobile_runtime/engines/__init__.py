@@ -37,12 +37,14 @@ ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 @dataclass(frozen=True)
 class EngineOptions:
     """`precision` is the interpreter's, `compute_units` Core ML's, `threads` onnxruntime's (0: as
-    many as there are cores); `auto` picks by bundle."""
+    many as there are cores), `prepacked` the folder where it keeps weights in its own order, if
+    anywhere; `auto` picks by bundle."""
 
     name: EngineName = "auto"
     precision: Literal["fp32", "fp16"] = "fp16"
     compute_units: Literal["ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"] = "CPU_AND_NE"
     threads: int = 0
+    prepacked: Path | None = None
 
 
 def _open_mil(path: Path, options: EngineOptions) -> Engine:

@@ -14,7 +14,7 @@ from export.backends.onnx.profile import FAST, PORTABLE
 from export.quant.quantize import quantize
 from export.quant.recipe import DENSE16, DENSE32, QuantSpec
 from mobile_runtime.bundle import TensorSpec
-from mobile_runtime.engines.onnx import OnnxEngine
+from mobile_runtime.engines.onnx import OnnxEngine, SessionSettings
 
 PROFILES = {"fast": FAST, "portable": PORTABLE}
 SHAPES = [(1, 1), (1, 7), (2, 5), (2, 33)]
@@ -81,7 +81,7 @@ def build(tmp_path, arrays, make_parameter):
         model = builder.model("one", described, outputs, builder.external(layout, path.name))
         path.write_bytes(model.SerializeToString())
         integers = any(spec.method == "affine" for spec in chosen.values())
-        return OnnxEngine(path, exact=profile.is_exact, whole_sums=integers)
+        return OnnxEngine.load(path, SessionSettings(profile.is_exact, whole_sums=integers))
 
     return make
 

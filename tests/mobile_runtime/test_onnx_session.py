@@ -121,7 +121,7 @@ def test_num_logits_to_keep_counts_from_the_end(make_onnx_bundle, kept, expected
     bundle = make_onnx_bundle("onnx", "none")
     session = Session.load(bundle, EngineOptions(precision="fp32"))
     embeddings = rows(session, 9)
-    engine = OnnxEngine(bundle / "decoder_model_merged.onnx")
+    engine = OnnxEngine.load(bundle / "decoder_model_merged.onnx")
 
     def logits(count):
         inputs = {

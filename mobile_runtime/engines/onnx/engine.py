@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.engines.onnx.sessions import (
+    SessionSettings,
+    load_onnxruntime,
+    open_session,
+    session_options,
+)
 
 _PAST, _PRESENT = "past_key_values.", "present."
 _DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
-_EXACT = "1"  # accuracy level of products with quantized weights: float32 activations
+_PLAIN = SessionSettings()
 
 
 @dataclass
@@ -31,38 +36,17 @@ class OnnxState:
 
 
 class OnnxEngine:
-    """One graph. `exact` keeps activations in float32 where products with standard quantized
-    weights are fused. `whole_sums` keeps products of 8-bit integers from overflowing 16 bits on x86
-    without VNNI; onnxruntime 1.32 breaks blocked weights by it. `threads` 0 leaves their number to
-    onnxruntime."""
+    """One graph with its session."""
 
-    def __init__(
-        self, graph: Path, *, exact: bool = False, whole_sums: bool = False, threads: int = 0
-    ) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise InputError(
-                "onnxruntime is not installed; run pip install 'minicpmv-mobile[onnx]'."
-            ) from error
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        if whole_sums:
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        if exact:
-            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _EXACT)
-        self._values: Any = ort.OrtValue
-        try:
-            self._session: Any = ort.InferenceSession(
-                graph, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises types of its own, by cause
-            raise InputError(
-                f"onnxruntime {ort.__version__} cannot open {graph.name} ({_first_line(error)}); "
-                "copy the bundle again or use onnxruntime 1.32 or later."
-            ) from error
-        self._outputs = [output.name for output in self._session.get_outputs()]
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._values: Any = load_onnxruntime().OrtValue
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    @classmethod
+    def load(cls, graph: Path, settings: SessionSettings = _PLAIN) -> OnnxEngine:
+        """Open a file; `InputError` when onnxruntime is absent or refuses it."""
+        return cls(open_session(graph, session_options(settings)))
 
     def new_state(self, length: int, given: OnnxState | None = None) -> OnnxState:
         """Buffers for the keys and values of `length` positions: zeros behind what is in `given`,
@@ -98,7 +82,3 @@ class OnnxEngine:
         self._session.run_with_iobinding(state.binding)
         found = state.binding.get_outputs()[-len(wanted) :]  # in the order of binding
         return {name: value.numpy() for name, value in zip(wanted, found, strict=True)}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,65 @@
+"""Sessions of onnxruntime: opened with the settings that keep results right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobile_runtime.bundle import InputError
+
+CPU = "CPUExecutionProvider"
+_EXACT = "1"  # accuracy level of products with quantized weights: float32 activations
+_ERRORS = 3  # log severity
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """`exact` keeps activations in float32 where products with standard quantized weights are
+    fused. `whole_sums` keeps products of 8-bit integers from overflowing 16 bits on x86 without
+    VNNI; onnxruntime 1.32 breaks blocked weights by it. `threads` 0 leaves their number to
+    onnxruntime."""
+
+    exact: bool = False
+    whole_sums: bool = False
+    threads: int = 0
+
+
+def load_onnxruntime() -> Any:
+    """The library, or `InputError` when it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(
+            "onnxruntime is not installed; run pip install 'minicpmv-mobile[onnx]'."
+        ) from error
+    return onnxruntime
+
+
+def session_options(settings: SessionSettings) -> Any:
+    """The library's own options."""
+    options = load_onnxruntime().SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.log_severity_level = _ERRORS
+    if settings.whole_sums:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if settings.exact:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _EXACT)
+    return options
+
+
+def open_session(graph: Path, options: Any, providers: Sequence[str] = (CPU,)) -> Any:
+    """A session, or `InputError` when onnxruntime refuses the file."""
+    library = load_onnxruntime()
+    try:
+        return library.InferenceSession(graph, options, providers=list(providers))
+    except Exception as error:  # onnxruntime raises types of its own, by cause
+        raise InputError(
+            f"onnxruntime {library.__version__} cannot open {graph.name} ({_first_line(error)}); "
+            "copy the bundle again or use onnxruntime 1.32 or later."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,43 @@
+"""The graphs of an ONNX bundle for a reduced build of onnxruntime: .ort files, operator list."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from mobile_runtime.bundle import InputError, Manifest
+from mobile_runtime.engines.onnx.reduced import (
+    MAX_BYTES,
+    OPERATORS_FILE,
+    write_operators,
+    write_ort,
+)
+
+
+def write_ort_files(bundle: Path, manifest: Manifest, output: Path) -> list[Path]:
+    """Write every graph as an .ort file and the list of their operators into the new folder
+    `output`, whole or not at all; gives the files. `InputError` for another kind of bundle, a
+    folder that exists, or graphs that the format cannot hold."""
+    if not manifest.format.startswith("onnx"):
+        raise InputError(f"{bundle} is a {manifest.format} bundle; only ONNX graphs become .ort.")
+    if output.exists():
+        raise InputError(f"{output} exists already; name a new folder.")
+    large = [graph.path for graph in manifest.graphs if graph.weight_bytes > MAX_BYTES]
+    if large:
+        raise InputError(
+            f"{', '.join(large)} has more weights than the 2 GB that an .ort file can hold; build "
+            "onnxruntime without --minimal_build, so that it reads the .onnx files."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    begun = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        paths = [begun / Path(graph.path).with_suffix(".ort").name for graph in manifest.graphs]
+        for graph, path in zip(manifest.graphs, paths, strict=True):
+            write_ort(bundle / graph.path, path)
+        write_operators(paths, begun / OPERATORS_FILE)
+        begun.chmod(0o755)
+        begun.rename(output)
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)
+    return sorted(output.iterdir())

@@ -1,0 +1,58 @@
+"""Which execution provider of onnxruntime runs how much of a bundle, and what it leaves out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mobile_runtime.bundle import InputError, read_manifest
+from mobile_runtime.engines.onnx.providers import (
+    PROVIDERS,
+    assigned_operators,
+    available_providers,
+)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One graph with one provider: operators by name and number, after onnxruntime's fusions."""
+
+    graph: str
+    provider: str
+    taken: Counter[str]
+    left: Counter[str]
+
+    def describe(self) -> tuple[str, str]:
+        """The share that it takes, and what it leaves to the processor."""
+        names = ", ".join(f"{name} {count}" for name, count in self.left.most_common())
+        return f"{self.taken.total()} of {self.taken.total() + self.left.total()}", names
+
+
+def assign_providers(bundle: Path) -> Iterator[Assignment]:
+    """Every graph with every provider of phones that this onnxruntime has; `InputError` for a
+    bundle without ONNX graphs."""
+    manifest = read_manifest(bundle)
+    if not manifest.format.startswith("onnx"):
+        raise InputError(
+            f"{bundle} is a {manifest.format} bundle; execution providers run ONNX graphs alone."
+        )
+    for graph in manifest.graphs:
+        for provider in available_providers():
+            counts = assigned_operators(bundle / graph.path, provider)
+            yield Assignment(graph.name, provider, *counts)
+
+
+def print_assignments(bundle: Path, console: Console) -> None:
+    """A table of all, and which providers this onnxruntime lacks."""
+    table = Table("graph", "provider", "operators", "left to the processor")
+    for assignment in assign_providers(bundle):
+        table.add_row(assignment.graph, assignment.provider, *assignment.describe())
+    console.print(table)
+    absent = [name for name in PROVIDERS if name not in available_providers()]
+    if absent:
+        console.print(f"not run, not in this onnxruntime: {', '.join(absent)}")
