@@ -210,6 +210,11 @@ class Manifest:
     tools: Mapping[str, str]
     files: tuple[FileEntry, ...]
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether onnxruntime runs it; else Core ML."""
+        return self.format.startswith("onnx")
+
     def graphs_of(self, role: str) -> tuple[GraphSpec, ...]:
         """The packages with `role`, in the order in which they run."""
         return tuple(graph for graph in self.graphs if graph.role == role)

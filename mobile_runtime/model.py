@@ -69,13 +69,12 @@ class Model:
 
 def open_model(bundle: Path, manifest: Manifest, options: EngineOptions) -> Model:
     """The parts of a bundle; packages are opened when they are first needed."""
-    onnx = manifest.format.startswith("onnx")
-    if onnx != (options.name == "onnx") and options.name != "auto":
+    if manifest.is_onnx != (options.name == "onnx") and options.name != "auto":
         raise InputError(
             f"the engine {options.name} does not run {manifest.format} bundles; use the engine "
-            f"{'onnx' if onnx else 'mil or coreml'}, or none."
+            f"{'onnx' if manifest.is_onnx else 'mil or coreml'}, or none."
         )
-    if not onnx:
+    if not manifest.is_onnx:
         return Model(
             Embedding(bundle, manifest),
             Vision(bundle, manifest, options),

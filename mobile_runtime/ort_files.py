@@ -19,7 +19,7 @@ def write_ort_files(bundle: Path, manifest: Manifest, output: Path) -> list[Path
     """Write every graph as an .ort file and the list of their operators into the new folder
     `output`, whole or not at all; gives the files. `InputError` for another kind of bundle, a
     folder that exists, or graphs that the format cannot hold."""
-    if not manifest.format.startswith("onnx"):
+    if not manifest.is_onnx:
         raise InputError(f"{bundle} is a {manifest.format} bundle; only ONNX graphs become .ort.")
     if output.exists():
         raise InputError(f"{output} exists already; name a new folder.")

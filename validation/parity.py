@@ -84,7 +84,7 @@ def run_parity(
 def _engine_name(manifest: Manifest, options: EngineOptions) -> str:
     if options.name != "auto":
         return options.name
-    return "onnx" if manifest.format.startswith("onnx") else "mil"
+    return "onnx" if manifest.is_onnx else "mil"
 
 
 def wanted_stages(manifest: Manifest, names: Collection[str] | None) -> frozenset[str]:

@@ -37,7 +37,7 @@ def assign_providers(bundle: Path) -> Iterator[Assignment]:
     """Every graph with every provider of phones that this onnxruntime has; `InputError` for a
     bundle without ONNX graphs."""
     manifest = read_manifest(bundle)
-    if not manifest.format.startswith("onnx"):
+    if not manifest.is_onnx:
         raise InputError(
             f"{bundle} is a {manifest.format} bundle; execution providers run ONNX graphs alone."
         )
