@@ -24,7 +24,7 @@ from benchmarks.machine import describe_machine, run_child
 _BLOCK = 1 << 24
 
 
-def export_child(checkpoint: str, output: str, jobs: str) -> None:
+def export_child(checkpoint: str, output: str, jobs: str, backend: str) -> None:
     """Run one export in this process; print its parts as JSON."""
     from export.backends import BACKENDS
     from export.config import ExportConfig
@@ -46,20 +46,24 @@ def export_child(checkpoint: str, output: str, jobs: str) -> None:
         jobs=int(jobs) if jobs else None,
     )
     started = time.monotonic()
-    bundle = export_bundle(config, BACKENDS["coreml"], Listener())
+    bundle = export_bundle(config, BACKENDS[backend], Listener())
     report = {
         "seconds": time.monotonic() - started,
+        "bundle": bundle.name,
         "bundle_bytes": sum(p.stat().st_size for p in bundle.rglob("*") if p.is_file()),
         "parts": {p.name: {"seconds": p.seconds, **p.phases} for p in parts},
     }
     print(json.dumps(report))
 
 
-def run_export(checkpoint: Path, folder: Path, jobs: int | None) -> dict[str, Any]:
-    """One export in a fresh process, its shards not in memory: seconds, bytes, memory."""
+def run_export(
+    checkpoint: Path, folder: Path, jobs: int | None, backend: str = "coreml"
+) -> dict[str, Any]:
+    """One export in a fresh process, its shards not in memory: seconds, bytes, memory. The bundle
+    is left in `folder`."""
     shards = sorted(checkpoint.glob("*.safetensors"))
     drop_from_memory(shards)
-    arguments = [str(checkpoint), str(folder), str(jobs or "")]
+    arguments = [str(checkpoint), str(folder), str(jobs or ""), backend]
     started = time.monotonic()
     report = run_child("benchmarks.full_export", *arguments)
     report["seconds_with_start"] = time.monotonic() - started
@@ -134,7 +138,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, nargs="?", help="from benchmarks.synthesize")
     parser.add_argument("--jobs", type=int, help="processes; default: the export's")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         export_child(*options.child)

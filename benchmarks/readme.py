@@ -115,6 +115,30 @@ def decode_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def onnx_full_table(report: dict[str, Any]) -> str:
+    """The whole model for onnxruntime: its export, and its decoder by where the weights lie."""
+    export = report["export"]
+    lines = [
+        "| whole model | seconds | memory, GB | mapped, GB | 128 tokens in, s | 8 out, s |",
+        "|---|---|---|---|---|---|",
+        f"| export | {export['seconds_with_start']:.0f} | {_memory(export)} | | |",
+    ]
+    ways = {
+        "copied": "open",
+        "written": "open, first use of `--prepacked`",
+        "mapped": "open, later",
+    }
+    for way, name in ways.items():
+        row = report[way]
+        cells = (_memory(row), f"{row['prefill']:.1f}", f"{row['decode']:.1f}")
+        lines.append(f"| {name} | {row['load']:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _memory(row: dict[str, Any]) -> str:
+    return " | ".join(f"{row['usage'][name] / 1e9:.2f}" for name in ("own", "mapped"))
+
+
 def replace_section(text: str, name: str, table: str) -> str:
     """`text` with the table between the two comments called `name`."""
     pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -148,6 +172,10 @@ def main() -> None:
     if decode.is_file():
         report = json.loads(decode.read_text(encoding="utf-8"))
         text = replace_section(text, "decode", decode_table(report))
+    onnx_full = RESULTS / "onnx-full.json"
+    if onnx_full.is_file():
+        report = json.loads(onnx_full.read_text(encoding="utf-8"))
+        text = replace_section(text, "onnx-full", onnx_full_table(report))
     text = replace_section(text, "answers", answers_table(answers))
     readme.write_text(replace_section(text, "parity", parity_table(reports)), encoding="utf-8")
 
