@@ -1,14 +1,16 @@
 """What is trained when: stages of a run, as data.
 
-First the vision tower learns characters on pages full of them; then the resampler to put what it
-sees in order, on pictures whose empty patches are thinned out; then the decoder alone learns to
-talk about what they tell; then all learn together, at last with pictures shown whole.
+First the vision tower learns characters on pages full of them; then the resampler alone learns to
+put what it sees in order, on pictures whose empty patches are thinned out, and both together go on;
+then the decoder alone learns to talk about what they tell; then all learn together, at last with
+pictures shown whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from examples.pocket.objective import Weights
 
@@ -25,7 +27,7 @@ class Stage:
     thinning: float = 0.8  # share of the empty patches that is left out
     shown: float = 1.5  # times an example is used: drawing it costs a part of learning from it
     recoloured: bool = False  # each time in other colours
-    frozen: bool = False  # the decoder alone learns
+    learns: Literal["all", "resampler", "decoder"] = "all"  # what comes before a part is frozen
     peak: float = 1.0  # of the learning rates
 
     def tasks_among(self, wanted: Collection[str]) -> Mapping[str, float]:
@@ -69,6 +71,15 @@ STAGES = (
         recoloured=True,
     ),
     Stage(
+        "gathering",
+        0.56,
+        {task: share for task, share in _SEEING.items() if task not in PAGES},
+        Weights(answer=0, query=1, patch=0),
+        batch=48,
+        shown=8,
+        learns="resampler",
+    ),
+    Stage(
         "seeing",
         0.7,
         _SEEING,
@@ -78,7 +89,7 @@ STAGES = (
         recoloured=True,
         peak=0.5,
     ),
-    Stage("talking", 0.8, _ANSWERING, Weights(), batch=32, shown=4, frozen=True),
+    Stage("talking", 0.8, _ANSWERING, Weights(), batch=32, shown=4, learns="decoder"),
     Stage("answering", 0.92, _ANSWERING, Weights(query=0.5, patch=0.2), batch=16, peak=0.4),
     Stage("whole", 1.0, _ANSWERING, Weights(query=0.25, patch=0), batch=16, thinning=0, peak=0.3),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
@@ -91,7 +92,33 @@ class Losses:
     correct: tuple[bool, ...]
 
 
+Kept = tuple[TrainingView, np.ndarray]  # a view and the numbers of its patches that are computed
+Seen = MutableMapping[Example, list[tuple[Tensor, Kept]]]  # features of an example's views
 Memory = MutableMapping[Example, Tensor]  # image embeddings (groups, queries, D)
+
+
+def query_losses(
+    model: MiniCPMV,
+    probes: Probes,
+    examples: Sequence[Example],
+    thinning: float,
+    rng: np.random.Generator,
+    seen: Seen,
+) -> Losses:
+    """What the queries should tell, with patches computed once an example: only the resampler
+    learns."""
+    new = [example for example in dict.fromkeys(examples) if example not in seen]
+    if new:
+        with torch.no_grad():
+            groups = [group for example in new for group in example.groups]
+            views = zip(*_features(model, groups, thinning, rng), strict=True)
+        for example in new:
+            seen[example] = list(islice(views, sum(len(g.views) for g in example.groups)))
+    features, kept = zip(*(view for example in examples for view in seen[example]), strict=True)
+    groups = [group for example in examples for group in example.groups]
+    query, text = _query_loss(probes, _embeds(model, groups, features, kept), groups)
+    correct = tuple(False for _ in examples)
+    return Losses(query, 0.0, float(query.detach()), 0.0, text, correct)
 
 
 def answer_losses(
@@ -138,9 +165,6 @@ def compute_losses(
     return Losses(
         total, float(answer.detach()), float(query.detach()), float(patch.detach()), text, correct
     )
-
-
-Kept = tuple[TrainingView, np.ndarray]  # a view and the numbers of its patches that are computed
 
 
 def _features(
@@ -219,7 +243,10 @@ def _positions(view: TrainingView, numbers: np.ndarray, size: int) -> Tensor:
 
 
 def _embeds(
-    model: MiniCPMV, groups: Sequence[TrainingGroup], features: list[Tensor], kept: list[Kept]
+    model: MiniCPMV,
+    groups: Sequence[TrainingGroup],
+    features: Sequence[Tensor],
+    kept: Sequence[Kept],
 ) -> Tensor:
     """Image embeddings of every group, (groups, queries, D)."""
     size = model.config.decoder.hidden_size

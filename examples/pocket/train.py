@@ -31,7 +31,15 @@ from examples.pocket.architecture import build_model
 from examples.pocket.curriculum import PAGES, Stage, rate, stage_at
 from examples.pocket.example import Example
 from examples.pocket.floors import FLOOR_MINUTES, print_floors
-from examples.pocket.objective import Losses, Memory, Probes, answer_losses, compute_losses
+from examples.pocket.objective import (
+    Losses,
+    Memory,
+    Probes,
+    Seen,
+    answer_losses,
+    compute_losses,
+    query_losses,
+)
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.plot import plot_losses
 from examples.pocket.pool import Pool
@@ -87,6 +95,7 @@ class Worker:
         chat_format = open_chat_format(checkpoint, load_config(checkpoint))
         self.pool = Pool(chat_format, options.seed, rank, source)
         self.rng = np.random.default_rng([options.seed, rank])
+        self._seen: Seen = WeakKeyDictionary()
         self._memory: Memory = WeakKeyDictionary()
         self.step, self.seconds, self._clock = 0, 0.0, time.process_time()
         if options.resume:
@@ -113,7 +122,11 @@ class Worker:
         return losses
 
     def _losses(self, batch: Sequence[Example], stage: Stage) -> Losses:
-        if stage.frozen:
+        if stage.learns == "resampler":
+            return query_losses(
+                self.model, self.probes, batch, stage.thinning, self.rng, self._seen
+            )
+        if stage.learns == "decoder":
             return answer_losses(self.model, batch, stage.thinning, self.rng, self._memory)
         return compute_losses(
             self.model, self.probes, batch, stage.weights, stage.thinning, self.rng
@@ -147,9 +160,10 @@ class Worker:
         weights = stage.weights
         if weights.answer:
             yield from self.model.llm.parameters()
-        if stage.frozen:
+        if stage.learns == "decoder":
             return
-        yield from [*self.model.vpm.parameters(), *self.probes.of_patches()]
+        if stage.learns == "all":
+            yield from [*self.model.vpm.parameters(), *self.probes.of_patches()]
         if weights.query or weights.answer:
             yield from self.model.resampler.parameters()
             yield from self.probes.of_queries()

@@ -15,7 +15,13 @@ from examples.pocket.example import BLANK, CHARACTER_CLASSES, IGNORE, QUERY_TIME
 from examples.pocket.forward import encode_views, resample, run_decoder
 from examples.pocket.lessons import draw_lesson
 from examples.pocket.muon import orthogonalize
-from examples.pocket.objective import Probes, Weights, answer_losses, compute_losses
+from examples.pocket.objective import (
+    Probes,
+    Weights,
+    answer_losses,
+    compute_losses,
+    query_losses,
+)
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.pool import Pool
 from examples.pocket.recolour import recolour
@@ -192,6 +198,23 @@ def test_decoder_alone_learns_from_what_was_seen_once(model, chat_format):
     full = compute_losses(model, Probes(model), examples, Weights(), 0, rng)
     whole = answer_losses(model, examples, 0, rng, {})
     assert whole.answer == pytest.approx(full.answer, rel=1e-5)
+
+
+def test_resampler_alone_learns_from_patches_that_were_seen_once(model, chat_format):
+    tasks = ("printed_text", "video_order")  # one view, and several in a group
+    first, second = (make_example(draw_question(task, 5, 1), chat_format) for task in tasks)
+    probes, seen, rng = Probes(model), {}, np.random.default_rng(0)
+    losses = query_losses(model, probes, [first, second, first], 0.5, rng, seen)
+    losses.total.backward()
+    learning = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    assert learning == {"resampler"}
+    assert [len(seen[e]) for e in (first, second)] == [1, len(second.groups[0].views)]
+    again = query_losses(model, probes, [first, second, first], 0.5, rng, seen)
+    assert again.query == losses.query
+    full = compute_losses(model, probes, [first, second], Weights(answer=0), 0, rng)
+    whole = query_losses(model, probes, [first, second], 0, rng, {})
+    assert whole.query == pytest.approx(full.query, rel=1e-5)
 
 
 def test_shapes_are_told_where_they_are(chat_format):
