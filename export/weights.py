@@ -138,13 +138,13 @@ class LutWeight:
 class AffineWeight:
     """Integers of `bits` bits with a scale for each row, or for each block of a row's columns.
 
-    Element (r, c) is `(q[r, c] - zero_point[r, c // block]) * scale[r, c // block]`; no zero
-    point means 0. `q` holds one integer a byte whatever `bits` is; a backend packs it.
+    Element (r, c) is `q[r, c] * scale[r, c // block] + offset[r, c // block]`, rounded once; no
+    offset means 0. `q` holds one integer a byte whatever `bits` is; a backend packs it.
     """
 
     q: Int8  # (rows, columns)
     scale: Float16 | Float32  # (rows, columns / block); one block spans the row if (rows, 1)
-    zero_point: Int8 | None  # the shape of scale
+    offset: Float32 | None  # the shape of scale
     bits: int
 
     def __post_init__(self) -> None:
@@ -156,9 +156,9 @@ class AffineWeight:
                 f"scales of shape {self.scale.shape} do not fit a weight of {rows} × {columns}; "
                 "give (rows, 1) or (rows, blocks) with blocks dividing the columns."
             )
-        if self.zero_point is not None and self.zero_point.shape != self.scale.shape:
+        if self.offset is not None and self.offset.shape != self.scale.shape:
             raise InputError(
-                f"zero points of shape {self.zero_point.shape} do not match the scales' "
+                f"offsets of shape {self.offset.shape} do not match the scales' "
                 f"{self.scale.shape}; give one for each scale."
             )
 
@@ -171,11 +171,12 @@ class AffineWeight:
     def rows(self, begin: int, end: int) -> Float32:
         """Dequantize rows begin … end - 1, (end - begin, columns)."""
         columns, blocks = self.q.shape[1], self.scale.shape[1]
-        values = self.q[begin:end].astype(np.float32).reshape(-1, blocks, columns // blocks)
-        if self.zero_point is not None:
-            values -= self.zero_point[begin:end, :, None]
-        values *= self.scale[begin:end, :, None]
-        return values.reshape(-1, columns)
+        q = self.q[begin:end].reshape(-1, blocks, columns // blocks)
+        scale = self.scale[begin:end, :, None]
+        if self.offset is None:
+            return (q.astype(np.float32) * scale).reshape(-1, columns)
+        products = q * scale.astype(np.float64)  # exact
+        return (products + self.offset[begin:end, :, None]).reshape(-1, columns).astype(np.float32)
 
     def dequantize(self) -> Float32:
         """Expand the whole weight, (rows, columns)."""
@@ -183,13 +184,13 @@ class AffineWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on disk: integers packed to `bits` bits, scales, zero points a byte each."""
-        offsets = 0 if self.zero_point is None else self.zero_point.nbytes
+        """Bytes on disk: integers packed to `bits` bits, scales, offsets."""
+        offsets = 0 if self.offset is None else self.offset.nbytes
         return packed_size(self.q.size, self.bits) + self.scale.nbytes + offsets
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits for each element, scales and zero points included."""
+        """Stored bits for each element, scales and offsets included."""
         return _bits_per_weight(self.nbytes, self.shape)
 
 

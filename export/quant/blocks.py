@@ -1,4 +1,4 @@
-"""Block quantization: integers with one scale for every few columns of a row.
+"""Block quantization: integers with one scale, or scale and offset, for every few columns of a row.
 
 Matrix in, AffineWeight out, in float32 only a stretch of rows at a time. Which weights are stored
 this way is the recipe's.
@@ -34,11 +34,17 @@ def quantize_blocks(
     rows: int | None = None,
     threads: int | None = None,
 ) -> AffineWeight:
-    """Quantize every `spec.group_size` columns of a row with a scale of their own.
+    """Quantize every `spec.group_size` columns of a row to −2**(bits − 1) … 2**(bits − 1) − 1.
 
-    Symmetric: integers −2**(bits − 1) … 2**(bits − 1) − 1 and the scale of least squared error
-    among those tried (it may be negative). Otherwise the range of the block, zero included, in
-    equal steps; values that are such steps already come back exactly.
+    Symmetric: with the scale of least squared error among those tried (it may be negative).
+    Otherwise with an offset as well, scale · q + offset: the form of llama.cpp's Q4_1, d · q + m,
+    for integers about zero. Blocks that lie on a grid of at most 2**bits equal steps come back:
+    float32 values d · q + m of float16 or bfloat16 d and m bit by bit, as long as a float32 holds
+    the offset m + 8 · d (|m| and 8 · |d| less than 2**13 apart); those of longer d and m within
+    2**-22 of the block's largest value; float16 and bfloat16 values, which are such sums rounded,
+    as what rounds to the same bits (of bfloat16 all but a block in some 10⁴; fewer if the last
+    digit is nearly a step). Any other block gets the scale and offset of least squared error among
+    those tried.
     `values` (r, columns) is bfloat16, float16 or float32; `rows` ≥ r appends rows of zeros.
     InputError names the tensor when it holds NaN, infinity or values beyond float16, or when the
     blocks do not divide the columns.
@@ -56,16 +62,16 @@ def quantize_blocks(
     q = np.zeros((rows, columns), np.int8)
     scales = np.ones((rows, columns // block_size), np.float32)
     digits = _DIGITS[values.dtype.name]
-    zero_points = None if symmetric else np.zeros(scales.shape, np.int8)
+    offsets = None if symmetric else np.zeros(scales.shape, np.float32)
 
     def run(begin: int, end: int) -> bool:
         block = to_float32(values[begin:end])
         if not np.abs(block).max(initial=0) <= FLOAT16_MAX:
             return False
-        if zero_points is None:
+        if offsets is None:
             quantize_symmetric(block, bits, _FACTORS, q[begin:end], scales[begin:end])
         else:
-            stored = q[begin:end], scales[begin:end], zero_points[begin:end]
+            stored = q[begin:end], scales[begin:end], offsets[begin:end]
             quantize_asymmetric(block, bits, digits, *stored)
         return True
 
@@ -77,7 +83,7 @@ def quantize_blocks(
             if not good:
                 check_finite(values[begin : begin + step], name)
                 raise AssertionError(f"{name}: rows from {begin} were refused without a reason")
-    return AffineWeight(q, scales, zero_points, bits)
+    return AffineWeight(q, scales, offsets, bits)
 
 
 def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -4,7 +4,14 @@ They know float32 numbers; checking arguments and wording errors is not theirs.
 
 A scale s that is tried gives integers q and rests r = w/s − q. For these integers the scale
 s · (1 + Σrq / Σq²) is best, and its squared error is s² · (Σr² − (Σrq)² / Σq²). So each scale costs
-one pass, and the best integers get the scale that suits them.
+one pass, and the best integers get the scale that suits them. With an offset o the rests are
+r = (w − o)/s − q, and the best line r ≈ α + βq makes them s · (1 + β) and o + s · α.
+
+A weight that was once quantized and expanded again is s · q + o for few integers q, rounded to the
+type in which it is stored. Each value v bounds these two numbers: they give something between
+v − half and v + half of its last digit. All bounds together leave a range for the scale, and any
+scale a range for the offset; of either the number with the fewest binary digits is tried first,
+because those who quantized stored short ones.
 """
 
 from __future__ import annotations
@@ -19,9 +26,17 @@ from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., Any])
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Int8 = NDArray[np.int8]
 # A block whose values are all smaller counts as zeros: the inverse of its scale would be infinite.
 _TINY = np.float32(1e-30)
+# Of the range of a block with an offset: narrower ones clip its ends and serve the rest. The shifts
+# are in steps. Together a tenth off the error of rounding within the range, for normal values.
+_WIDTHS = np.array([1, *np.linspace(0.7, 1.05, 8)], np.float32)
+_SHIFTS = np.array([0, -0.5, -0.25, 0.25, 0.5], np.float32)
+_FLOAT16_DIGITS, _FLOAT32_DIGITS = 11, 24
+_LESS = 1 - 2.0**-10  # of half a digit: less than that, and no halves
+_LONGEST = 25  # binary digits that are looked at; a float32 has 24
 
 
 def _kernel(function: F) -> F:
@@ -29,6 +44,11 @@ def _kernel(function: F) -> F:
         nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
     )
     return cast(F, decorate(function))
+
+
+def _exact(function: F) -> F:
+    """Compiled without leave to reorder: rounding is what it is about."""
+    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
 @_kernel
@@ -81,57 +101,189 @@ def _best_scale(part: Float32, low: np.float32, high: np.float32, factors: Float
 
 @_kernel
 def quantize_asymmetric(
-    values: Float32, bits: int, digits: int, q: Int8, scales: Float32, zero_points: Int8
+    values: Float32, bits: int, digits: int, q: Int8, scales: Float32, offsets: Float32
 ) -> None:
-    """Quantize rows to 0 … 2**bits − 1 with the scale (largest − smallest) / (2**bits − 1) of each
-    block, or with that of the grid on which its values lie already; the integers and zero points
-    are lowered by 2**(bits − 1) to fit int8. The type of the values had `digits` binary digits.
+    """Quantize rows (r, columns) into q (r, columns), scales and offsets (r, columns / block).
+
+    A block whose values lie on a grid gets that grid, another the scale and offset of least squared
+    error among those tried. The type of the values had `digits` binary digits.
     """
-    steps, shift = np.float32((1 << bits) - 1), np.float32(1 << (bits - 1))
+    low, high = np.float32(-(1 << (bits - 1))), np.float32((1 << (bits - 1)) - 1)
     block = values.shape[1] // scales.shape[1]
+    bounds = np.empty((2, 1 << bits), np.float64)
     for row in range(values.shape[0]):
         for number in range(scales.shape[1]):
             begin = number * block
             part = values[row, begin : begin + block]
-            smallest, largest = np.float32(0), np.float32(0)
+            smallest, largest = part[0], part[0]
             for i in range(block):
                 smallest, largest = min(smallest, part[i]), max(largest, part[i])
-            scale = np.float32(1)
-            if largest - smallest >= _TINY:
-                scale = _grid_scale(part, largest - smallest, (1 << bits) - 1, digits)
-                if scale == 0:
-                    scale = (largest - smallest) / steps
-            zero = np.rint(-smallest / scale)
-            scales[row, number] = scale
-            zero_points[row, number] = np.int8(zero - shift)
-            for i in range(block):
-                level = np.rint(part[i] / scale) + zero
-                q[row, begin + i] = np.int8(min(max(level, np.float32(0)), steps) - shift)
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # rounding is what it is about
-def _grid_scale(part: Float32, span: np.float32, steps: int, digits: int) -> np.float32:
-    """The scale whose multiples, rounded to `digits` binary digits, are the values; 0 if none.
-
-    `span` may be any number of steps. Each value v = k · scale bounds the scale by v ± half of its
-    last digit, divided by k; a scale within all bounds gives every value back.
-    """
-    for count in range(steps, 0, -1):
-        guess = float(span) / count
-        low, high = 0.0, math.inf
-        for i in range(part.size):
-            value = abs(float(part[i]))
-            k = np.rint(value / guess)
-            mantissa, exponent = math.frexp(value)
-            half = math.ldexp(0.5, exponent - digits)
-            below = half / 2 if mantissa == 0.5 else half  # digits are finer below a power of two
-            if k == 0:
-                if value != 0:
-                    high = -1.0
+            if largest - smallest < _TINY:
+                scale, offset = _TINY, smallest  # a large one would only add rounding
             else:
-                low, high = max(low, (value - below) / k), min(high, (value + half) / k)
+                scale, offset = _find_grid(part, smallest, largest, digits, bounds)
+                if scale == 0:
+                    scale, offset = _best_line(part, smallest, largest, low, high)
+            scales[row, number] = scale
+            offsets[row, number] = offset
+            for i in range(block):
+                level = np.rint((part[i] - offset) / scale)
+                q[row, begin + i] = np.int8(min(max(level, low), high))
+
+
+@_kernel
+def _best_line(
+    part: Float32, smallest: np.float32, largest: np.float32, low: np.float32, high: np.float32
+) -> tuple[np.float32, np.float32]:
+    """Scale and offset of a block that is not constant."""
+    count = np.float32(part.size)
+    whole = (largest - smallest) / (high - low)
+    best, best_offset, least = np.float32(0), np.float32(0), np.float32(np.inf)
+    for width in _WIDTHS:
+        scale = whole * width
+        inverse = np.float32(1) / scale
+        for shift in _SHIFTS:
+            # The middle of the integers, −1/2, meets that of the range.
+            middle = smallest + (largest - smallest) * np.float32(0.5)
+            offset = middle + scale * (np.float32(0.5) + shift)
+            rests = squares = products = total = total_squares = np.float32(0)
+            for i in range(part.size):
+                level = (part[i] - offset) * inverse
+                rounded = min(max(np.rint(level), low), high)
+                rest = level - rounded
+                rests += rest
+                squares += rest * rest
+                products += rest * rounded
+                total += rounded
+                total_squares += rounded * rounded
+            spread = count * total_squares - total * total
+            if spread > 0:
+                slope = (count * products - rests * total) / spread
+                shifted = (rests - slope * total) / count
+                error = (squares - shifted * rests - slope * products) * width * width
+                if error < least:
+                    least = error
+                    best = scale + scale * slope
+                    best_offset = offset + scale * shifted
+    return best, best_offset
+
+
+@_exact
+def _find_grid(
+    part: Float32, smallest: np.float32, largest: np.float32, digits: int, bounds: Float64
+) -> tuple[np.float32, np.float32]:
+    """The scale and offset of the grid on which the values of a block lie; scale 0 if on none.
+
+    They give every value back where float32 allows: float32(scale · q + offset), rounded to
+    `digits` binary digits, is the value, for an integer q of −n … n − 1. `bounds` (2, 2 · n) is
+    room to work in; the values differ.
+    """
+    steps = bounds.shape[1] - 1
+    half = _half_digit(float(max(abs(smallest), abs(largest))), digits)
+    nearest, nearest_offset = np.float32(0), np.float32(0)
+    for count in range(steps, 0, -1):
+        step = (float(largest) - float(smallest)) / count
+        if not _is_near(part, float(smallest), step, 8 * half):
+            continue
+        # A long scale's product was rounded before the sum, and may be of twice its size.
+        for attempt in range(2 if digits == _FLOAT32_DIGITS else 1):
+            rounding = digits, 2 * half * attempt
+            _bound_levels(part, float(smallest), step, rounding, bounds)
+            low, high = _scale_range(bounds, count)
             if low > high:
-                break
-        if low <= high:
-            return np.float32((low + high) / 2)
-    return np.float32(0)
+                continue
+            for scale in (_shortest(low, high), np.float32((low + high) / 2)):
+                first, last = _offset_range(bounds, count, scale)
+                for offset in (_shortest(first, last), np.float32((first + last) / 2)):
+                    if _gives_back(part, scale, offset, digits, (steps + 1) // 2):
+                        return scale, offset
+                    if nearest == 0:
+                        nearest, nearest_offset = scale, offset
+    return nearest, nearest_offset
+
+
+@_exact
+def _half_digit(value: float, digits: int) -> float:
+    """Half of the last digit of a value: what rounding to it changes at most."""
+    _, exponent = math.frexp(value)
+    least = -13 if digits == _FLOAT16_DIGITS else -125  # below, numbers have fewer digits
+    return math.ldexp(0.5, (max(exponent, least) if value != 0 else least) - digits)
+
+
+@_exact
+def _is_near(part: Float32, smallest: float, step: float, tolerance: float) -> bool:
+    for i in range(part.size):
+        distance = float(part[i]) - smallest
+        if abs(distance - np.rint(distance / step) * step) > tolerance:
+            return False
+    return True
+
+
+@_exact
+def _bound_levels(
+    part: Float32, smallest: float, step: float, rounding: tuple[int, float], bounds: Float64
+) -> None:
+    """The least and the largest number that rounds to the values of each level, by `rounding`:
+    digits, and what else a value may be off."""
+    digits, more = rounding
+    bounds[0], bounds[1] = -math.inf, math.inf
+    for i in range(part.size):
+        value = float(part[i])
+        level = int(np.rint((value - smallest) / step))
+        half = _half_digit(value, digits)
+        if value % (4 * half) != 0:  # halves are rounded to even digits
+            half *= _LESS
+        below, above = half, half
+        if abs(math.frexp(value)[0]) == 0.5:  # digits are finer towards zero from a power of two
+            below, above = (half / 2, half) if value > 0 else (half, half / 2)
+        bounds[0, level] = max(bounds[0, level], value - below - more)
+        bounds[1, level] = min(bounds[1, level], value + above + more)
+
+
+@_exact
+def _scale_range(bounds: Float64, count: int) -> tuple[float, float]:
+    low, high = 0.0, math.inf
+    for upper in range(1, count + 1):
+        if bounds[1, upper] < math.inf:
+            for lower in range(upper):
+                low = max(low, (bounds[0, upper] - bounds[1, lower]) / (upper - lower))
+                high = min(high, (bounds[1, upper] - bounds[0, lower]) / (upper - lower))
+    return low, high
+
+
+@_exact
+def _offset_range(bounds: Float64, count: int, scale: np.float32) -> tuple[float, float]:
+    low, high = -math.inf, math.inf
+    for level in range(count + 1):
+        steps = float(scale) * (level - (count + 1) // 2)
+        low, high = max(low, bounds[0, level] - steps), min(high, bounds[1, level] - steps)
+    return low, high
+
+
+@_exact
+def _shortest(low: float, high: float) -> np.float32:
+    """The number of low … high with the fewest binary digits, or their middle if all are long."""
+    if low <= 0 <= high:
+        return np.float32(0)
+    _, exponent = math.frexp(max(abs(low), abs(high)))
+    for length in range(_LONGEST):
+        unit = math.ldexp(1.0, exponent - length)
+        number = math.ceil(low / unit) * unit
+        if number <= high:
+            return np.float32(number)
+    return np.float32((low + high) / 2)
+
+
+@_exact
+def _gives_back(
+    part: Float32, scale: np.float32, offset: np.float32, digits: int, reach: int
+) -> bool:
+    for i in range(part.size):
+        level = np.float32(np.rint((part[i] - offset) / scale))
+        if not -reach <= level < reach:
+            return False
+        value = float(np.float32(float(scale) * level + float(offset)))
+        unit = 2 * _half_digit(value, digits)
+        if np.rint(value / unit) * unit != float(part[i]):
+            return False
+    return True

@@ -23,7 +23,8 @@ Shape = tuple[int, int]  # of a matrix: (rows, columns)
 class QuantSpec:
     """`kmeans`: a lookup table of 2**bits values for every `group_size` rows; `affine`: integers
     with one scale a row; `block`: integers with one scale for every `group_size` columns of a row;
-    `dense`: floats of 16 or 32 bits. Integers are symmetric about zero unless said otherwise."""
+    `dense`: floats of 16 or 32 bits. Integers are symmetric about zero, or each block has an offset
+    as well."""
 
     bits: int
     group_size: int

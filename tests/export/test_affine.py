@@ -14,7 +14,7 @@ def test_integers_and_scale_of_a_known_row() -> None:
     weight = quantize_affine(np.array([[127.0, -63.4, 0.5, 1.5, -127.0]], np.float32), name="w")
     assert weight.scale.tolist() == [[1.0]]
     assert weight.q.tolist() == [[127, -63, 0, 2, -127]]
-    assert weight.zero_point is None
+    assert weight.offset is None
 
 
 @pytest.mark.parametrize("dtype", TYPES)

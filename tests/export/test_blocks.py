@@ -70,7 +70,7 @@ def least_errors(blocks, bits):
 def test_no_block_is_worse_than_plain_rounding(name, bits, size, dtype):
     matrix = MATRICES[name](np.random.default_rng(bits)).astype(dtype)
     weight = quantize_blocks(matrix, spec=block(bits, size), name="w")
-    assert weight.zero_point is None and weight.scale.shape == (24, 512 // size)
+    assert weight.offset is None and weight.scale.shape == (24, 512 // size)
     assert -(2 ** (bits - 1)) <= weight.q.min() and weight.q.max() < 2 ** (bits - 1)
     # 1e-5: the scale is a float32, and an error at eight bits is a 10⁵th of the weight.
     plain = plain_errors(blocks_of(matrix, size), bits)
@@ -86,30 +86,55 @@ def test_the_error_is_close_to_the_least(name, size):
     assert errors(matrix, weight, size).sum() <= 1.005 * least
 
 
-def grid(random, dtype, bits=4, scales=None):
-    """(rows, columns) whose blocks of 32 are integer steps of any float32 scale."""
-    levels = random.integers(0, 2**bits, (16, 8, 32))
-    zero = random.integers(0, 2**bits, (16, 8, 1))
-    if scales is None:
-        scales = np.exp(random.uniform(-9, 0, (16, 8, 1)))
-    steps = np.float32(scales) * np.float32(levels - zero)
-    return steps.reshape(16, 256).astype(dtype)
+# How far minima lie from zero, in steps: within the grid, beyond it, far from it.
+MINIMA = {"within": (-15, 0), "beyond": (-100, 15), "far": (300, 1000)}
+Q4_1 = [(np.float16, name) for name in MINIMA] + [(ml_dtypes.bfloat16, "within")]
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("seed", range(12))
-def test_values_on_a_grid_come_back_exactly(seed, dtype):
-    matrix = grid(np.random.default_rng(seed), dtype)
-    weight = quantize_blocks(matrix, spec=block(symmetric=False), name="w")
-    back = weight.dequantize().astype(dtype)
+def q4_1(random, kind, minima, low=0, high=15):
+    """Blocks (4096, 32) of llama.cpp's Q4_1 as it expands them, in float32: d · q + m of stored d
+    and m."""
+    scale = np.exp(random.uniform(-8, 0, (4096, 1))).astype(kind).astype(np.float32)
+    minimum = (scale * random.uniform(*minima, scale.shape)).astype(kind).astype(np.float32)
+    levels = random.integers(low, high + 1, (4096, 32)).astype(np.float32)
+    return scale * levels + minimum
+
+
+@pytest.mark.parametrize(("kind", "minima"), Q4_1)
+@pytest.mark.parametrize(("low", "high"), [(0, 15), (3, 12), (7, 9)])
+def test_expanded_q4_1_comes_back_bit_by_bit(kind, minima, low, high):
+    matrix = q4_1(np.random.default_rng(0), kind, MINIMA[minima], low, high)
+    back = quantize_blocks(matrix, spec=block(symmetric=False), name="w").dequantize()
     assert np.array_equal(back, matrix)
 
 
-def test_values_on_a_grid_whose_scales_are_powers_of_two_come_back_exactly():
-    """Just below a power of two the digits are twice as fine."""
+@pytest.mark.parametrize("dtype", TYPES[:2])
+def test_rounded_q4_1_comes_back_as_what_rounds_to_the_same(dtype):
+    matrix = q4_1(np.random.default_rng(0), np.float16, MINIMA["within"]).astype(dtype)
+    back = quantize_blocks(matrix, spec=block(symmetric=False), name="w").dequantize()
+    assert np.array_equal(back.astype(dtype), matrix)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_integer_zero_points_of_any_scale_come_back_to_the_last_digit(dtype):
+    """Not to the last bit of float32, which cannot hold every product of scale and zero point."""
     random = np.random.default_rng(0)
-    scales = 2.0 ** random.integers(-12, 3, (16, 8, 1)) * (1 - 2.0**-24)
-    matrix = grid(random, np.float32, scales=scales)
+    scale = np.exp(random.uniform(-9, 0, (4096, 1))).astype(np.float32)
+    zero = random.integers(0, 16, (4096, 1))
+    matrix = scale * (random.integers(0, 16, (4096, 32)) - zero).astype(np.float32)
+    matrix = matrix.astype(dtype)
+    back = quantize_blocks(matrix, spec=block(symmetric=False), name="w").dequantize()
+    if dtype is np.float32:
+        assert (np.abs(back - matrix).max(1) <= 2.0**-22 * np.abs(matrix).max(1)).all()
+    else:
+        assert np.array_equal(back.astype(dtype), matrix)
+
+
+def test_a_scale_just_below_a_power_of_two_is_found():
+    """There the digits are twice as fine."""
+    random = np.random.default_rng(0)
+    scale = 2.0 ** random.integers(-12, 3, (128, 1)) * (1 - 2.0**-11)
+    matrix = (scale * random.integers(-8, 8, (128, 32))).astype(np.float32)
     weight = quantize_blocks(matrix, spec=block(symmetric=False), name="w")
     assert np.array_equal(weight.dequantize(), matrix)
 
@@ -120,26 +145,57 @@ def test_a_grid_that_uses_few_of_its_levels_comes_back_exactly():
     assert np.array_equal(weight.dequantize(), steps[None])
 
 
+def test_a_constant_block_comes_back_exactly():
+    matrix = np.repeat(np.random.default_rng(0).standard_normal((4, 8), np.float32), 32, axis=1)
+    weight = quantize_blocks(matrix, spec=block(symmetric=False), name="w")
+    assert np.array_equal(weight.dequantize(), matrix)
+
+
+def plain_offset_errors(blocks, bits):
+    """Rounding to equal steps from the smallest value to the largest."""
+    low, high = blocks.min(1, keepdims=True), blocks.max(1, keepdims=True)
+    step = (high - low) / (2.0**bits - 1)
+    return np.square(np.rint((blocks - low) / step) * step + low - blocks).sum(1)
+
+
+def least_offset_errors(blocks, bits):
+    """Least squared error over a fine grid of ranges, each replaced by the best line through what
+    it rounds to."""
+    least = np.full(len(blocks), np.inf)
+    low, span = blocks.min(1, keepdims=True), np.ptp(blocks, axis=1, keepdims=True)
+    steps, mean = 2.0**bits - 1, blocks.mean(1, keepdims=True)
+    for width in np.linspace(0.6, 1.1, 26):
+        for shift in np.linspace(-1, 1, 17):
+            step = span / steps * width
+            begin = low + (span - step * steps) / 2 + shift * step
+            q = np.clip(np.rint((blocks - begin) / step), 0, steps)
+            q -= q.mean(1, keepdims=True)
+            slope = (q * (blocks - mean)).sum(1) / np.square(q).sum(1)
+            least = np.minimum(least, np.square(blocks - mean - q * slope[:, None]).sum(1))
+    return least
+
+
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("bits", "size"), [(2, 16), (4, 32), (4, 128), (8, 32)])
 @pytest.mark.parametrize("name", MATRICES)
-def test_asymmetric_error_is_at_most_a_step_by_the_range(name, bits, dtype):
-    """Half a step from rounding to levels; the zero point's rounding moves the range by half a
-    step, so that what lies at its end may be clipped by as much."""
+def test_no_block_with_an_offset_is_worse_than_plain_rounding(name, bits, size, dtype):
     matrix = MATRICES[name](np.random.default_rng(bits)).astype(dtype)
-    weight = quantize_blocks(matrix, spec=block(bits, symmetric=False), name="w")
-    assert weight.zero_point is not None
-    wide = blocks_of(matrix, 32)
-    span = np.maximum(wide.max(1), 0) - np.minimum(wide.min(1), 0)
-    step = span / (2**bits - 1) * (1 + 1e-4)  # up to 255 steps of a float32
-    error = np.abs(blocks_of(weight.dequantize(), 32) - wide)
-    assert (error <= step[:, None]).all()
-    levels = blocks_of(weight.q, 32)
-    inside = (levels > -(2 ** (bits - 1))) & (levels < 2 ** (bits - 1) - 1)
-    # Values that lie on a grid are given back to the last digit of their type, no further.
-    digit = np.abs(wide) * float(ml_dtypes.finfo(dtype).eps) / 2
-    bound = np.where(inside, step[:, None] / 2, step[:, None])
-    assert (error <= np.maximum(bound, digit)).all()
+    weight = quantize_blocks(matrix, spec=block(bits, size, False), name="w")
+    assert weight.offset is not None and weight.offset.shape == (24, 512 // size)
+    assert -(2 ** (bits - 1)) <= weight.q.min() and weight.q.max() < 2 ** (bits - 1)
+    # Values on a grid come back to the last digit of their type; 1e-5: scales are float32.
+    wide = blocks_of(matrix, size)
+    digit = np.square(wide * float(ml_dtypes.finfo(dtype).eps) / 2).sum(1)
+    plain = plain_offset_errors(wide, bits)
+    assert (errors(matrix, weight, size) <= np.maximum(plain * (1 + 1e-5), digit)).all()
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_the_error_with_an_offset_is_close_to_the_least(name):
+    matrix = MATRICES[name](np.random.default_rng(7)).astype(np.float32)
+    weight = quantize_blocks(matrix, spec=block(symmetric=False), name="w")
+    least = least_offset_errors(blocks_of(matrix, 32), 4).sum()
+    assert errors(matrix, weight, 32).sum() <= 1.03 * least
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -1,5 +1,7 @@
 """The graph vocabulary as ONNX operations in both profiles, executed, against plain PyTorch."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -208,13 +210,14 @@ def stored_weights(form, *heights):
 
 def dequantized(weights, specs, arrays, make_parameter):
     """What the reference multiplies with, in float64."""
+    return [w.dequantize().astype(np.float64) for w in held(weights, specs, arrays, make_parameter)]
+
+
+def held(weights, specs, arrays, make_parameter):
+    """The weights in their storage forms."""
     source = arrays(weights)
-    wide = []
-    for name, values in weights.items():
-        weight = quantize(make_parameter(name, values), source, specs[name])
-        held = weight.dequantize() if hasattr(weight, "dequantize") else weight.values
-        wide.append(held.astype(np.float64))
-    return wide
+    named = {name: make_parameter(name, values) for name, values in weights.items()}
+    return [quantize(parameter, source, specs[name]) for name, parameter in named.items()]
 
 
 LAYERS = {
@@ -292,9 +295,12 @@ def test_fast_products_round_activations_to_eight_bits_and_no_further(
     build, profile, layers, form, arrays, make_parameter
 ):
     """Activations become integers −127 … 127 by blocks of the weight's (those of 8 bits by rows may
-    use the whole tensor's range, zero included, in 255 steps)."""
+    use the whole tensor's range, zero included, in 255 steps). What multiplies them is a weight
+    without its offset."""
     engine, weights, specs, _ = build_layers(build, layers, form, profile)
-    (wide,) = dequantized(weights, specs, arrays, make_parameter)
+    (weight,) = held(weights, specs, arrays, make_parameter)
+    wide = weight.dequantize().astype(np.float64)
+    centred = replace(weight, offset=None).dequantize().astype(np.float64)
     rounded = False
     for shape in SHAPES:
         x = normal(7, *shape, COLUMNS)
@@ -304,7 +310,7 @@ def test_fast_products_round_activations_to_eight_bits_and_no_further(
             step = (np.maximum(x.max(), 0) - np.minimum(x.min(), 0)) / 255
             bound = np.full(x.shape, step) @ np.abs(wide).T  # the zero point is rounded, too
         else:
-            bound = rounding_bound(x, wide, specs[next(iter(specs))].group_size, 254)
+            bound = rounding_bound(x, centred, specs[next(iter(specs))].group_size, 254)
         assert (error <= bound * 1.01 + 1e-5 * np.abs(exact).max()).all()
         rounded |= bool(error.max() > 1e-5 * np.abs(exact).max())
     assert rounded, "float32 activations are slower"
@@ -332,6 +338,30 @@ def test_weights_of_one_input_are_one_matrix_in_the_fast_profile(build, tmp_path
     (path,) = tmp_path.glob("*.onnx")
     kinds = [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
     assert kinds.count("MatMulNBits") == 1 and kinds.count("Split") == 1
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_products_with_offsets_round_nothing(build, profile, bits):
+    """Blocks of one value each are nothing but offset."""
+    blocks = normal(0, 40, COLUMNS // 32).repeat(32, axis=1)
+    engine = build(
+        lambda ops, x, p: [ops.linear(x["x"], p["w"])],
+        {"x": normal(1, 1, 1, COLUMNS)},
+        profile,
+        {"w": blocks},
+        {"w": QuantSpec(bits, 32, "block", symmetric=False)},
+    )
+    for shape in SHAPES:
+        x = normal(2, *shape, COLUMNS)
+        exact = x.astype(np.float64) @ blocks.T
+        assert relative(engine.run({"x": x})["out_0"], exact) <= 1e-6
+
+
+def test_sums_of_an_activation_by_blocks_are_made_once(build, profile, tmp_path):
+    build_layers(build, "linears", "int4 asymmetric", profile)
+    (path,) = tmp_path.glob("*.onnx")
+    kinds = [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
+    assert kinds.count("ReduceSum") == 1
 
 
 def test_the_portable_profile_is_standard_and_known_to_this_runtime(build, tmp_path):

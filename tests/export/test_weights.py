@@ -117,20 +117,20 @@ def test_affine_weight_by_row() -> None:
     assert weight.bits_per_weight == 80 / 6
 
 
-def test_affine_weight_by_block_with_zero_points() -> None:
+def test_affine_weight_by_block_with_offsets() -> None:
     q = np.array([[0, 1, 2, 3]], np.int8)
     scale = np.array([[1.0, 0.25]], np.float16)
-    weight = AffineWeight(q, scale, np.array([[1, -2]], np.int8), 4)
-    assert weight.dequantize().tolist() == [[-1.0, 0.0, 1.0, 1.25]]
-    assert weight.nbytes == 2 + 4 + 2
+    weight = AffineWeight(q, scale, np.array([[-1.125, 0.5]], np.float32), 4)
+    assert weight.dequantize().tolist() == [[-1.125, -0.125, 1.0, 1.25]]
+    assert weight.nbytes == 2 + 4 + 8
 
 
 def test_affine_weight_with_wrong_scales_is_refused() -> None:
     with pytest.raises(InputError, match="scales of shape"):
         AffineWeight(np.zeros((2, 6), np.int8), np.ones((2, 4), np.float16), None, 8)
-    with pytest.raises(InputError, match="zero points of shape"):
+    with pytest.raises(InputError, match="offsets of shape"):
         AffineWeight(
-            np.zeros((2, 6), np.int8), np.ones((2, 3), np.float16), np.zeros((2, 1), np.int8), 8
+            np.zeros((2, 6), np.int8), np.ones((2, 3), np.float16), np.zeros((2, 1), np.float32), 8
         )
 
 

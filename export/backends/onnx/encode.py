@@ -42,34 +42,28 @@ def transposed_scales(weight: Weight) -> np.ndarray:
     return scales(weight).T
 
 
+def offsets(weight: Weight) -> np.ndarray:
+    """(rows, blocks) float32."""
+    assert isinstance(weight, AffineWeight) and weight.offset is not None
+    return weight.offset
+
+
+def transposed_offsets(weight: Weight) -> np.ndarray:
+    """(blocks, rows) float32."""
+    return offsets(weight).T
+
+
 def unsigned_blocks(weight: Weight) -> np.ndarray:
     """Integers raised by 2**(bits − 1), packed along each row: (rows, columns · bits / 8) uint8."""
     assert isinstance(weight, AffineWeight)
-    return _packed(_unsigned(weight.q, weight.bits), weight.bits)
-
-
-def unsigned_zero_points(weight: Weight) -> np.ndarray:
-    """(rows, ceil(blocks · bits / 8)) uint8; every row begins at a byte."""
-    assert isinstance(weight, AffineWeight) and weight.zero_point is not None
-    points = _unsigned(weight.zero_point, weight.bits)
-    padded = np.pad(points, ((0, 0), (0, points.shape[1] * weight.bits // 4 % 2)))
-    return _packed(padded, weight.bits)
+    raised = weight.q.view(np.uint8) + np.uint8(1 << (weight.bits - 1))
+    return _packed(raised & np.uint8((1 << weight.bits) - 1), weight.bits)
 
 
 def transposed_blocks(weight: Weight) -> np.ndarray:
     """Signed integers (columns, rows), packed from the lowest bits on."""
     assert isinstance(weight, AffineWeight)
     return _packed(weight.q.T, weight.bits)
-
-
-def transposed_zero_points(weight: Weight) -> np.ndarray:
-    """Signed zero points (blocks, rows), packed."""
-    assert isinstance(weight, AffineWeight) and weight.zero_point is not None
-    return _packed(weight.zero_point.T, weight.bits)
-
-
-def _unsigned(q: np.ndarray, bits: int) -> np.ndarray:
-    return (q.view(np.uint8) + np.uint8(1 << (bits - 1))) & np.uint8((1 << bits) - 1)
 
 
 def _packed(q: np.ndarray, bits: int) -> np.ndarray:

@@ -2,11 +2,14 @@
 
 `MatMulNBits` keeps rows of packed blocks, so that layers on one input become one matrix; the
 standard operations want columns first.
+
+Offsets of blocks stay out of the packed matrix, whose zero points could only be integers:
+x · (s · q + offset)ᵀ = x · (s · q)ᵀ + (sums of x by blocks) · offsetᵀ, the second product in
+float32 whatever the first one rounds.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +34,7 @@ class MatrixWriter:
     def __init__(self, builder: ModelBuilder, specs: Specs, profile: Profile) -> None:
         self._builder, self._specs, self._profile = builder, specs, profile
         self._quantized: dict[str, list[str]] = {}  # activation -> its integers, scale, zero point
+        self._sums: dict[tuple[str, int], str] = {}  # activation and block size -> sums by blocks
 
     def product(self, x: str, weights: Sequence[Parameter]) -> list[str]:
         """x · weightᵀ of every weight."""
@@ -93,7 +97,15 @@ class MatrixWriter:
             return self._node("MatMul", x, self._float32(values, spec.bits))
         if spec.method == "affine":
             return self._integer_product(x, weight)
-        return self._node("MatMul", x, self._dequantized(weight, spec))
+        product = self._node("MatMul", x, self._dequantized(weight, spec))
+        if spec.symmetric:
+            return product
+        shape = columns // spec.group_size, rows
+        offsets = self._declare(
+            weight, "/offset", TensorProto.FLOAT, shape, encode.transposed_offsets
+        )
+        added = self._node("MatMul", self._block_sums(x, columns, spec.group_size), offsets)
+        return self._node("Add", product, added)
 
     def _float32(self, value: str, bits: int) -> str:
         return value if bits == 32 else self._cast(value)
@@ -115,20 +127,14 @@ class MatrixWriter:
         return self._node("Mul", self._cast(total), self._node("Mul", scale, scales))
 
     def _dequantized(self, weight: Parameter, spec: QuantSpec) -> str:
-        """The matrix (columns, rows) from blocks, which a runtime may fuse with the product."""
+        """The matrix (columns, rows) from blocks, which a runtime may fuse with a product; offsets
+        are left out."""
         rows, columns = weight.shape
         blocks = columns // spec.group_size
-        kind = _INTEGERS[spec.bits]
-        inputs = [
-            self._declare(weight, "/q", kind, (columns, rows), encode.transposed_blocks),
-            self._declare(
-                weight, "/scale", TensorProto.FLOAT, (blocks, rows), encode.transposed_scales
-            ),
-        ]
-        if not spec.symmetric:
-            points = encode.transposed_zero_points
-            inputs.append(self._declare(weight, "/zero", kind, (blocks, rows), points))
-        return self._node("DequantizeLinear", *inputs, axis=0, block_size=spec.group_size)
+        kind, shape = _INTEGERS[spec.bits], (blocks, rows)
+        integers = self._declare(weight, "/q", kind, (columns, rows), encode.transposed_blocks)
+        scales = self._declare(weight, "/scale", TensorProto.FLOAT, shape, encode.transposed_scales)
+        return self._node("DequantizeLinear", integers, scales, axis=0, block_size=spec.group_size)
 
     def _packed_blocks(self, x: str, weights: Sequence[Parameter], spec: QuantSpec) -> str:
         """The product with all weights as one matrix."""
@@ -142,20 +148,21 @@ class MatrixWriter:
             ("/scale", TensorProto.FLOAT, (rows, blocks), encode.scales),
         ]
         if not spec.symmetric:
-            width = math.ceil(blocks * spec.bits / 8)
-            points = encode.unsigned_zero_points
-            forms.append(("/zero", TensorProto.UINT8, (rows, width), points))
-        inputs = [x]
+            forms.append(("/offset", TensorProto.FLOAT, (rows, blocks), encode.offsets))
+        stored = []
         for suffix, kind, shape, extract in forms:
             whole = self._builder.declare(name + suffix, kind, shape)
             row_bytes, begin = self._builder.declared[whole].nbytes // rows, 0
             for weight, height in zip(weights, heights, strict=True):
                 self._builder.fill(weight.name, Piece(whole, begin * row_bytes, extract))
                 begin += height
-            inputs.append(whole)
-        return self._node(
+            stored.append(whole)
+        integers, scales, *offsets = stored
+        product = self._node(
             "MatMulNBits",
-            *inputs,
+            x,
+            integers,
+            scales,
             contrib=True,
             K=columns,
             N=rows,
@@ -163,6 +170,20 @@ class MatrixWriter:
             block_size=spec.group_size,
             accuracy_level=self._profile.accuracy_level,
         )
+        if not offsets:
+            return product
+        sums = self._block_sums(x, columns, spec.group_size)
+        added = self._node("FusedMatMul", sums, *offsets, contrib=True, transB=1)
+        return self._node("Add", product, added)
+
+    def _block_sums(self, x: str, columns: int, size: int) -> str:
+        """(batch, length, columns) -> (batch, length, columns / size), once for each activation."""
+        if (x, size) not in self._sums:
+            shape = self._builder.constant([0, 0, columns // size, size], np.int64)
+            last = self._builder.constant([-1], np.int64)
+            blocks = self._node("Reshape", x, shape)
+            self._sums[x, size] = self._node("ReduceSum", blocks, last, keepdims=0)
+        return self._sums[x, size]
 
     def _declare(
         self,
