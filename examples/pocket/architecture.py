@@ -33,7 +33,7 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": False,
     "attention_bias": False,
     "drop_vision_last_layer": False,
-    "query_num": 16,
+    "query_num": 24,  # a column of the widest view each
     "patch_size": 14,
     "vocab_size": VOCAB_SIZE,
     "vision_config": {
@@ -64,11 +64,10 @@ RELEASE = Release(
     generation=Generation(answer=_GREEDY, thinking=_GREEDY, max_new_tokens=128),
 )
 _POSITION_SCALE = 0.3
-_VIEW_COLUMNS = 24.0  # columns of patches that the queries are spread over
 _COLUMN_WAVES = (0.15, 1.0)  # radians a column: slower ones tell nothing about neighbours
 _TIME_WAVES = (0.05, 0.4)  # radians a tenth of a second
 _TIME_SHARE = 0.5  # of the columns' amplitude
-_SHARPNESS = 3.0
+_SHARPNESS = 4.0
 
 
 def build_model(seed: int) -> MiniCPMV:
@@ -101,7 +100,7 @@ def _is_gain(name: str) -> bool:
 
 
 def spread_queries(resampler: Resampler) -> None:
-    """Let each query and head look at a column of patches and a time of its own.
+    """Let each query look at a column of patches and a time of its own.
 
     The published positions hold the column as sines and cosines in their first half, to which the
     time's sines are added; its cosines lie in the second half. Keys are made of the waves that
@@ -112,9 +111,9 @@ def spread_queries(resampler: Resampler) -> None:
     column_waves, columns = _waves(quarter, _COLUMN_WAVES)
     time_waves, times = _waves(half, _TIME_WAVES)
     chosen = torch.cat([columns, quarter + columns, times, half + times])
-    column = torch.arange(queries * heads).view(queries, heads, 1) * _VIEW_COLUMNS
+    column = torch.arange(queries).view(queries, 1, 1).expand(-1, heads, -1)
     time = (torch.arange(queries) + 0.5).view(queries, 1, 1).expand(-1, heads, -1) * QUERY_TIME
-    waves = [_on_circle(column / (queries * heads) * column_waves)]
+    waves = [_on_circle(column * column_waves)]
     waves.append(_TIME_SHARE * _on_circle(time * time_waves))
     span = size // heads
     resampler.query.mul_(0.1)

@@ -29,11 +29,11 @@ CHARACTER_CLASSES = len(CHARACTERS) + 1
 HALVES = 2  # a patch may hold the middle of two narrow characters
 QUARTERS = 4  # of a patch, each covered by one character at most
 MARK_CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1)  # of a patch with the middle of a shape
-# Query q tells what has its middle in half columns SLOTS·q … SLOTS·q + SLOTS − 1 of the view's
-# patches: the character of each half column, and how many shapes of each kind and colour. Of a
-# video it tells the frame shown at time q · QUERY_TIME: its character, or where its shape is.
-SLOTS = 3
-QUERY_TIME = 4  # tenths of a second
+# Query q tells what has its middle in column q of the view's patches: the character of each half,
+# and how many shapes of each kind and colour. Of a video it tells the frame shown at time
+# q · QUERY_TIME: its character, or where its shape is.
+SLOTS = HALVES
+QUERY_TIME = 3  # tenths of a second
 KINDS = len(SHAPES) + len(COLOURS)
 MOST_IN_BAND = 3  # shapes of one kind that a query counts
 PLACES = 8  # parts of a picture's width and height
