@@ -19,16 +19,36 @@ test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 # The Swift package. `make swift` finds a toolchain, or fetches Debian's into a private folder;
-# `make test` then also compares the package with the Python runtime.
+# `make test` then also compares the package with the Python runtime. All use one build, which the
+# bulk of those comparisons wants optimized.
 swift:
 	ios_bridge/toolchain.sh install
 	@ios_bridge/toolchain.sh check
 
-SWIFT_FLAGS := -Xswiftc -warnings-as-errors --disable-swift-testing
+SWIFT_FLAGS := $(shell ios_bridge/toolchain.sh flags)
+IF_SWIFT := if ios_bridge/toolchain.sh install && ios_bridge/toolchain.sh check; then
+ELSE_SKIP := ; else echo 'skipped: no Swift here, for the reason above'; fi
+
+SWIFT_BUILD := ios_bridge/toolchain.sh run swift build --build-tests $(SWIFT_FLAGS)
+
+swift-build:
+	@$(IF_SWIFT) $(SWIFT_BUILD) $(ELSE_SKIP)
+
+# The tests' own build would have flags of its own, and take as long again.
 swift-test:
-	@if ios_bridge/toolchain.sh install && ios_bridge/toolchain.sh check; \
-	then ios_bridge/toolchain.sh run swift test $(SWIFT_FLAGS); \
-	else echo 'skipped: no Swift here, for the reason above'; fi
+	@$(IF_SWIFT) $(MAKE) recordings && $(SWIFT_BUILD) && \
+	  ios_bridge/toolchain.sh run swift test --skip-build $(SWIFT_FLAGS) $(ELSE_SKIP)
+
+# What `swift test` replays: conversations that the Python session holds with the default model.
+RECORDINGS := .build/recordings
+RECORDED := $(RECORDINGS)/thinking-state/script.json
+RECORDERS := $(wildcard tests/ios_bridge/recording.py tests/ios_bridge/conversations.py)
+recordings: $(RECORDED)
+$(RECORDED): $(VENV)/demo.stamp $(RECORDERS) $(shell find export mobile_runtime -name '*.py') \
+  $(wildcard export/pocket/*)
+	$(BIN)/python -m tests.ios_bridge.conversations $(RECORDINGS)
+
+environment: $(VENV)/test.stamp
 
 # Figures of full size: 45 GB of disk and half an hour.
 FULL := out/full
@@ -44,9 +64,12 @@ full-figures: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.scaling $(FULL) --layers 4 8 16 --json benchmarks/results/scaling.json
 	test -d $(FULL)/checkpoint || $(BIN)/python -m benchmarks.synthesize full $(FULL)/checkpoint
 	$(BIN)/python -m benchmarks.full_export $(FULL)/checkpoint --json benchmarks/results/full-export.json
+	$(BIN)/python -m benchmarks.onnx_full $(FULL)/checkpoint --json benchmarks/results/onnx-full.json
 	$(BIN)/python -m benchmarks.readme
 
-# Measure the other figures of the README again and write its tables.
+# Measure the other figures of the README again and write its tables. Bundles answer the first ITEMS
+# questions of a task, PyTorch all 300.
+ITEMS := 100
 figures: $(VENV)/test.stamp
 	for quant in none int8 int4; do \
 	  $(BIN)/python -m export coreml --quant $$quant --overwrite --quiet && \
@@ -58,9 +81,10 @@ figures: $(VENV)/test.stamp
 	  $(BIN)/python -m validation parity $(ONNX:onnx=$$profile)-int4 \
 	    --output benchmarks/results/parity-$$profile.json || exit 1; \
 	done
-	$(BIN)/python -m validation answers $(BUNDLES)-none $(BUNDLES)-int8 $(BUNDLES)-int4 \
+	$(BIN)/python -m validation answers --json benchmarks/results/answers-all.json
+	$(BIN)/python -m validation answers --limit $(ITEMS) $(BUNDLES)-none $(BUNDLES)-int8 $(BUNDLES)-int4 \
 	  $(ONNX)-int4 $(ONNX)-portable-int4 --json benchmarks/results/answers-fp16.json
-	$(BIN)/python -m validation answers $(BUNDLES)-none --precision fp32 \
+	$(BIN)/python -m validation answers --limit $(ITEMS) $(BUNDLES)-none --precision fp32 \
 	  --json benchmarks/results/answers-fp32.json
 	$(BIN)/python -m examples.pocket.card
 	$(BIN)/python -m benchmarks.readme
@@ -75,4 +99,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test swift swift-test figures full-figures
+.PHONY: demo test environment swift swift-build swift-test recordings figures full-figures

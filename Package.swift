@@ -16,7 +16,7 @@ let package = Package(
             name: "MiniCPMVCommand", dependencies: ["MiniCPMV"],
             path: "ios_bridge/Sources/MiniCPMVCommand"),
         .testTarget(
-            name: "MiniCPMVTests", dependencies: ["MiniCPMV"],
+            name: "MiniCPMVTests", dependencies: ["MiniCPMV", "MiniCPMVCommand"],
             path: "ios_bridge/Tests/MiniCPMVTests"),
     ]
 )

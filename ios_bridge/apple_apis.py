@@ -18,8 +18,10 @@ README = FOLDER / "README.md"
 BEGIN, END = "<!-- apis: ios_bridge/apple_apis.py -->", "<!-- end of apis -->"
 
 _AVAILABLE = re.compile(r"@available\(iOS ([\d.]+)(?:, macOS ([\d.]+))?, \*\)")
-_NAME = r"(?:public |indirect |final |static |class |override )*"
-_TYPE = re.compile(rf"{_NAME}(?:class|struct|enum|protocol|extension) (?!var |func )(\w+)[^(]*\{{")
+_NAME = r"(?:public |indirect |final |static |class |override |nonisolated )*"
+_TYPE = re.compile(
+    rf"{_NAME}(?:class|struct|enum|protocol|extension|actor) (?!var |func )(\w+)[^(]*\{{"
+)
 _MEMBER = re.compile(rf"{_NAME}(?:func|var|let|case) (\w+)(.*)")
 _INIT = re.compile(r"public init\??(.*)")
 _LABEL = re.compile(r"(\w+)(?: \w+)?: ")

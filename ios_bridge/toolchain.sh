@@ -4,6 +4,7 @@
 #   toolchain.sh check             say which one is here; exit 1, with the reason, when none is
 #   toolchain.sh install           put Debian's into the private folder, unless one is here
 #   toolchain.sh run PROGRAM ...   run swift, or what it built
+#   toolchain.sh flags             how all builds here are made, so that they share their results
 #
 # The private folder (1.7 GB; 0.5 GB are downloaded once, later runs need no network) is
 # $MINICPMV_SWIFT, by default ~/.cache/minicpmv-swift. Debian releases with a swiftlang package do
@@ -89,9 +90,12 @@ install() {
   fi
   local work=$home.partial
   rm -rf "$work"
-  private_apt "$work/apt" update
-  private_apt "$work/apt" --download-only install swiftlang libc6-dev libgcc-14-dev binutils bash \
-    coreutils tzdata
+  private_apt "$work/apt" update || true # what it could not get, the next step needs
+  if ! private_apt "$work/apt" --download-only install swiftlang libc6-dev libgcc-14-dev \
+    binutils bash coreutils tzdata; then
+    echo "no Swift on PATH, and Debian's could not be downloaded" >&2
+    return 1
+  fi
   unpack "$work/root" "$work"/apt/archives/*.deb
   mkdir -p "$home"
   rmdir "$home"
@@ -105,8 +109,13 @@ run() {
   enter "$@"
 }
 
+flags() {
+  echo --configuration release -Xswiftc -enable-testing -Xswiftc -warnings-as-errors \
+    --disable-swift-testing
+}
+
 case ${1:-} in
-  check | install) "$1" ;;
+  check | install | flags) "$1" ;;
   run) shift && run "$@" ;;
   *) sed -n '2,/^set /p' "${BASH_SOURCE[0]}" | sed '$d; s/^# \{0,1\}//' >&2 && exit 2 ;;
 esac

@@ -14,7 +14,6 @@ from tests.tampered_bundles import tamper, write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLCHAIN = ROOT / "ios_bridge/toolchain.sh"
-BUILD = ("--configuration", "release", "--scratch-path", ROOT / ".build/pytest")
 
 
 def _toolchain(*arguments, **options):
@@ -28,10 +27,10 @@ def minicpmv():
     found = _toolchain("check", text=True)
     if found.returncode:
         pytest.skip(found.stderr.strip())
-    flags = ("-Xswiftc", "-warnings-as-errors", "--product", "minicpmv")
-    built = _toolchain("run", "swift", "build", *BUILD, *flags, text=True)
+    build = ("run", "swift", "build", *_toolchain("flags", text=True).stdout.split())
+    built = _toolchain(*build, "--product", "minicpmv", text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    where = _toolchain("run", "swift", "build", *BUILD, "--show-bin-path", text=True)
+    where = _toolchain(*build, "--show-bin-path", text=True)
     program = Path(where.stdout.strip()) / "minicpmv"
 
     def run(*arguments, given=b"", check=True):

@@ -13,8 +13,7 @@ from export.pipeline import export_bundle
 from export.progress import Progress
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.session import Session
-from tests.ios_bridge.recording import Recorder
-from tests.ios_bridge.test_session import TOLERANCE
+from tests.ios_bridge.recording import TOLERANCE, Recorder
 from validation.cli import main
 from validation.default_prompts import default_chats
 from validation.golden import write_golden
@@ -41,15 +40,15 @@ def bundle(plain, tmp_path_factory):
 
 
 @pytest.fixture
-def expected(bundle, tmp_path, monkeypatch):
+def expected(bundle, tmp_path):
     """What the stages must give, by Python; records their calls in `tmp_path`."""
     recorder = Recorder(read_manifest(bundle))
-    recorder.install(monkeypatch)
-    session = Session.load(bundle, verify=False)
     golden = load_file(bundle / "golden/arrays.safetensors")
     stages = {"vision_encoder": [], "resampler": [], "logits": [], "right": []}
-    for named in default_chats():
-        _run(session, bundle, named, golden, stages)
+    with recorder.listening():
+        session = Session.load(bundle, verify=False)
+        for named in default_chats():
+            _run(session, bundle, named, golden, stages)
     recorder.write(tmp_path / "calls.json", tmp_path / "values.raw")
     right = stages.pop("right")
     figures = {stage: min(values) for stage, values in stages.items()}

@@ -111,6 +111,7 @@ final class Assistant {
 
     private func show(_ state: ModelState) {
         switch state {
+        case .unpacking(let fraction): status = "Unpacking, \(percent(fraction))"
         case .verifying(let fraction): status = "Verifying, \(percent(fraction))"
         case .compiling(let package, let fraction):
             status = "Compiling \(package), \(percent(fraction))"

@@ -9,17 +9,29 @@ enum BundlePaths {
     ///
     /// - Throws: `MiniCPMVError.unsafePath`.
     static func resolve(_ name: String, inside folder: URL) throws -> URL {
-        let parts = name.split(separator: "/", omittingEmptySubsequences: true)
-        let isPlain =
-            !name.hasPrefix("/") && !parts.contains("..") && !name.utf8.contains(0)
-            && !name.utf8.contains(UInt8(ascii: "\\"))
-        if isPlain, let root = withoutLinks(folder.path),
+        if isPlain(name), let root = withoutLinks(folder.path),
             let path = withoutLinks(root + "/" + name),
             path == root || path.hasPrefix(root == "/" ? root : root + "/")
         {
             return URL(fileURLWithPath: path)
         }
-        throw MiniCPMVError.unsafePath(
+        throw leadsOut(name)
+    }
+
+    /// Refuse a name that is absolute or has "..", wherever it is looked for.
+    ///
+    /// - Throws: `MiniCPMVError.unsafePath`.
+    static func check(_ name: String) throws {
+        guard isPlain(name) else { throw leadsOut(name) }
+    }
+
+    private static func isPlain(_ name: String) -> Bool {
+        !name.hasPrefix("/") && !name.split(separator: "/").contains("..")
+            && !name.utf8.contains(0) && !name.utf8.contains(UInt8(ascii: "\\"))
+    }
+
+    private static func leadsOut(_ name: String) -> MiniCPMVError {
+        .unsafePath(
             "\(Manifest.fileName) names '\(name)', which leaves the bundle; do not use it.")
     }
 

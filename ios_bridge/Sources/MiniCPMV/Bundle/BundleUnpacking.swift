@@ -28,14 +28,14 @@ extension ModelBundle {
         try write(entry, of: archive, to: folder.appendingPathComponent(Manifest.fileName))
         let bundle = try ModelBundle(folder: folder)
         let prefix = String(entry.path.dropLast(Manifest.fileName.count))
-        try bundle.unpackFiles(of: archive, prefix, progress)
+        try bundle.unpackFiles(of: archive, prefix, to: folder, progress)
         return bundle
     }
 
     private static let maxManifestSize = 1 << 26
 
     private func unpackFiles(
-        of archive: ZipArchive, _ prefix: String,
+        of archive: ZipArchive, _ prefix: String, to folder: URL,
         _ progress: (VerificationProgress) throws -> Void
     ) throws {
         let missing = try manifest.files.filter {
@@ -43,7 +43,7 @@ extension ModelBundle {
         }
         let entries = try missing.map { try entry(for: $0, in: archive, prefix) }
         let needed = Self.sum(entries.map(\.size))
-        try checkSpace(needed)
+        try Self.checkSpace(needed, in: folder)
         let total = Self.sum(manifest.files.map(\.size))
         var done = total - needed
         for (file, entry) in zip(missing, entries) {
@@ -80,7 +80,7 @@ extension ModelBundle {
         }
     }
 
-    private func checkSpace(_ needed: Int) throws {
+    private static func checkSpace(_ needed: Int, in folder: URL) throws {
         let attributes = try FileManager.default.attributesOfFileSystem(forPath: folder.path)
         guard let free = (attributes[.systemFreeSize] as? NSNumber)?.intValue, free < needed else {
             return

@@ -66,8 +66,7 @@ public struct BundleVerifier: Sendable {
     private mutating func verify(_ entry: FileEntry, progress: (Int) throws -> Void) throws {
         let url = try bundle.url(of: entry.path)
         guard let stamp = BundleFile.stamp(at: url) else {
-            throw MiniCPMVError.missingFile(
-                "\(bundle.folder.path) lacks \(entry.path); copy or export the bundle again.")
+            throw bundle.missing(entry.path)
         }
         if state.verified[entry.path] == stamp { return }
         guard stamp.size == entry.size else {

@@ -1,10 +1,10 @@
 import Foundation
 
-/// A bundle on disk: its folder, and the manifest that says what is in it.
+/// A bundle on disk: where it is, and the manifest that says what is in it.
 public struct ModelBundle: Sendable {
-    /// The folder.
-    public let folder: URL
-    /// What the folder holds.
+    /// Where its files are.
+    public let location: any BundleLocation
+    /// What it holds.
     public let manifest: Manifest
     /// SHA-256 of the manifest's file, in hexadecimal: tells one bundle from another.
     public let manifestSHA256: String
@@ -15,15 +15,22 @@ public struct ModelBundle: Sendable {
     /// - Throws: `MiniCPMVError`: `missingFile`, `invalidManifest`, `unsupportedVersion` or
     ///   `unsafePath`.
     public init(folder: URL) throws {
-        let path = folder.appendingPathComponent(Manifest.fileName)
-        guard BundleFile.size(at: path) != nil else {
+        try self.init(at: BundleFolder(folder))
+    }
+
+    /// Read and check the manifest of a bundle whose files are somewhere else than in one folder.
+    ///
+    /// - Throws: as `init(folder:)`, and what `location` throws.
+    public init(at location: any BundleLocation) throws {
+        guard let path = try location.url(of: Manifest.fileName), BundleFile.size(at: path) != nil
+        else {
             throw MiniCPMVError.missingFile(
-                "\(folder.path) is not a bundle: it has no \(Manifest.fileName); "
+                "\(location.description) is not a bundle: it has no \(Manifest.fileName); "
                     + "give the folder that `python -m export` printed.")
         }
         let data = try Data(contentsOf: path)
         let value = try Self.parse(data, path: path.path)
-        self.folder = folder
+        self.location = location
         manifest = try Manifest(decoding: value)
         manifestSHA256 = FileDigest.hexadecimal(of: data)
         try checkReferences()
@@ -32,9 +39,17 @@ public struct ModelBundle: Sendable {
 
     /// The path of a file or package that the manifest names.
     ///
-    /// - Throws: `MiniCPMVError.unsafePath` for a name that leads out of the bundle.
+    /// - Throws: `MiniCPMVError`: `unsafePath` for a name that leads out of the bundle,
+    ///   `missingFile` where the location knows of none.
     public func url(of name: String) throws -> URL {
-        try BundlePaths.resolve(name, inside: folder)
+        try BundlePaths.check(name)
+        guard let url = try location.url(of: name) else { throw missing(name) }
+        return url
+    }
+
+    func missing(_ name: String) -> MiniCPMVError {
+        .missingFile(
+            "\(location.description) lacks \(name); copy or export the bundle again.")
     }
 
     private static func parse(_ data: Data, path: String) throws -> JSONValue {
@@ -61,7 +76,8 @@ public struct ModelBundle: Sendable {
         let listed = manifest.files.map(\.path)
         let used = manifest.graphs.map(\.path) + manifest.hostTables.files.map(\.path)
         for name in used {
-            _ = try url(of: name)
+            try BundlePaths.check(name)
+            _ = try location.url(of: name)
             guard listed.contains(where: { $0 == name || $0.hasPrefix(name + "/") }) else {
                 throw MiniCPMVError.invalidManifest(
                     "\(Manifest.fileName) uses '\(name)' without listing it; export again.")

@@ -18,7 +18,7 @@ struct CompiledPackages: Sendable {
         of graph: GraphSpec, in bundle: ModelBundle, compile: (URL) async throws -> URL
     ) async throws -> URL {
         try await Self.place(location(of: graph, in: bundle)) {
-            try await compile(try bundle.url(of: graph.path))
+            try await PackageFolder(graph, in: bundle).whole(compile)
         }
     }
 
@@ -51,9 +51,7 @@ struct CompiledPackages: Sendable {
 extension ModelBundle {
     /// Over the names and checksums that the manifest lists for a package, in hexadecimal.
     func checksum(of graph: GraphSpec) -> String {
-        let prefix = graph.path + "/"
-        let files = manifest.files.filter { $0.path == graph.path || $0.path.hasPrefix(prefix) }
-        let lines = files.map { "\($0.path) \($0.sha256)\n" }.sorted().joined()
+        let lines = files(of: graph).map { "\($0.path) \($0.sha256)\n" }.sorted().joined()
         return FileDigest.hexadecimal(of: Data(lines.utf8))
     }
 }

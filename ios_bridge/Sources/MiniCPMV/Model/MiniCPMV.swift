@@ -39,9 +39,39 @@ public final class MiniCPMV: Sendable {
     public static func load(
         bundle folder: URL, configuration: Configuration = Configuration()
     ) async throws -> MiniCPMV {
-        let bundle = try ModelBundle(folder: folder)
-        let opener = try configuration.opener(of: bundle)
+        try await load(bundle: BundleFolder(folder), configuration: configuration)
+    }
+
+    /// Open a bundle that is not in one folder: in asset packs, or where a downloader put it.
+    ///
+    /// - Throws: as `load(bundle:configuration:)` of a folder.
+    public static func load(
+        bundle location: any BundleLocation, configuration: Configuration = Configuration()
+    ) async throws -> MiniCPMV {
         let board = StatusBoard(configuration.progress)
+        return try await load(ModelBundle(at: location), configuration, board)
+    }
+
+    /// Open the bundle in a ZIP archive, which is unpacked into `folder` as far as it is not yet.
+    /// Remove the archive afterwards.
+    ///
+    /// - Throws: what `ModelBundle.unpack(zip:to:)` and `load(bundle:configuration:)` throw.
+    public static func load(
+        zip: URL, unpackingTo folder: URL, configuration: Configuration = Configuration()
+    ) async throws -> MiniCPMV {
+        let board = StatusBoard(configuration.progress)
+        board.show(.unpacking(fraction: 0))
+        let bundle = try ModelBundle.unpack(zip: zip, to: folder) { progress in
+            board.show(
+                .unpacking(fraction: Double(progress.done) / Double(max(progress.total, 1))))
+        }
+        return try await load(bundle, configuration, board)
+    }
+
+    private static func load(
+        _ bundle: ModelBundle, _ configuration: Configuration, _ board: StatusBoard
+    ) async throws -> MiniCPMV {
+        let opener = try configuration.opener(of: bundle)
         try VerificationRecord(bundle, configuration).verify { done in
             board.show(.verifying(fraction: done))
         }

@@ -1,5 +1,7 @@
 /// What a model is doing. Fractions are of the bytes of that step, 0 to 1.
 public enum ModelState: Sendable, Equatable {
+    /// An archive is unpacked.
+    case unpacking(fraction: Double)
     /// Files are compared with their checksums.
     case verifying(fraction: Double)
     /// A package is made ready for this device: minutes the first time, then kept.

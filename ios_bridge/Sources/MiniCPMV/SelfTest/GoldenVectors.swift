@@ -28,8 +28,9 @@ struct GoldenVectors: Sendable {
     /// - Parameter locate: the file of a path of the bundle.
     /// - Throws: `MiniCPMVError`: `missingFile` or `damagedFile`.
     init(locate: (String) throws -> URL) throws {
-        let url = try locate("\(Self.folder)/chats.json")
-        guard let data = try? Data(contentsOf: url) else {
+        guard let url = try? locate("\(Self.folder)/chats.json"),
+            let data = try? Data(contentsOf: url)
+        else {
             throw MiniCPMVError.missingFile(
                 "The bundle has no golden vectors; write them with "
                     + "`python -m validation parity BUNDLE --write-golden`.")
