@@ -25,11 +25,11 @@ swift:
 	ios_bridge/toolchain.sh install
 	@ios_bridge/toolchain.sh check
 
-SWIFT_FLAGS := $(shell ios_bridge/toolchain.sh flags)
 IF_SWIFT := if ios_bridge/toolchain.sh install && ios_bridge/toolchain.sh check; then
 ELSE_SKIP := ; else echo 'skipped: no Swift here, for the reason above'; fi
 
-SWIFT_BUILD := ios_bridge/toolchain.sh run swift build --build-tests $(SWIFT_FLAGS)
+SWIFT_BUILD := ios_bridge/toolchain.sh run swift build $$(ios_bridge/toolchain.sh flags)
+SWIFT_TEST := swift test --skip-build --configuration release --disable-swift-testing
 
 swift-build:
 	@$(IF_SWIFT) $(SWIFT_BUILD) $(ELSE_SKIP)
@@ -37,7 +37,7 @@ swift-build:
 # The tests' own build would have flags of its own, and take as long again.
 swift-test:
 	@$(IF_SWIFT) $(MAKE) recordings && $(SWIFT_BUILD) && \
-	  ios_bridge/toolchain.sh run swift test --skip-build $(SWIFT_FLAGS) $(ELSE_SKIP)
+	  ios_bridge/toolchain.sh run $(SWIFT_TEST) $(ELSE_SKIP)
 
 # What `swift test` replays: conversations that the Python session holds with the default model.
 RECORDINGS := .build/recordings

@@ -4,7 +4,7 @@
 #   toolchain.sh check             say which one is here; exit 1, with the reason, when none is
 #   toolchain.sh install           put Debian's into the private folder, unless one is here
 #   toolchain.sh run PROGRAM ...   run swift, or what it built
-#   toolchain.sh flags             how all builds here are made, so that they share their results
+#   toolchain.sh flags             of `swift build`, for all builds here, which share their results
 #
 # The private folder (1.7 GB; 0.5 GB are downloaded once, later runs need no network) is
 # $MINICPMV_SWIFT, by default ~/.cache/minicpmv-swift. Debian releases with a swiftlang package do
@@ -110,7 +110,7 @@ run() {
 }
 
 flags() {
-  echo --configuration release -Xswiftc -enable-testing -Xswiftc -warnings-as-errors \
+  echo --build-tests --configuration release -Xswiftc -enable-testing -Xswiftc -warnings-as-errors \
     --disable-swift-testing
 }
 

@@ -28,7 +28,7 @@ def minicpmv():
     if found.returncode:
         pytest.skip(found.stderr.strip())
     build = ("run", "swift", "build", *_toolchain("flags", text=True).stdout.split())
-    built = _toolchain(*build, "--product", "minicpmv", text=True)
+    built = _toolchain(*build, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     where = _toolchain(*build, "--show-bin-path", text=True)
     program = Path(where.stdout.strip()) / "minicpmv"

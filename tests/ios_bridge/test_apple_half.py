@@ -84,7 +84,8 @@ def test_a_misspelled_call_does_not_pass(frontend, tmp_path):
     wrong = tmp_path / "CoreMLPackages.swift"
     wrong.write_text(right.replace("configuration.functionName", "configuration.functionNames"))
     others = [path for path in SOURCES if path.name != wrong.name]
-    code, text = frontend("-typecheck", "-module-name", "MiniCPMV", *others, wrong)
+    options = ("-typecheck", "-module-name", "MiniCPMV")
+    code, text = frontend(*options, *others, "-primary-file", wrong)
     assert code != 0
     assert "has no member 'functionNames'" in text
 
