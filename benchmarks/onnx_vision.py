@@ -114,10 +114,10 @@ def compare(files: Sequence[Path], sounds: Sequence[Path], folder: Path) -> dict
     sound = np.concatenate([_read(path) for path in sounds]) if sounds else whisper.voice()
     values = whisper.patch_values(tensors, whisper.log_mel(sound[: whisper.SECONDS * _RATE]))
     inputs = values, np.arange(values.shape[1])[None]
-    expected = open_reference(checkpoint, 0)(*inputs)[0]
+    expected = open_reference(checkpoint, 1)(*inputs)[0]
     rows = []
     for form in FORMS:
-        got = open_bundle(towers[form], 0)(*inputs)[0]
+        got = open_bundle(towers[form], 1)(*inputs)[0]
         at_positions = [cosine(*pair) for pair in zip(got, expected, strict=True)]
         row = {"tower": form, "cosine": cosine(got, expected), "worst": min(at_positions)}
         rows.append({**row, "decibels": psnr(got, expected)})

@@ -294,9 +294,8 @@ def rounding_bound(x, weight, block, levels):
 def test_fast_products_round_activations_to_eight_bits_and_no_further(
     build, profile, layers, form, arrays, make_parameter
 ):
-    """Activations become integers −127 … 127 by blocks of the weight's (those of 8 bits by rows may
-    use the whole tensor's range, zero included, in 255 steps). What multiplies them is a weight
-    without its offset."""
+    """Activations become integers −127 … 127 by blocks of the weight's (those of 8 bits by rows in
+    255 steps of their row's range). What multiplies them is a weight without its offset."""
     engine, weights, specs, _ = build_layers(build, layers, form, profile)
     (weight,) = held(weights, specs, arrays, make_parameter)
     wide = weight.dequantize().astype(np.float64)
@@ -304,16 +303,27 @@ def test_fast_products_round_activations_to_eight_bits_and_no_further(
     rounded = False
     for shape in SHAPES:
         x = normal(7, *shape, COLUMNS)
+        x *= np.logspace(-2, 2, shape[-1], dtype=np.float32)[:, None]
         exact = x.astype(np.float64) @ wide.T
         error = np.abs(engine.run({"x": x})["out_0"] - exact)
         if form == "int8 rows":
-            step = (np.maximum(x.max(), 0) - np.minimum(x.min(), 0)) / 255
-            bound = np.full(x.shape, step) @ np.abs(wide).T  # the zero point is rounded, too
+            step = 2 * np.abs(x).max(-1, keepdims=True) / 255
+            # The zero point is rounded, too.
+            bound = np.broadcast_to(step, x.shape) @ np.abs(wide).T
         else:
             bound = rounding_bound(x, centred, specs[next(iter(specs))].group_size, 254)
-        assert (error <= bound * 1.01 + 1e-5 * np.abs(exact).max()).all()
+        largest = np.abs(exact).max(-1, keepdims=True)
+        assert (error <= bound * 1.01 + 1e-5 * largest).all()
         rounded |= bool(error.max() > 1e-5 * np.abs(exact).max())
     assert rounded, "float32 activations are slower"
+
+
+def test_rows_of_zeros_stay_zeros(build, profile):
+    engine, *_ = build_layers(build, "linear without bias", "int8 rows", profile)
+    x = normal(7, 1, 3, COLUMNS)
+    x[:, 1] = 0
+    out = engine.run({"x": x})["out_0"]
+    assert np.isfinite(out).all() and not out[:, 1].any() and out[:, 2].any()
 
 
 @pytest.mark.parametrize("form", ["dense 32", "dense 16", "int8 rows"])

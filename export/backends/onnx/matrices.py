@@ -26,6 +26,7 @@ from export.weights import Weight
 
 _FLOATS = {16: TensorProto.FLOAT16, 32: TensorProto.FLOAT}
 _INTEGERS = {4: TensorProto.INT4, 8: TensorProto.INT8}
+_SMALLEST = 1e-30  # that a row of zeros is divided by
 
 
 class MatrixWriter:
@@ -33,7 +34,7 @@ class MatrixWriter:
 
     def __init__(self, builder: ModelBuilder, specs: Specs, profile: Profile) -> None:
         self._builder, self._specs, self._profile = builder, specs, profile
-        self._quantized: dict[str, list[str]] = {}  # activation -> its integers, scale, zero point
+        self._quantized: dict[str, list[str]] = {}  # activation -> what `_rounded` makes of it
         self._sums: dict[tuple[str, int], str] = {}  # activation and block size -> sums by blocks
 
     def product(self, x: str, weights: Sequence[Parameter]) -> list[str]:
@@ -111,7 +112,8 @@ class MatrixWriter:
         return value if bits == 32 else self._cast(value)
 
     def _integer_product(self, x: str, weight: Parameter) -> str:
-        """Integers with one scale a row; activations are rounded to 8 bits by their range."""
+        """Integers with one scale a row; activations are rounded to 8 bits by their range, each row
+        of them by its own."""
         rows, columns = weight.shape
         integers = self._declare(
             weight, "/q", TensorProto.INT8, (columns, rows), encode.transposed_integers
@@ -121,10 +123,24 @@ class MatrixWriter:
             return self._node("MatMul", x, self._node("Mul", self._cast(integers), scales))
         self._builder.rounds = True
         if x not in self._quantized:
-            self._quantized[x] = self._builder.node("DynamicQuantizeLinear", [x], outputs=3)
-        q, scale, zero_point = self._quantized[x]
+            self._quantized[x] = self._rounded(x)
+        q, scale, zero_point, largest = self._quantized[x]
         total = self._node("MatMulInteger", q, integers, zero_point)
-        return self._node("Mul", self._cast(total), self._node("Mul", scale, scales))
+        product = self._node("Mul", self._cast(total), self._node("Mul", scale, scales))
+        return self._node("Mul", product, largest)
+
+    def _rounded(self, x: str) -> list[str]:
+        """Integers, scale and zero point of x whose rows are divided by their largest magnitudes,
+        and these, (batch, length, 1).
+
+        The operation knows one range for all rows: a patch with outliers, of which real towers
+        have a few, would leave the others some of 256 steps.
+        """
+        last = self._builder.constant([-1], np.int64)
+        largest = self._node("ReduceMax", self._node("Abs", x), last, keepdims=1)
+        largest = self._node("Max", largest, self._builder.constant(_SMALLEST, np.float32))
+        scaled = self._node("Div", x, largest)
+        return [*self._builder.node("DynamicQuantizeLinear", [scaled], outputs=3), largest]
 
     def _dequantized(self, weight: Parameter, spec: QuantSpec) -> str:
         """The matrix (columns, rows) from blocks, which a runtime may fuse with a product; offsets
