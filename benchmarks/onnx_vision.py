@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report["rows"] = measure(options, Path(temporary), console)
         if options.whisper:
             report["exactness"] = compare(options.whisper, options.sound, Path(temporary))
-    console.print(vision_table(report))
+    console.print(vision_table(report), soft_wrap=True)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -124,7 +124,8 @@ def vision_table(report: dict[str, Any]) -> str:
         f"| tower | {speed} | cosine | at the worst position | dB |",
         "|---" * (4 + 2 * len(threads)) + "|",
     ]
-    exactness = {row["tower"]: row for row in report.get("exactness", {}).get("rows", ())}
+    measured = report.get("exactness", {"rows": []})
+    exactness = {row["tower"]: row for row in measured["rows"]}
     for tower in dict.fromkeys(row["tower"] for row in report["rows"]):
         cells = []
         for row in sorted(report["rows"], key=lambda row: row["threads"]):
@@ -138,6 +139,9 @@ def vision_table(report: dict[str, Any]) -> str:
             else [""] * 3
         )
         lines.append(f"| {_TOWERS.get(tower, tower)} | {' | '.join(cells)} |")
+    if "outliers" in measured:
+        heights = ", ".join(f"{height:.0f}" for height in measured["outliers"])
+        lines += ["", f"Largest value over root mean square, layer by layer: {heights}."]
     return "\n".join(lines)
 
 

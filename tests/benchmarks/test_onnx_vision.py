@@ -188,12 +188,15 @@ def test_speeds_are_relative_to_the_reference_on_as_many_threads():
     rows = summarize(samples)
     assert [row["to_reference"] for row in rows] == [1.0, 2.0, 1.0, 4.0]
     exact = {"tower": "int8", "cosine": 0.99951, "worst": 0.9, "decibels": 50.04}
-    table = vision_table(json.loads(json.dumps({"rows": rows, "exactness": {"rows": [exact]}})))
+    exactness = {"rows": [exact], "outliers": [6.2, 50.4]}
+    table = vision_table(json.loads(json.dumps({"rows": rows, "exactness": exactness})))
     assert "| PyTorch | 0.25 | 1.00 | 0.50 * | 1.00 |  |  |  |" in table
     assert (
         "| `vision_encoder=int8` | 0.50 | 2.00 | 2.00 * | 4.00 | 0.999510 | 0.9000 | 50.0 |"
         in table
     )
+    assert table.endswith("layer by layer: 6, 50.")
+    assert vision_table({"rows": rows}).endswith("|  |  |  |")
 
 
 def test_the_command_writes_a_row_a_tower_and_threads(tmp_path, monkeypatch):
