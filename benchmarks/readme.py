@@ -18,7 +18,7 @@ PARITY = {
     "onnx": "ONNX int4",
     "onnx-portable": "ONNX portable int4",
 }  # file and column
-ANSWERS = ("fp16", "fp32")
+ANSWERS = ("all", "fp16", "fp32")
 _TOWERS = {name: f"`vision_encoder={name}`" for name in ("none", "fp16", "int8")}
 
 

@@ -104,11 +104,15 @@ class AnswerReport:
 
 def answers_table(reports: Sequence[dict[str, Any]]) -> str:
     """Saved reports as one Markdown table: right answers in percent, with intervals; the first
-    report's first candidate comes first."""
+    report's first candidate comes first. Where reports have different numbers of questions, each
+    column says its own."""
     columns = {name: report for report in reversed(reports) for name in report["candidates"]}
     first = reports[0]["candidates"][0]
     names = [first, *(name for name in columns if name != first)]
-    lines = [f"| task | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    counts = {name: columns[name]["items"] for name in names}
+    alike = len(set(counts.values())) == 1
+    heads = [name if alike else f"{name}, of {counts[name]}" for name in names]
+    lines = [f"| task | {' | '.join(heads)} |", "|---" * (1 + len(names)) + "|"]
     for row in reports[0]["scores"]:
         cells = [_share(columns[name]["scores"][row][name]) for name in names]
         lines.append(f"| {row.replace('_', ' ')} | {' | '.join(cells)} |")

@@ -54,13 +54,12 @@ def write_card(checkpoint: Path, results: Path) -> None:
         return json.loads((results / name).read_text(encoding="utf-8"))
 
     facts = json.loads((checkpoint / FACTS_FILE).read_text(encoding="utf-8"))
-    reports = [read("answers-fp16.json"), read("answers-fp32.json")]
+    reports = [read(f"answers-{name}.json") for name in ("all", "fp16", "fp32")]
     card = _TEMPLATE.read_text(encoding="utf-8").format(
         **{name: facts[name] for name in ("parameters", "seed", "workers", "steps", "minutes")},
         drawn=facts["drawn_per_worker"] * facts["workers"],
         faces=len(FACES),
         stages=_stage_rows(),
-        items=reports[0]["items"],
         scores=answers_table(reports),
         real=_real_table(read("real-pictures.json")),
     )

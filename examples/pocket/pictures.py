@@ -21,7 +21,7 @@ _SIGN = Inks(np.full(3, 250, np.float32), (np.array([20, 110, 60], np.float32),)
 def draw_sign() -> Image.Image:
     """White on green, as over a door."""
     size = (240, 110)
-    mask, _ = draw_line("EXIT 24", 1, 44, size, (120, 55), 0.0)
+    mask, _ = draw_line("EXIT 24", 1, 28, size, (120, 55), 0.0)
     ground = np.broadcast_to(_SIGN.ground[0], (size[1], size[0], 3))
     return Image.fromarray(np.rint(overlay(ground, mask, _SIGN.text)).astype(np.uint8))
 
