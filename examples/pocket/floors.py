@@ -12,8 +12,8 @@ from validation.answers import Candidate, score_candidates
 
 FLOOR_MINUTES = 120.0  # of each of two workers
 _ITEMS = 60
-# Right answers in percent: what sixty questions show at least, in 39 of 40 draws, of scores that the
-# weights of 112 minutes reached.
+# Right answers in percent: what sixty questions show at least, in 39 of 40 draws, where the scores
+# are those of 112 minutes.
 FLOORS: Mapping[str, float] = {
     "printed_text": 25,
     "handwritten_digits": 40,
