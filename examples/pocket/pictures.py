@@ -19,9 +19,9 @@ _SIGN = Inks(np.full(3, 250, np.float32), (np.array([20, 110, 60], np.float32),)
 
 
 def draw_sign() -> Image.Image:
-    """White on green, as over a door."""
+    """White on green, as over a street."""
     size = (240, 110)
-    mask, _ = draw_line("EXIT 24", 1, 28, size, (120, 55), 0.0)
+    mask, _ = draw_line("MUSEUM", 1, 28, size, (120, 55), 0.0)
     ground = np.broadcast_to(_SIGN.ground[0], (size[1], size[0], 3))
     return Image.fromarray(np.rint(overlay(ground, mask, _SIGN.text)).astype(np.uint8))
 
@@ -35,7 +35,7 @@ def main() -> int:
     )
     FOLDER.mkdir(exist_ok=True)
     for name, image, shown in (
-        ("sign.png", draw_sign(), "EXIT 24"),
+        ("sign.png", draw_sign(), "MUSEUM"),
         ("number.png", number.image, number.text),
         ("shapes.png", shapes.image, " and ".join(map(str, shapes.shapes))),
     ):
