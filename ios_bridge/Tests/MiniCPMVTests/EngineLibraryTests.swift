@@ -49,7 +49,7 @@ final class UnitTrialTests: XCTestCase {
         let placement = try await place(packages, policy)
         XCTAssertEqual(placement.unit, .cpu)
         XCTAssertEqual(placement.passedOver.count, 1)
-        XCTAssertTrue(placement.passedOver[0].hasPrefix("neural_engine: a call took 0.2"))
+        XCTAssertTrue(placement.passedOver[0].hasPrefix("neural_engine: a call took "))
     }
 
     func testTheFastestIsTakenWhereAllAreSlow() async throws {
