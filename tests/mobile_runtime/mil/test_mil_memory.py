@@ -92,7 +92,9 @@ def test_random_programs_do_write_in_place(save):
         engine = MilEngine(save(program.build, {"x": x}, STATES))
         steps = engine._plans["main"].steps
         written += sum(s.operation.type == "slice_update" and s.detach is not None for s in steps)
-    assert written > 20
+        if written > 20:
+            return
+    pytest.fail(f"60 programs write in place {written} times, not more than 20")
 
 
 FRESH = {
