@@ -3,9 +3,7 @@ it, and how a process of its own measures it."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 import json
 import subprocess
 import sys
@@ -17,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.export_command import export_quietly
 from benchmarks.llama_cpp import find_bench, run_bench, write_gguf
-from benchmarks.quiet import Sample, Stopwatch
+from benchmarks.quiet import Sample, Stopwatch, time_call
 
 PIECE = 128  # tokens of a piece of the prompt
 WINDOW, WINDOWS = 8, 4  # tokens of a sample, samples of a process
@@ -52,16 +51,8 @@ def bytes_per_token(tool: Tool, decoder: Mapping[str, Any], context: int) -> flo
 
 def _ours(backend: str, *flags: str) -> Callable[[Path, Path, int], Path]:
     def build(checkpoints: Path, folder: Path, context: int) -> Path:
-        from export.cli import main
-
         lengths = ["--context-length", str(context + ROOM), "--prefill-length", str(PIECE)]
-        where = ["--checkpoint", str(checkpoints / "published"), "--output", str(folder)]
-        arguments = [backend, *where, *lengths, *flags, "--no-cache", "--quiet"]
-        with contextlib.redirect_stdout(io.StringIO()):
-            if main(arguments):
-                raise SystemExit(f"python -m export {' '.join(arguments)} failed")
-        (bundle,) = folder.iterdir()
-        return bundle
+        return export_quietly(backend, checkpoints / "published", folder, *lengths, *flags)
 
     return build
 
@@ -89,17 +80,11 @@ def measure_ours(bundle: Path, threads: int, context: int) -> dict[str, list[Sam
         position += 1
 
     prefill()
-    samples = [_timed(prefill, PIECE, threads) for _ in range(2)]
+    samples = [time_call(prefill, PIECE, threads) for _ in range(2)]
     step()
     for rows in decoder.cache(context).values():  # time does not depend on the values, but pages
         rows[...] = rng.integers(-100, 100, rows.shape)  # of zeros that nobody wrote are free
     return {"prefill": samples, "decode": _windows(step, threads)}
-
-
-def _timed(run: Callable[[], None], tokens: int, threads: int) -> Sample:
-    watch = Stopwatch(alone=threads == 1)
-    run()
-    return watch.sample(tokens)
 
 
 def _windows(step: Callable[[], None], threads: int) -> list[Sample]:
@@ -108,7 +93,7 @@ def _windows(step: Callable[[], None], threads: int) -> list[Sample]:
             step()
 
     window()
-    return [_timed(window, WINDOW, threads) for _ in range(WINDOWS)]
+    return [time_call(window, WINDOW, threads) for _ in range(WINDOWS)]
 
 
 def build_genai(checkpoints: Path, folder: Path, context: int) -> Path:
@@ -148,7 +133,7 @@ def measure_genai(model: Path, threads: int, context: int) -> dict[str, list[Sam
         target.append_tokens(rng.integers(0, vocabulary, (1, PIECE)).astype(np.int32))
 
     filled, *empty = generator(context), *(generator(0) for _ in range(3))
-    samples = [_timed(partial(append, target), PIECE, threads) for target in empty][1:]
+    samples = [time_call(partial(append, target), PIECE, threads) for target in empty][1:]
     for _ in range(context // PIECE):
         append(filled)
     filled.generate_next_token()

@@ -69,16 +69,31 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
+class Child:
+    """`python -m module --child …`, running in a fresh process."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._command = [sys.executable, "-m", module, "--child", *arguments]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by result()
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+        self.pid = self._process.pid
+
+    def result(self) -> Any:
+        """Wait for its end; the JSON of its last line. SystemExit with its errors if it failed."""
+        output, _ = self._process.communicate()
+        with self._errors as errors:
+            if self._process.returncode:
+                errors.seek(0)
+                text = errors.read()[-_ERROR_CHARACTERS:]
+                raise SystemExit(f"{' '.join(self._command)} failed:\n{text}")
+        return json.loads(output.splitlines()[-1])
+
+
 def run_child(module: str, *arguments: str) -> dict[str, Any]:
-    """Run `python -m module --child …` in a fresh process; the JSON of its last line, with the
-    `usage` of the process and all that it started."""
-    command = [sys.executable, "-m", module, "--child", *arguments]
-    with tempfile.TemporaryFile("w+") as errors:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        with Watch(child.pid) as watch:
-            output, _ = child.communicate()
-        if child.returncode:
-            errors.seek(0)
-            text = errors.read()[-_ERROR_CHARACTERS:]
-            raise SystemExit(f"{' '.join(command)} failed:\n{text}")
-    return {**json.loads(output.splitlines()[-1]), "usage": asdict(watch.usage)}
+    """What a `Child` prints, with the `usage` of the process and all that it started."""
+    child = Child(module, *arguments)
+    with Watch(child.pid) as watch:
+        result = child.result()
+    return {**result, "usage": asdict(watch.usage)}

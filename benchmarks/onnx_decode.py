@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -28,7 +27,7 @@ from benchmarks.decode_tools import (
     measure_read,
     tool_names,
 )
-from benchmarks.machine import describe_machine, version
+from benchmarks.machine import Child, describe_machine, version
 from benchmarks.quiet import Sample, choose
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxruntime-genai", "transformers", "gguf")
@@ -57,14 +56,9 @@ def build_all(work: Path, tools: Iterable[str], context: int, console: Console) 
     return models
 
 
-def run_child(tool: str, model: Path, key: Key) -> dict[str, list[Sample]]:
+def run_tool(tool: str, model: Path, key: Key) -> dict[str, list[Sample]]:
     """The samples of one process."""
-    arguments = [tool, str(model), *map(str, key)]
-    command = [sys.executable, "-m", "benchmarks.onnx_decode", "--child", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = Child("benchmarks.onnx_decode", tool, str(model), *map(str, key)).result()
     return {kind: [Sample(**sample) for sample in samples] for kind, samples in found.items()}
 
 
@@ -79,7 +73,7 @@ def measure(
                 if isinstance(model, str):
                     continue
                 held = samples.setdefault((tool, key), {"prefill": [], "decode": []})
-                for kind, found in run_child(tool, model, key).items():
+                for kind, found in run_tool(tool, model, key).items():
                     held[kind] += found
                 rate = choose(held["decode"])[0].rate
                 console.print(f"{tool}, threads {key[0]}, context {key[1]}: {rate:.1f} tokens/s")

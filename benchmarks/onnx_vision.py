@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import wave
@@ -23,8 +22,8 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import whisper
-from benchmarks.machine import describe_machine, version
-from benchmarks.quiet import Sample, Stopwatch, choose
+from benchmarks.machine import Child, describe_machine, version
+from benchmarks.quiet import Sample, choose, time_call
 from benchmarks.readme import vision_table
 from benchmarks.vision_tower import (
     FORMS,
@@ -56,22 +55,14 @@ def time_tower(name: str, path: Path, threads: int, patches: int) -> list[Sample
     pixel_values = rng.uniform(-1, 1, (1, patches, 3 * VISION["patch_size"] ** 2))
     inputs = pixel_values.astype(np.float32), np.arange(patches)[None]
     run(*inputs)
-    samples = []
-    for _ in range(SAMPLES):
-        watch = Stopwatch(alone=threads == 1)
-        run(*inputs)
-        samples.append(watch.sample(1))
-    return samples
+    return [time_call(lambda: run(*inputs), 1, threads) for _ in range(SAMPLES)]
 
 
-def run_child(name: str, path: Path, threads: int, patches: int) -> list[Sample]:
+def run_tower(name: str, path: Path, threads: int, patches: int) -> list[Sample]:
     """The samples of one process."""
     arguments = [name, str(path), str(threads), str(patches)]
-    command = [sys.executable, "-m", "benchmarks.onnx_vision", "--child", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return [Sample(**sample) for sample in json.loads(done.stdout.splitlines()[-1])]
+    found = Child("benchmarks.onnx_vision", *arguments).result()
+    return [Sample(**sample) for sample in found]
 
 
 def summarize(samples: Mapping[Key, Sequence[Sample]]) -> list[dict[str, Any]]:
@@ -98,7 +89,7 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> list
     for _ in range(options.rounds):
         for threads in options.threads:
             for name, path in towers.items():
-                found = run_child(name, path, threads, options.patches)
+                found = run_tower(name, path, threads, options.patches)
                 samples.setdefault((name, threads), []).extend(found)
                 seconds = min(sample.seconds for sample in found)
                 console.print(f"{name}, threads {threads}: {seconds:.2f} s a view")

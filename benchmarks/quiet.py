@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,13 @@ class Stopwatch:
         times = os.times()
         own = times.user + times.system + times.children_user + times.children_system
         return clock(), own, busy_seconds(_STAT.read_text())
+
+
+def time_call(run: Callable[[], object], tokens: int, threads: int) -> Sample:
+    """One call that gives `tokens` on so many threads."""
+    watch = Stopwatch(alone=threads == 1)
+    run()
+    return watch.sample(tokens)
 
 
 def busy_seconds(stat: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,12 @@ def parity_table(reports: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _stage_order(stage: str) -> int:
-    """Inputs first, the whole chain last."""
+def _stage_order(stage: str) -> tuple[int, str]:
+    """Inputs first, the whole chain last; by name within a kind, so that each run writes the same
+    table."""
     order = ("preprocessing", "weights", "vision", "resampler", "embed", "decoder", "logits", "end")
-    return next((n for n, name in enumerate(order) if stage.startswith(name)), len(order))
+    kinds = (n for n, name in enumerate(order) if stage.startswith(name))
+    return next(kinds, len(order)), stage
 
 
 def _decibels(value: float | str | None) -> str:
@@ -169,6 +172,14 @@ def _memory(row: dict[str, Any]) -> str:
     return " | ".join(f"{row['usage'][name] / 1e9:.2f}" for name in ("own", "mapped"))
 
 
+# Section -> its measurement, which takes too long for every version, and its table.
+OPTIONAL: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "decode": ("onnx-decode", decode_table),
+    "vision": ("onnx-vision", vision_table),
+    "onnx-full": ("onnx-full", onnx_full_table),
+}
+
+
 def replace_section(text: str, name: str, table: str) -> str:
     """`text` with the table between the two comments called `name`."""
     pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -198,18 +209,12 @@ def main() -> None:
     text = replace_section(text, "palettize", palettize_table(palettize))
     text = replace_section(text, "layer", layer_table(layer))
     text = replace_section(text, "export", export_table(whole, scaling["rows"]))
-    decode = RESULTS / "onnx-decode.json"
-    if decode.is_file():
-        report = json.loads(decode.read_text(encoding="utf-8"))
-        text = replace_section(text, "decode", decode_table(report))
-    vision = RESULTS / "onnx-vision.json"
-    if vision.is_file():
-        report = json.loads(vision.read_text(encoding="utf-8"))
-        text = replace_section(text, "vision", vision_table(report))
-    onnx_full = RESULTS / "onnx-full.json"
-    if onnx_full.is_file():
-        report = json.loads(onnx_full.read_text(encoding="utf-8"))
-        text = replace_section(text, "onnx-full", onnx_full_table(report))
+    for section, (name, table) in OPTIONAL.items():
+        path = RESULTS / f"{name}.json"
+        if path.is_file():
+            text = replace_section(
+                text, section, table(json.loads(path.read_text(encoding="utf-8")))
+            )
     text = replace_section(text, "answers", answers_table(answers))
     readme.write_text(replace_section(text, "parity", parity_table(reports)), encoding="utf-8")
 

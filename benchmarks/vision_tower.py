@@ -3,8 +3,6 @@ two ways to run one: PyTorch in float32, and the bundle of one storage form in o
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from benchmarks.decode_model import published_config
+from benchmarks.export_command import export_quietly
 from benchmarks.llama_cpp import read_tensors
 from benchmarks.published import CONFIG
 from benchmarks.synthesize import write_checkpoint
@@ -52,15 +51,8 @@ def write_tower(
 
 def export_form(checkpoint: Path, folder: Path, form: str) -> Path:
     """The bundle, in the new `folder`, whose tower is stored in `form`."""
-    from export.cli import main
-
-    where = ["--checkpoint", str(checkpoint), "--output", str(folder)]
-    arguments = ["onnx", *where, "--quant", "none", "--override", f"vision_encoder={form}"]
-    with contextlib.redirect_stdout(io.StringIO()):
-        if main([*arguments, "--no-cache", "--quiet"]):
-            raise SystemExit(f"python -m export {' '.join(arguments)} failed")
-    (bundle,) = folder.iterdir()
-    return bundle
+    flags = ["--quant", "none", "--override", f"vision_encoder={form}"]
+    return export_quietly("onnx", checkpoint, folder, *flags)
 
 
 def open_bundle(bundle: Path, threads: int) -> Tower:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from examples.pocket.example import BLANK, Bytes, Example, TrainingGroup, TrainingView
+from examples.pocket.example import BLANK, Bytes, Example, TrainingView
 
 _DARKEST, _BRIGHTEST = (0, 60), (195, 255)  # what black and white become, before a swap
 _CHANNELS = 3
@@ -18,12 +18,7 @@ def recolour(example: Example, rng: np.random.Generator) -> Example:
     Only for what is asked of characters: the names of colours would no longer be true.
     """
     groups = tuple(
-        TrainingGroup(
-            tuple(_recoloured(view, rng) for view in group.views),
-            group.text,
-            group.counts,
-            group.places,
-        )
+        replace(group, views=tuple(_recoloured(view, rng) for view in group.views))
         for group in example.groups
     )
     return replace(example, groups=groups)
