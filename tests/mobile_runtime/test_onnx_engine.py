@@ -69,6 +69,17 @@ def test_a_refused_graph_leaves_nothing_in_the_cache(bundle, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_damaged_cache_or_a_file_in_its_place_is_one_sentence(bundle, tmp_path, capsys):
+    assert graphs(bundle, prepacked=tmp_path / "cache")["decoder"]
+    (data,) = (tmp_path / "cache").glob("*/*_data")
+    with data.open("r+b") as file:
+        file.truncate(1000)
+    for folder, words in ((tmp_path / "cache", "is damaged; remove it"), (data, "is a file; give")):
+        assert main(["chat", str(bundle), "Hello", "--prepacked", str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert words in error and len(error.splitlines()) == 1
+
+
 def test_chat_takes_a_folder_for_prepacked_weights(bundle, tmp_path, capsys):
     arguments = ["chat", str(bundle), "Hello", "--greedy", "--max-new-tokens", "3"]
     assert main(arguments) == 0

@@ -15,6 +15,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from mobile_runtime.bundle import InputError
 from mobile_runtime.engines.onnx.sessions import (
     SessionSettings,
     load_onnxruntime,
@@ -29,7 +30,9 @@ _CPU_FACTS = ("model name", "flags", "Features", "CPU part")
 def open_prepacked(graph: Path, identity: str, settings: SessionSettings, cache: Path) -> Any:
     """A session on the prepacked form of `graph` in the folder `cache`, which is written at the
     first time: its weights take up to twice their room on disk. `identity` tells the graph and its
-    data from others of its name."""
+    data from others of its name. `InputError` for a `cache` that is no folder, or is damaged."""
+    if cache.exists() and not cache.is_dir():
+        raise InputError(f"{cache} is a file; give a folder for prepacked weights, new or old.")
     library = load_onnxruntime()
     made_for = (identity, library.__version__, _processor(), str(astuple(settings)[:2]))
     key = hashlib.sha256("\n".join(made_for).encode()).hexdigest()[:16]
@@ -39,7 +42,10 @@ def open_prepacked(graph: Path, identity: str, settings: SessionSettings, cache:
         _write(graph, settings, folder)
     options = session_options(settings)
     options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL  # they are in
-    return open_session(folder / graph.name, options)
+    try:
+        return open_session(folder / graph.name, options)
+    except InputError as error:
+        raise InputError(f"{folder} is damaged; remove it, and it is made again.") from error
 
 
 def _write(graph: Path, settings: SessionSettings, folder: Path) -> None:
