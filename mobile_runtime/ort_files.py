@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from mobile_runtime.bundle import InputError, Manifest
@@ -13,6 +11,7 @@ from mobile_runtime.engines.onnx.reduced import (
     write_operators,
     write_ort,
 )
+from mobile_runtime.new_folder import new_folder
 
 
 def write_ort_files(bundle: Path, manifest: Manifest, output: Path) -> list[Path]:
@@ -29,15 +28,9 @@ def write_ort_files(bundle: Path, manifest: Manifest, output: Path) -> list[Path
             f"{', '.join(large)} has more weights than the 2 GB that an .ort file can hold; build "
             "onnxruntime without --minimal_build, so that it reads the .onnx files."
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    begun = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        paths = [begun / Path(graph.path).with_suffix(".ort").name for graph in manifest.graphs]
-        for graph, path in zip(manifest.graphs, paths, strict=True):
-            write_ort(bundle / graph.path, path)
-        write_operators(paths, begun / OPERATORS_FILE)
-        begun.chmod(0o755)
-        begun.rename(output)
-    finally:
-        shutil.rmtree(begun, ignore_errors=True)
+    names = [Path(graph.path).with_suffix(".ort").name for graph in manifest.graphs]
+    with new_folder(output) as begun:
+        for graph, name in zip(manifest.graphs, names, strict=True):
+            write_ort(bundle / graph.path, begun / name)
+        write_operators([begun / name for name in names], begun / OPERATORS_FILE)
     return sorted(output.iterdir())

@@ -89,6 +89,13 @@ def test_chat_takes_a_folder_for_prepacked_weights(bundle, tmp_path, capsys):
     assert [p.name.rpartition("-")[0] for p in (tmp_path / "cache").iterdir()] == [DATA[0]]
 
 
+def test_prepacked_weights_are_refused_for_a_core_ml_bundle(make_bundle, tmp_path, capsys):
+    assert main(["chat", str(make_bundle()), "Hi", "--prepacked", str(tmp_path / "cache")]) == 2
+    error = capsys.readouterr().err
+    assert "leave --prepacked out" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "cache").exists()
+
+
 def test_ort_files_compute_the_same_and_every_operator_is_listed(bundle, tmp_path):
     paths = write_ort_files(bundle, read_manifest(bundle), tmp_path / "ort")
     names = [path.name for path in paths]
@@ -110,6 +117,10 @@ def test_ort_refuses_what_it_cannot_write_and_leaves_nothing(
     assert "only ONNX graphs become .ort" in capsys.readouterr().err
     assert main(["ort", str(bundle), str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["ort", str(bundle), str(tmp_path / "file" / "new")]) == 2
+    assert "file/new cannot be made" in capsys.readouterr().err
+    (tmp_path / "file").unlink()
     monkeypatch.setattr("mobile_runtime.ort_files.MAX_BYTES", 1000)
     assert main(["ort", str(bundle), str(tmp_path / "new")]) == 2
     assert "more weights than the 2 GB" in capsys.readouterr().err

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shutil
-import tempfile
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from mobile_runtime.engines.onnx.sessions import (
     open_session,
     session_options,
 )
+from mobile_runtime.new_folder import new_folder
 
 _INLINE = 1024  # bytes up to which an initializer stays within the graph
 _CPU_FACTS = ("model name", "flags", "Features", "CPU part")
@@ -38,7 +37,6 @@ def open_prepacked(graph: Path, identity: str, settings: SessionSettings, cache:
     key = hashlib.sha256("\n".join(made_for).encode()).hexdigest()[:16]
     folder = cache / f"{graph.stem}-{key}"
     if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
         _write(graph, settings, folder)
     options = session_options(settings)
     options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL  # they are in
@@ -49,24 +47,19 @@ def open_prepacked(graph: Path, identity: str, settings: SessionSettings, cache:
 
 
 def _write(graph: Path, settings: SessionSettings, folder: Path) -> None:
-    """Make `folder`, whole or not at all."""
-    begun = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    """Make `folder`."""
+    options = session_options(settings)
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    name = "session.optimized_model_external_initializers_{}"
+    options.add_session_config_entry(name.format("file_name"), f"{graph.name}_data")
+    options.add_session_config_entry(name.format("min_size_in_bytes"), str(_INLINE))
     try:
-        options = session_options(settings)
-        options.optimized_model_filepath = str(begun / graph.name)
-        for name, value in {
-            "save_external_prepacked_constant_initializers": "1",
-            "optimized_model_external_initializers_file_name": f"{graph.name}_data",
-            "optimized_model_external_initializers_min_size_in_bytes": str(_INLINE),
-        }.items():
-            options.add_session_config_entry(f"session.{name}", value)
-        open_session(graph, options)
-        begun.rename(folder)
+        with new_folder(folder) as begun:
+            options.optimized_model_filepath = str(begun / graph.name)
+            open_session(graph, options)
     except OSError:
         if not folder.is_dir():  # else another process was first
             raise
-    finally:
-        shutil.rmtree(begun, ignore_errors=True)
 
 
 def _processor() -> str:
