@@ -39,31 +39,31 @@ PAGES = {"page": "printed_text", "digit_page": "handwritten_digits", "shape_page
 
 _CHARACTERS = {"page": 0.76, "digit_page": 0.14, "shape_page": 0.1}
 _SEEING = {
-    "page": 0.2,
+    "page": 0.16,
     "digit_page": 0.05,
     "shape_page": 0.05,
-    "printed_text": 0.36,
+    "printed_text": 0.34,
     "handwritten_digits": 0.12,
-    "shapes": 0.1,
+    "shapes": 0.12,
     "slices": 0.03,
-    "video_direction": 0.04,
-    "video_order": 0.05,
+    "video_direction": 0.07,
+    "video_order": 0.06,
 }
 _ANSWERING = {
-    "printed_text": 0.26,
-    "handwritten_digits": 0.13,
-    "shapes": 0.1,
+    "printed_text": 0.17,
+    "handwritten_digits": 0.12,
+    "shapes": 0.09,
     "two_pictures": 0.12,
     "slices": 0.1,
-    "video_direction": 0.05,
+    "video_direction": 0.08,
     "video_order": 0.07,
-    "second_turn": 0.11,
+    "second_turn": 0.19,
     "thinking": 0.06,
 }
 STAGES = (
     Stage(
         "characters",
-        0.5,
+        0.42,
         _CHARACTERS,
         Weights(answer=0, query=0, patch=1),
         batch=16,
@@ -72,7 +72,7 @@ STAGES = (
     ),
     Stage(
         "gathering",
-        0.56,
+        0.48,
         {task: share for task, share in _SEEING.items() if task not in PAGES},
         Weights(answer=0, query=1, patch=0),
         batch=48,
@@ -81,7 +81,7 @@ STAGES = (
     ),
     Stage(
         "seeing",
-        0.7,
+        0.68,
         _SEEING,
         Weights(answer=0, query=1, patch=0.5),
         batch=16,
@@ -89,7 +89,7 @@ STAGES = (
         recoloured=True,
         peak=0.5,
     ),
-    Stage("talking", 0.8, _ANSWERING, Weights(), batch=32, shown=4, learns="decoder"),
+    Stage("talking", 0.78, _ANSWERING, Weights(), batch=32, shown=4, learns="decoder"),
     Stage("answering", 0.92, _ANSWERING, Weights(query=0.5, patch=0.2), batch=16, peak=0.4),
     Stage("whole", 1.0, _ANSWERING, Weights(query=0.25, patch=0), batch=16, thinning=0, peak=0.3),
 )

@@ -6,7 +6,7 @@ computes. Views are kept as bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,10 +29,10 @@ CHARACTER_CLASSES = len(CHARACTERS) + 1
 HALVES = 2  # a patch may hold the middle of two narrow characters
 QUARTERS = 4  # of a patch, each covered by one character at most
 MARK_CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1)  # of a patch with the middle of a shape
-# Query q tells what has its middle in column q of the view's patches: the character of each half,
-# and how many shapes of each kind and colour. Of a video it tells the frame shown at time
-# q · QUERY_TIME: its character, or where its shape is.
-SLOTS = HALVES
+# Query q tells what is about column q of the view's patches, or in the frame shown at about time
+# q · QUERY_TIME of a video: up to SLOTS characters, how many shapes of each kind and colour have
+# their middle in it, or where the frame's shape is.
+SLOTS = 2
 QUERY_TIME = 3  # tenths of a second
 KINDS = len(SHAPES) + len(COLOURS)
 MOST_IN_BAND = 3  # shapes of one kind that a query counts
@@ -60,21 +60,23 @@ class TrainingView:
 
 @dataclass(frozen=True)
 class TrainingGroup:
-    """The views packed into one row of image embeddings, and what these should tell."""
+    """The views packed into one row of image embeddings, and what these should tell. The text is
+    what the queries' slots spell in order, blanks left out; none where it is not judged."""
 
     views: tuple[TrainingView, ...]
-    text: Classes  # (queries, SLOTS)
+    text: Classes | None  # (characters,)
     counts: Classes  # (queries, KINDS)
     places: Classes  # (queries, 2): across and down
 
 
 @dataclass(frozen=True, eq=False)  # equal to itself alone: a key for what is known of it
 class Example:
-    """A prompt with its answer; the loss counts from `answer_start`."""
+    """A prompt with its answer; the loss counts the tokens that are `answers`, those to earlier
+    questions too."""
 
     input_ids: NDArray[np.int64]
     image_bound: NDArray[np.int32]
-    answer_start: int
+    answers: NDArray[np.bool_]
     groups: tuple[TrainingGroup, ...]
 
 
@@ -95,7 +97,22 @@ def make_example(question: Question, chat_format: ChatFormat) -> Example:
         for views, group in zip(prompt.groups, prompt.encoded.groups, strict=True)
     )
     joined = np.concatenate([ids, answer]).astype(np.int64)
-    return Example(joined, prompt.encoded.image_bound, len(ids), groups)
+    said = np.arange(len(joined)) >= len(ids)
+    for begin, end in _earlier_answers(ids, chat_format):
+        said[begin:end] = True
+    return Example(joined, prompt.encoded.image_bound, said, groups)
+
+
+def _earlier_answers(ids: NDArray[np.int64], chat_format: ChatFormat) -> Iterator[tuple[int, int]]:
+    """Where the prompt holds what the assistant said, up to and with the end of its message."""
+    special = chat_format.prompt.special_tokens
+    header = [special["message_start"].id, *chat_format.tokenizer.encode_text("assistant\n")]
+    ends = np.flatnonzero(ids == special["message_end"].id)
+    for start in np.flatnonzero(ids == header[0]):
+        begin = int(start) + len(header)
+        later = ends[ends >= begin]
+        if len(later) and ids[start:begin].tolist() == header:
+            yield begin, int(later[0]) + 1
 
 
 def _group(
@@ -112,11 +129,11 @@ def _group(
         for picture, view, time in zip(pictures, views, group.temporal_ids, strict=True)
     ]
     if len(pictures) == 1:
-        text = _text_of(pictures[0], shown[0], window, config.num_queries)
+        text = _text_of(pictures[0], shown[0], window)
         counts = _counts_of(pictures[0], shown[0], window, config.num_queries)
         places = np.full((config.num_queries, 2), IGNORE, np.int64)
     else:
-        text = _text_in_time(pictures, group.temporal_ids, config.num_queries)
+        text = _text_in_time(pictures, group.temporal_ids)
         counts = np.full((config.num_queries, KINDS), IGNORE, np.int64)
         places = _places_in_time(pictures, group.temporal_ids, config.num_queries)
     return TrainingGroup(tuple(shown), text, counts, places)
@@ -205,30 +222,26 @@ def _em_in(picture: Picture, grid: tuple[int, int], window: Box) -> float:
     return picture.em * grid[1] / (picture.image.width * window[2])
 
 
-def _text_of(picture: Picture, view: TrainingView, window: Box, queries: int) -> Classes:
-    """What each query should tell of the view's text; nothing where the view cuts the text or is
-    too coarse for it. A page's lines lie over one another: its patches alone are asked."""
+def _text_of(picture: Picture, view: TrainingView, window: Box) -> Classes | None:
+    """The view's text from left to right; none where the view cuts the text or is too coarse for
+    it. A page's lines lie over one another: its patches alone are asked."""
     inside = [_within(glyph, window) is not None for glyph in picture.glyphs]
-    text = np.full((queries, SLOTS), BLANK, np.int64)
     if not any(inside):
-        return text
+        return np.empty(0, np.int64)
     legible = _em_in(picture, view.grid, window) >= _LEGIBLE
     if not (all(inside) and legible) or len(inside) > MAX_LENGTH:
-        return np.full_like(text, IGNORE)
-    for glyph in picture.glyphs:
-        half = int((glyph.x - window[0]) / window[2] * view.grid[1] * HALVES)
-        if half < text.size:
-            clash = text.flat[half] != BLANK
-            text.flat[half] = IGNORE if clash else CHARACTERS.index(glyph.char) + 1
-    return text
+        return None
+    return _classes(picture.text)
 
 
-def _text_in_time(pictures: Sequence[Picture], times: Sequence[int], queries: int) -> Classes:
-    text = np.full((queries, SLOTS), BLANK, np.int64)
-    for picture, time in zip(pictures, times, strict=True):
-        if picture.text:
-            text[min(time // QUERY_TIME, queries - 1), 0] = CHARACTERS.index(picture.text) + 1
-    return text
+def _text_in_time(pictures: Sequence[Picture], times: Sequence[int]) -> Classes:
+    """The frames' texts in the order of their times."""
+    shown = sorted(zip(times, (picture.text for picture in pictures), strict=True))
+    return _classes("".join(text for _, text in shown))
+
+
+def _classes(text: str) -> Classes:
+    return np.array([CHARACTERS.index(char) + 1 for char in text], np.int64)
 
 
 def _counts_of(picture: Picture, view: TrainingView, window: Box, queries: int) -> Classes:

@@ -274,18 +274,38 @@ def _query_loss(
     probes: Probes, embeds: Tensor, groups: Sequence[TrainingGroup]
 ) -> tuple[Tensor, float]:
     """What the queries should tell, and the share of texts that they tell exactly."""
-    text = torch.from_numpy(np.stack([group.text for group in groups]))  # (G, Q, SLOTS)
     counts = torch.from_numpy(np.stack([group.counts for group in groups]))  # (G, Q, KINDS)
     places = torch.from_numpy(np.stack([group.places for group in groups]))  # (G, Q, 2)
-    read = probes.text(embeds)
-    total = _balanced(read, text, _EMPTY_SLOT) + _SHAPE_WEIGHT * (
+    judged = [n for n, group in enumerate(groups) if group.text is not None]
+    texts = [torch.from_numpy(group.text) for group in groups if group.text is not None]
+    spelled, exact = _spelling_loss(probes.text(embeds[judged]), texts)
+    total = spelled + _SHAPE_WEIGHT * (
         _balanced(probes.counts(embeds), counts, _EMPTY_SLOT)
         + _balanced(probes.places(embeds), places, 1.0)
     )
-    written = (text > BLANK).any(-1).any(-1)
-    told = read.view(*text.shape, CHARACTER_CLASSES).argmax(-1)
-    hits = ((told == text) | (text == IGNORE)).flatten(1).all(1)[written]
-    return total, float(hits.float().mean()) if len(hits) else 0.0
+    return total, exact
+
+
+def _spelling_loss(logits: Tensor, texts: Sequence[Tensor]) -> tuple[Tensor, float]:
+    """Connectionist temporal classification (Graves et al. 2006) of logits (G, Q, SLOTS · K), and
+    the share of texts that the likeliest classes spell. Where in its row a character is told is
+    left to the queries: one on the border of two columns belongs to neither."""
+    if not texts:
+        return logits.sum() * 0, 0.0
+    slots = logits.reshape(len(texts), -1, CHARACTER_CLASSES)
+    lengths = torch.tensor([len(text) for text in texts])
+    losses = functional.ctc_loss(
+        functional.log_softmax(slots, -1).transpose(0, 1),
+        torch.cat(list(texts)),
+        torch.full_like(lengths, slots.shape[1]),
+        lengths,
+        blank=BLANK,
+        reduction="none",
+    )
+    told = [best[best != BLANK] for best in map(torch.unique_consecutive, slots.argmax(-1))]
+    hits = [torch.equal(*pair) for pair in zip(told, texts, strict=True) if len(pair[1])]
+    # A mean over characters; each text's end counts as one, so that empty ones count too.
+    return losses.sum() / (lengths + 1).sum(), float(np.mean(hits)) if hits else 0.0
 
 
 def _answer_loss(
@@ -321,8 +341,6 @@ def _answers(
             columns += range(begin, end)
     inputs = inputs.index_put((torch.tensor(rows), torch.tensor(columns)), embeds.flatten(0, 1))
     hidden = run_decoder(model.llm, inputs[:, :-1])
-    steps = torch.arange(1, ids.shape[1])[None]
-    starts = torch.tensor([e.answer_start for e in examples])[:, None]
-    ends = torch.tensor([len(e.input_ids) for e in examples])[:, None]
-    counted = (steps >= starts) & (steps < ends)
+    answers = pad_sequence([torch.from_numpy(e.answers) for e in examples], batch_first=True)
+    counted = answers[:, 1:]
     return model.llm.lm_head(hidden[counted]), ids[:, 1:][counted], counted.sum(1).tolist()

@@ -3,6 +3,8 @@ and a run that stops goes on where it was."""
 
 import csv
 import json
+from dataclasses import replace
+from itertools import groupby, product
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from examples.pocket.muon import orthogonalize
 from examples.pocket.objective import (
     Probes,
     Weights,
+    _spelling_loss,
     answer_losses,
     compute_losses,
     query_losses,
@@ -114,58 +117,89 @@ def test_example_is_the_prompt_with_the_answer(task, chat_format):
     question = draw_question(task, 5, 3)
     example = make_example(question, chat_format)
     turn = question.turns[-1]
-    answer = chat_format.tokenizer.decode(example.input_ids[example.answer_start :].tolist(), False)
+    answers = chat_format.tokenizer.decode(example.input_ids[example.answers].tolist(), False)
     thoughts = "" if turn.thoughts is None else f"{turn.thoughts}\n</think>\n\n"
-    assert answer == f"{thoughts}{turn.answer}<|im_end|>"
+    earlier = "".join(f"{t.answer}<|im_end|>" for t in question.turns[:-1])
+    assert answers == f"{earlier}{thoughts}{turn.answer}<|im_end|>"
+    whole = chat_format.tokenizer.decode(example.input_ids.tolist(), False)
+    assert whole.endswith(f"{thoughts}{turn.answer}<|im_end|>")
     assert len(example.image_bound) == len(example.groups)
     for group in example.groups:
         for view in group.views:
             assert view.patches.shape == (view.grid[0] * view.grid[1], 588)
 
 
+def spelled(classes):
+    return "".join(CHARACTERS[c - 1] for c in classes)
+
+
 def test_targets_spell_the_text_from_left_to_right(chat_format):
-    """On the patches by column, and over the queries and their slots in order."""
+    """On the patches by column, and over the queries in order."""
     for index in range(8, 16):
         question = draw_question("printed_text", 5, index)
         (group,) = make_example(question, chat_format).groups
         (view,) = group.views
         text = question.turns[-1].answer
-        told = group.text[group.text != BLANK]
+        assert spelled(group.text) == text
         patches, halves = np.nonzero(view.characters != BLANK)
         by_column = np.argsort(patches % view.grid[1] * 2 + halves)
         marked = view.characters[patches, halves][by_column]
-        for classes in (told, marked):  # narrow characters may share a place and be left out
-            kept = [c for c in classes if c != IGNORE]
-            if len(kept) == len(classes):
-                assert "".join(CHARACTERS[c - 1] for c in kept) == text
+        if (marked != IGNORE).all():  # narrow characters may share a place and be left out
+            assert spelled(marked) == text
         assert view.content[patches[view.characters[patches, halves] != IGNORE]].mean() > 0.8
 
 
 def test_frames_are_told_in_time(chat_format):
     question = draw_question("video_order", 5, 0)
     (group,) = make_example(question, chat_format).groups
-    told = [CHARACTERS[c - 1] for c in group.text[:, 0] if c > BLANK]
-    assert told == question.turns[-1].answer.split()
-    assert (group.text[:, 1:] == BLANK).all()
+    assert list(spelled(group.text)) == question.turns[-1].answer.split()
+    late = replace(question, temporal_ids=(question.temporal_ids[0][::-1],))
+    (group,) = make_example(late, chat_format).groups
+    assert list(spelled(group.text)) == question.turns[-1].answer.split()[::-1]
 
 
 def test_a_slice_without_text_is_told_to_be_blank(chat_format):
     groups = make_example(draw_question("slices", 5, 0), chat_format).groups
-    told = [group.text for group in groups]
-    assert any((text == BLANK).all() for text in told)  # empty slices
-    assert (told[0] == IGNORE).all()  # the overview is too coarse to be judged
+    assert any(group.text is not None and not len(group.text) for group in groups)
+    assert groups[0].text is None  # the overview is too coarse to be judged
 
 
 def test_a_text_across_two_slices_is_not_judged(chat_format):
     """Whatever the grid, a slice that cuts the text has no target, one that holds it all has."""
-    kinds = set()
-    for index in range(20):
-        for group in make_example(draw_question("slices", 5, index), chat_format).groups[1:]:
-            text = group.text
-            kinds.add(
-                "ignored" if (text == IGNORE).all() else "blank" if not text.any() else "read"
-            )
-    assert {"blank", "read"} <= kinds
+    texts = [
+        group.text
+        for index in range(20)
+        for group in make_example(draw_question("slices", 5, index), chat_format).groups[1:]
+    ]
+    kinds = {None if text is None else bool(len(text)) for text in texts}
+    assert {True, False} <= kinds
+
+
+def test_spelling_loss_is_the_sum_over_all_ways_to_spell():
+    """Against the definition: every row of slots that collapses to the text, counted out."""
+    logits = torch.randn(3, 2, 2 * CHARACTER_CLASSES, generator=torch.Generator().manual_seed(1))
+    texts = [(5, 5), (7,), ()]
+    loss, _ = _spelling_loss(logits, [torch.tensor(text, dtype=torch.int64) for text in texts])
+    slots = logits.view(3, 4, CHARACTER_CLASSES).softmax(-1)
+    expected = 0.0
+    for row, text in zip(slots, texts, strict=True):
+        ways = [
+            way
+            for way in product({BLANK, *text}, repeat=4)
+            if tuple(c for c, _ in groupby(way) if c != BLANK) == text
+        ]
+        expected -= np.log(sum(float(row[range(4), way].prod()) for way in ways))
+    assert float(loss) == pytest.approx(expected / (3 + 2 + 1), rel=1e-5)
+
+
+def test_texts_are_exact_where_the_likeliest_classes_spell_them():
+    logits = torch.full((2, 2, 2, CHARACTER_CLASSES), -5.0)
+    for row, spelling in enumerate([(9, 9, BLANK, 9), (4, BLANK, 4, 4)]):
+        for slot, character in enumerate(spelling):
+            logits[row, slot // 2, slot % 2, character] = 5
+    texts = [torch.tensor(text) for text in ((9, 9), (4,))]
+    _, exact = _spelling_loss(logits.flatten(2), texts)
+    assert exact == 0.5
 
 
 def test_losses_are_finite_and_reach_every_parameter(model, chat_format):
