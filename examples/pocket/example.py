@@ -98,7 +98,7 @@ def make_example(question: Question, chat_format: ChatFormat) -> Example:
     )
     joined = np.concatenate([ids, answer]).astype(np.int64)
     said = np.arange(len(joined)) >= len(ids)
-    for begin, end in _earlier_answers(ids, chat_format):
+    for begin, end in _earlier_answers(joined[: len(ids)], chat_format):
         said[begin:end] = True
     return Example(joined, prompt.encoded.image_bound, said, groups)
 
