@@ -81,7 +81,7 @@ STAGES = (
     ),
     Stage(
         "seeing",
-        0.68,
+        0.7,
         _SEEING,
         Weights(answer=0, query=1, patch=0.5),
         batch=16,
@@ -89,7 +89,7 @@ STAGES = (
         recoloured=True,
         peak=0.5,
     ),
-    Stage("talking", 0.78, _ANSWERING, Weights(), batch=32, shown=4, learns="decoder"),
+    Stage("talking", 0.79, _ANSWERING, Weights(), batch=32, shown=4, learns="decoder"),
     Stage("answering", 0.92, _ANSWERING, Weights(query=0.5, patch=0.2), batch=16, peak=0.4),
     Stage("whole", 1.0, _ANSWERING, Weights(query=0.25, patch=0), batch=16, thinning=0, peak=0.3),
 )

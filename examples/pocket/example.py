@@ -30,12 +30,11 @@ HALVES = 2  # a patch may hold the middle of two narrow characters
 QUARTERS = 4  # of a patch, each covered by one character at most
 MARK_CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1)  # of a patch with the middle of a shape
 # Query q tells what is about column q of the view's patches, or in the frame shown at about time
-# q · QUERY_TIME of a video: up to SLOTS characters, how many shapes of each kind and colour have
-# their middle in it, or where the frame's shape is.
+# q · QUERY_TIME of a video: up to SLOTS characters, its part of the shapes of each kind and colour,
+# or where the frame's shape is.
 SLOTS = 2
 QUERY_TIME = 3  # tenths of a second
 KINDS = len(SHAPES) + len(COLOURS)
-MOST_IN_BAND = 3  # shapes of one kind that a query counts
 PLACES = 8  # parts of a picture's width and height
 _HALF_BOX = (0.35, 0.42)  # half of a character's usual width and height, in ems
 _LEGIBLE = 0.85 * MIN_EM / 14  # size of text that is judged, in patches
@@ -61,11 +60,12 @@ class TrainingView:
 @dataclass(frozen=True)
 class TrainingGroup:
     """The views packed into one row of image embeddings, and what these should tell. The text is
-    what the queries' slots spell in order, blanks left out; none where it is not judged."""
+    what the queries' slots spell in order, blanks left out, and the counts are what their parts
+    add up to; none where they are not judged."""
 
     views: tuple[TrainingView, ...]
     text: Classes | None  # (characters,)
-    counts: Classes  # (queries, KINDS)
+    counts: Classes | None  # (KINDS,)
     places: Classes  # (queries, 2): across and down
 
 
@@ -130,11 +130,11 @@ def _group(
     ]
     if len(pictures) == 1:
         text = _text_of(pictures[0], shown[0], window)
-        counts = _counts_of(pictures[0], shown[0], window, config.num_queries)
+        counts: Classes | None = _counts_of(pictures[0], window)
         places = np.full((config.num_queries, 2), IGNORE, np.int64)
     else:
         text = _text_in_time(pictures, group.temporal_ids)
-        counts = np.full((config.num_queries, KINDS), IGNORE, np.int64)
+        counts = None
         places = _places_in_time(pictures, group.temporal_ids, config.num_queries)
     return TrainingGroup(tuple(shown), text, counts, places)
 
@@ -244,16 +244,13 @@ def _classes(text: str) -> Classes:
     return np.array([CHARACTERS.index(char) + 1 for char in text], np.int64)
 
 
-def _counts_of(picture: Picture, view: TrainingView, window: Box, queries: int) -> Classes:
-    counts = np.zeros((queries, KINDS), np.int64)
+def _counts_of(picture: Picture, window: Box) -> Classes:
+    counts = np.zeros(KINDS, np.int64)
     for mark in picture.marks:
-        place = _within(mark, window)
-        if place is None:
-            continue
-        query = min(int(place[0] * view.grid[1] * HALVES) // SLOTS, queries - 1)
-        counts[query, SHAPES.index(mark.shape)] += 1
-        counts[query, len(SHAPES) + list(COLOURS).index(mark.colour)] += 1
-    return np.minimum(counts, MOST_IN_BAND)
+        if _within(mark, window) is not None:
+            counts[SHAPES.index(mark.shape)] += 1
+            counts[len(SHAPES) + list(COLOURS).index(mark.colour)] += 1
+    return counts
 
 
 def _places_in_time(pictures: Sequence[Picture], times: Sequence[int], queries: int) -> Classes:

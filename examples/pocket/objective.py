@@ -24,7 +24,6 @@ from examples.pocket.example import (
     IGNORE,
     KINDS,
     MARK_CLASSES,
-    MOST_IN_BAND,
     PLACES,
     QUARTERS,
     SLOTS,
@@ -38,7 +37,8 @@ from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 
 _CHUNK = 12  # views, groups or prompts computed together, of like length
 _SHAPE_WEIGHT = 0.5  # of the losses on shapes, next to those on characters
-_EMPTY_PATCH, _EMPTY_SLOT = 0.05, 0.3  # weights of places that hold nothing
+_EMPTY_PATCH = 0.05  # weight of patches that hold nothing
+_FEW = -4.0  # softplus of it is a query's part of a count at first
 
 
 class Probes(nn.Module):
@@ -51,7 +51,8 @@ class Probes(nn.Module):
         self.covering = nn.Linear(width, QUARTERS * CHARACTER_CLASSES)
         self.marks = nn.Linear(width, sum(MARK_CLASSES))
         self.text = nn.Linear(size, SLOTS * CHARACTER_CLASSES)
-        self.counts = nn.Linear(size, KINDS * (MOST_IN_BAND + 1))
+        self.counts = nn.Linear(size, KINDS)
+        nn.init.constant_(self.counts.bias, _FEW)
         self.places = nn.Linear(size, 2 * PLACES)
 
     def of_patches(self) -> list[nn.Parameter]:
@@ -274,16 +275,25 @@ def _query_loss(
     probes: Probes, embeds: Tensor, groups: Sequence[TrainingGroup]
 ) -> tuple[Tensor, float]:
     """What the queries should tell, and the share of texts that they tell exactly."""
-    counts = torch.from_numpy(np.stack([group.counts for group in groups]))  # (G, Q, KINDS)
     places = torch.from_numpy(np.stack([group.places for group in groups]))  # (G, Q, 2)
     judged = [n for n, group in enumerate(groups) if group.text is not None]
     texts = [torch.from_numpy(group.text) for group in groups if group.text is not None]
     spelled, exact = _spelling_loss(probes.text(embeds[judged]), texts)
-    total = spelled + _SHAPE_WEIGHT * (
-        _balanced(probes.counts(embeds), counts, _EMPTY_SLOT)
-        + _balanced(probes.places(embeds), places, 1.0)
-    )
+    counted = _counting_loss(probes, embeds, groups)
+    total = spelled + _SHAPE_WEIGHT * (counted + _balanced(probes.places(embeds), places, 1.0))
     return total, exact
+
+
+def _counting_loss(probes: Probes, embeds: Tensor, groups: Sequence[TrainingGroup]) -> Tensor:
+    """How far off the sums of the queries' parts are, over all kinds of shapes. A shape between
+    queries is shared by them; the decoder adds up in the same way, by attending to all alike."""
+    judged = [n for n, group in enumerate(groups) if group.counts is not None]
+    parts = functional.softplus(probes.counts(embeds[judged]))  # (groups, Q, KINDS)
+    if not judged:
+        return parts.sum()
+    counts = torch.from_numpy(np.stack([c for group in groups if (c := group.counts) is not None]))
+    off = functional.smooth_l1_loss(parts.sum(1), counts.float(), reduction="none")
+    return off.sum(1).mean()
 
 
 def _spelling_loss(logits: Tensor, texts: Sequence[Tensor]) -> tuple[Tensor, float]:

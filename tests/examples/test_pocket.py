@@ -3,6 +3,7 @@ and a run that stops goes on where it was."""
 
 import csv
 import json
+import math
 from dataclasses import replace
 from itertools import groupby, product
 
@@ -20,6 +21,7 @@ from examples.pocket.muon import orthogonalize
 from examples.pocket.objective import (
     Probes,
     Weights,
+    _counting_loss,
     _spelling_loss,
     answer_losses,
     compute_losses,
@@ -252,7 +254,7 @@ def test_resampler_alone_learns_from_patches_that_were_seen_once(model, chat_for
 
 
 def test_shapes_are_told_where_they_are(chat_format):
-    """On the patch of each middle, and counted over the queries from left to right."""
+    """On the patch of each middle, and counted."""
     for index in range(6):
         question = draw_question("shapes", 5, index)
         (picture,) = question.pictures
@@ -263,8 +265,22 @@ def test_shapes_are_told_where_they_are(chat_format):
             patches = np.flatnonzero((view.marks == kind).all(1))
             assert len(patches) == shapes.count
             assert view.content[patches].all() or shapes.shape == "ring"
-            counts = group.counts[:, [kind[0] - 1, len(SHAPES) + kind[1] - 1]]
-            assert (counts.sum(0) == shapes.count).all()
+            counts = group.counts[[kind[0] - 1, len(SHAPES) + kind[1] - 1]]
+            assert (counts == shapes.count).all()
+
+
+def test_counts_are_what_the_queries_parts_add_up_to(model, chat_format):
+    (group,) = make_example(draw_question("shapes", 5, 1), chat_format).groups
+    (video,) = make_example(draw_question("video_direction", 5, 1), chat_format).groups
+    probes, queries = Probes(model), CONFIG["query_num"]
+    torch.nn.init.zeros_(probes.counts.weight)
+    torch.nn.init.constant_(probes.counts.bias, math.log(math.expm1(0.125)))  # an eighth each
+    embeds = torch.randn(2, queries, CONFIG["hidden_size"])
+    off = abs(group.counts - 0.125 * queries)
+    expected = np.where(off < 1, off**2 / 2, off - 0.5).sum()
+    # Frames show one shape again and again: they are not counted.
+    assert float(_counting_loss(probes, embeds, [group, video])) == pytest.approx(expected, 1e-5)
+    assert float(_counting_loss(probes, embeds[:1], [video])) == 0
 
 
 def test_motion_is_told_in_time(chat_format):
