@@ -279,8 +279,9 @@ def test_counts_are_what_the_queries_parts_add_up_to(model, chat_format):
     off = abs(group.counts - 0.125 * queries)
     expected = np.where(off < 1, off**2 / 2, off - 0.5).sum()
     # Frames show one shape again and again: they are not counted.
-    assert float(_counting_loss(probes, embeds, [group, video])) == pytest.approx(expected, 1e-5)
-    assert float(_counting_loss(probes, embeds[:1], [video])) == 0
+    loss = _counting_loss(probes, embeds, [group, video])
+    assert loss.item() == pytest.approx(expected, 1e-5)
+    assert _counting_loss(probes, embeds[:1], [video]).item() == 0
 
 
 def test_motion_is_told_in_time(chat_format):
