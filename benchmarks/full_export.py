@@ -6,7 +6,6 @@ of the bundle, one after the other, with nothing in between.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -19,7 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import describe_machine, run_child
+from benchmarks.full_command import run_command
+from benchmarks.machine import run_child
 
 _BLOCK = 1 << 24
 
@@ -133,25 +133,5 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         console.print(line)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="from benchmarks.synthesize")
-    parser.add_argument("--jobs", type=int, help="processes; default: the export's")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        export_child(*options.child)
-        return
-    if options.checkpoint is None or not options.checkpoint.is_dir():
-        parser.error("give the folder of a checkpoint, such as benchmarks.synthesize makes")
-    machine = describe_machine()
-    report = measure(options.checkpoint.resolve(), options.jobs)
-    print_report(report, Console(highlight=False))
-    if options.json:
-        text = json.dumps({**machine, **report}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    run_command("full_export", __doc__, export_child, measure, print_report)

@@ -7,7 +7,6 @@ mapped from there.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -19,8 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.full_command import run_command
 from benchmarks.full_export import drop_from_memory, run_export
-from benchmarks.machine import describe_machine, run_child, version
+from benchmarks.machine import run_child
 
 PROMPT, STEPS = 128, 8  # tokens
 WAYS = ("copied", "written", "mapped")
@@ -87,26 +87,5 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.onnx_full", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="from benchmarks.synthesize")
-    parser.add_argument("--jobs", type=int, help="processes; default: the export's")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        run_decoder(*options.child)
-        return
-    if options.checkpoint is None or not options.checkpoint.is_dir():
-        parser.error("give the folder of a checkpoint, such as benchmarks.synthesize makes")
-    machine = describe_machine()
-    machine["versions"] |= {name: version(name) for name in ("onnx", "onnxruntime")}
-    report = measure(options.checkpoint.resolve(), options.jobs)
-    print_report(report, Console(highlight=False))
-    if options.json:
-        text = json.dumps({**machine, **report}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    run_command("onnx_full", __doc__, run_decoder, measure, print_report, ("onnx", "onnxruntime"))

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.onnx import OnnxEngine
 from mobile_runtime.session import ChatOptions, Session
+from tests.mobile_runtime.turns import gradient, user
 
 CONTEXT, PIECE = 320, 64
 GREEDY = {"temperature": 0, "repetition_penalty": 1.0}
@@ -28,21 +28,6 @@ def sessions(make_onnx_bundle):
 def session(request, sessions):
     sessions[request.param].reset()
     return sessions[request.param]
-
-
-def user(*parts):
-    return {"role": "user", "content": [_part(part) for part in parts]}
-
-
-def _part(part):
-    if isinstance(part, Image.Image):
-        return {"type": "image", "image": part}
-    return {"type": "text", "text": part}
-
-
-def gradient(width, height):
-    x = np.arange(width)[None, :, None] * np.array([1, 2, 3])
-    return Image.fromarray(np.broadcast_to(x, (height, width, 3)).astype(np.uint8))
 
 
 def rows(session, count, seed=0):

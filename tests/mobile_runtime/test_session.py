@@ -4,12 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mobile_runtime.bundle import InputError
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.prompt import PromptOptions
 from mobile_runtime.session import GREEDY, ChatOptions, Session
+from tests.mobile_runtime.turns import gradient, user
 
 FP32 = EngineOptions(precision="fp32")
 CONTEXT = 256
@@ -27,21 +27,6 @@ def sessions(make_bundle):
 def session(request, sessions):
     sessions[request.param].reset()
     return sessions[request.param]
-
-
-def user(*parts):
-    return {"role": "user", "content": [_part(part) for part in parts]}
-
-
-def _part(part):
-    if isinstance(part, Image.Image):
-        return {"type": "image", "image": part}
-    return {"type": "text", "text": part}
-
-
-def gradient(width, height, shift=0):
-    x = (np.arange(width) + shift)[None, :, None] * np.array([1, 2, 3])
-    return Image.fromarray(np.broadcast_to(x, (height, width, 3)).astype(np.uint8))
 
 
 def one_by_one(session, embeddings):
