@@ -89,6 +89,17 @@ figures: $(VENV)/test.stamp
 	$(BIN)/python -m examples.pocket.card
 	$(BIN)/python -m benchmarks.readme
 
+# How a model that learned the digits of one collection reads those of the other, for the card.
+ALONE := out/one-collection
+DIGITS := handwritten_digits
+one-collection: $(VENV)/test.stamp
+	$(BIN)/python -m examples.pocket.train --output $(ALONE) --minutes 10 --collections opencv \
+	  --tasks $(DIGITS)
+	$(BIN)/python -m validation answers --checkpoint $(ALONE)/checkpoint \
+	  --tasks "$(DIGITS), opencv" "$(DIGITS), sklearn" --json benchmarks/results/answers-one-collection.json
+	cp $(ALONE)/checkpoint/training.json benchmarks/results/training-one-collection.json
+	$(BIN)/python -m examples.pocket.card
+
 $(VENV)/demo.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml]'
@@ -99,4 +110,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test environment swift swift-build swift-test recordings figures full-figures
+.PHONY: demo test environment swift swift-build swift-test recordings figures full-figures one-collection

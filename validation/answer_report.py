@@ -117,7 +117,8 @@ def answers_table(reports: Sequence[dict[str, Any]]) -> str:
         cells = [_share(columns[name]["scores"][row][name]) for name in names]
         lines.append(f"| {row.replace('_', ' ')} | {' | '.join(cells)} |")
     agreements = [f"{100 * columns[name]['agreement'][name]:.1f}" for name in names[1:]]
-    lines.append(f"| same answer as {first} | | {' | '.join(agreements)} |")
+    if agreements:
+        lines.append(f"| same answer as {first} | | {' | '.join(agreements)} |")
     return "\n".join(lines)
 
 

@@ -48,19 +48,24 @@ def _code(text: str) -> str:
 
 
 def write_card(checkpoint: Path, results: Path) -> None:
-    """Fill the template from `results`/answers-*.json and real-pictures.json."""
+    """Fill the template from the files in `results`: answers-*.json, real-pictures.json, and
+    training-one-collection.json, what training tells of the model that knows one collection."""
 
     def read(name: str) -> Any:
         return json.loads((results / name).read_text(encoding="utf-8"))
 
     facts = json.loads((checkpoint / FACTS_FILE).read_text(encoding="utf-8"))
     reports = [read(f"answers-{name}.json") for name in ("all", "fp16", "fp32")]
+    alone = read("training-one-collection.json")
     card = _TEMPLATE.read_text(encoding="utf-8").format(
         **{name: facts[name] for name in ("parameters", "seed", "workers", "steps", "minutes")},
         drawn=facts["drawn_per_worker"] * facts["workers"],
         faces=len(FACES),
         stages=_stage_rows(),
         scores=answers_table(reports),
+        collection=", ".join(alone["collections"]),
+        minutes_alone=alone["minutes"],
+        one_collection=answers_table([read("answers-one-collection.json")]),
         real=_real_table(read("real-pictures.json")),
     )
     (checkpoint / "README.md").write_text(card, encoding="utf-8")
