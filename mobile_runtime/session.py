@@ -99,8 +99,14 @@ class Session:
     def load(
         cls, bundle: Path, options: EngineOptions = EngineOptions(), *, verify: bool = True
     ) -> Session:
-        """Open a bundle; `verify` checks the SHA-256 of every file first."""
+        """Open a bundle; `verify` checks the SHA-256 of every file first. `InputError` for a folder
+        for prepacked weights where no graph is ONNX."""
         manifest = read_manifest(bundle)
+        if options.prepacked is not None and not manifest.is_onnx:
+            raise InputError(
+                f"{bundle} is a {manifest.format} bundle, and only the weights of ONNX graphs are "
+                "kept prepacked; leave --prepacked out."
+            )
         if verify:
             verify_files(bundle, manifest)
         return cls(bundle, manifest, options)

@@ -77,7 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
     parser.add_argument("--results", type=Path, default=_RESULTS)
     options = parser.parse_args(arguments)
-    write_card(options.checkpoint, options.results)
+    try:
+        write_card(options.checkpoint, options.results)
+    except FileNotFoundError as error:
+        print(
+            f"error: there is no {error.filename}; `make figures` and `make one-collection` "
+            "measure what the card tells.",
+            file=sys.stderr,
+        )
+        return 2
     print(options.checkpoint / "README.md")
     return 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,10 +227,11 @@ def _text_of(picture: Picture, view: TrainingView, window: Box) -> Classes | Non
     """The view's text from left to right; none where the view cuts the text or is too coarse for
     it. A page's lines lie over one another: its patches alone are asked."""
     inside = [_within(glyph, window) is not None for glyph in picture.glyphs]
+    in_a_line = all(a.x < b.x for a, b in pairwise(picture.glyphs))
     if not any(inside):
         return np.empty(0, np.int64)
     legible = _em_in(picture, view.grid, window) >= _LEGIBLE
-    if not (all(inside) and legible) or len(inside) > MAX_LENGTH:
+    if not (all(inside) and legible and in_a_line) or len(inside) > MAX_LENGTH:
         return None
     return _classes(picture.text)
 

@@ -276,9 +276,8 @@ def _query_loss(
 ) -> tuple[Tensor, float]:
     """What the queries should tell, and the share of texts that they tell exactly."""
     places = torch.from_numpy(np.stack([group.places for group in groups]))  # (G, Q, 2)
-    judged = [n for n, group in enumerate(groups) if group.text is not None]
-    texts = [torch.from_numpy(group.text) for group in groups if group.text is not None]
-    spelled, exact = _spelling_loss(probes.text(embeds[judged]), texts)
+    texts = {n: torch.from_numpy(g.text) for n, g in enumerate(groups) if g.text is not None}
+    spelled, exact = _spelling_loss(probes.text(embeds[list(texts)]), list(texts.values()))
     counted = _counting_loss(probes, embeds, groups)
     total = spelled + _SHAPE_WEIGHT * (counted + _balanced(probes.places(embeds), places, 1.0))
     return total, exact
@@ -287,12 +286,12 @@ def _query_loss(
 def _counting_loss(probes: Probes, embeds: Tensor, groups: Sequence[TrainingGroup]) -> Tensor:
     """How far off the sums of the queries' parts are, over all kinds of shapes. A shape between
     queries is shared by them; the decoder adds up in the same way, by attending to all alike."""
-    judged = [n for n, group in enumerate(groups) if group.counts is not None]
-    parts = functional.softplus(probes.counts(embeds[judged]))  # (groups, Q, KINDS)
-    if not judged:
+    counts = {n: g.counts for n, g in enumerate(groups) if g.counts is not None}
+    parts = functional.softplus(probes.counts(embeds[list(counts)]))  # (groups, Q, KINDS)
+    if not counts:
         return parts.sum()
-    counts = torch.from_numpy(np.stack([c for group in groups if (c := group.counts) is not None]))
-    off = functional.smooth_l1_loss(parts.sum(1), counts.float(), reduction="none")
+    right = torch.from_numpy(np.stack(list(counts.values()))).float()
+    off = functional.smooth_l1_loss(parts.sum(1), right, reduction="none")
     return off.sum(1).mean()
 
 
@@ -306,7 +305,7 @@ def _spelling_loss(logits: Tensor, texts: Sequence[Tensor]) -> tuple[Tensor, flo
     lengths = torch.tensor([len(text) for text in texts])
     losses = functional.ctc_loss(
         functional.log_softmax(slots, -1).transpose(0, 1),
-        torch.cat(list(texts)),
+        torch.cat(tuple(texts)),
         torch.full_like(lengths, slots.shape[1]),
         lengths,
         blank=BLANK,

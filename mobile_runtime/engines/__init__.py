@@ -68,11 +68,6 @@ ENGINES: Mapping[str, Callable[[Path, EngineOptions], Engine]] = {
 def open_engine(path: Path, options: EngineOptions) -> Engine:
     """Open a Core ML package with the engine that `options` name; `auto` is the interpreter, which
     runs everywhere."""
-    if options.prepacked is not None:
-        raise InputError(
-            f"{path.name} is a Core ML package, and only the weights of ONNX graphs are kept "
-            "prepacked; leave --prepacked out."
-        )
     name = "mil" if options.name == "auto" else options.name
     if name not in ENGINES:
         raise InputError(f"no engine {name!r}; there are {', '.join(ENGINES)}.")

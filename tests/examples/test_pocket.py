@@ -38,7 +38,7 @@ from export.models.qwen3 import KeyValueCache
 from export.models.tensors import tensor_shapes
 from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 from validation.questions.shapes import COLOURS, SHAPES
-from validation.questions.strings import CHARACTERS
+from validation.questions.strings import CHARACTERS, MAX_LENGTH
 from validation.questions.tasks import TASKS, Source, draw_question
 from validation.questions.video import DIRECTIONS
 from validation.sources import open_chat_format
@@ -164,6 +164,19 @@ def test_a_slice_without_text_is_told_to_be_blank(chat_format):
     groups = make_example(draw_question("slices", 5, 0), chat_format).groups
     assert any(group.text is not None and not len(group.text) for group in groups)
     assert groups[0].text is None  # the overview is too coarse to be judged
+
+
+def test_lines_over_one_another_are_not_judged(chat_format):
+    """However few characters a page has: queries read from left to right."""
+    few = 0
+    for index in range(60):
+        question = draw_lesson("digit_page", 5, index, Source())
+        (group,) = make_example(question, chat_format).groups
+        places = [glyph.x for glyph in question.pictures[0].glyphs]
+        if places != sorted(set(places)):
+            assert group.text is None
+            few += len(places) <= MAX_LENGTH
+    assert few
 
 
 def test_a_text_across_two_slices_is_not_judged(chat_format):
