@@ -2,8 +2,8 @@
 
 First the vision tower learns characters on pages full of them; then the resampler alone learns to
 put what it sees in order, on pictures whose empty patches are thinned out, and both together go on;
-then the decoder alone learns to talk about what they tell; then all learn together, at last with
-pictures shown whole.
+then the decoder alone learns to talk about what they tell; then all learn together, with pictures
+shown whole.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _SEEING = {
     "shape_page": 0.05,
     "printed_text": 0.34,
     "handwritten_digits": 0.12,
-    "shapes": 0.12,
+    "shapes": 0.16,
     "slices": 0.03,
-    "video_direction": 0.07,
-    "video_order": 0.06,
+    "video_direction": 0.04,
+    "video_order": 0.05,
 }
 _ANSWERING = {
     "printed_text": 0.17,
@@ -90,8 +90,9 @@ STAGES = (
         peak=0.5,
     ),
     Stage("talking", 0.79, _ANSWERING, Weights(), batch=32, shown=4, learns="decoder"),
-    Stage("answering", 0.92, _ANSWERING, Weights(query=0.5, patch=0.2), batch=16, peak=0.4),
-    Stage("whole", 1.0, _ANSWERING, Weights(query=0.25, patch=0), batch=16, thinning=0, peak=0.3),
+    # Empty patches are new to the model here: after "seeing", the queries told 58 % of texts with
+    # four of five left out, 43 % with all shown. They add a third to a step.
+    Stage("whole", 1.0, _ANSWERING, Weights(query=0.5, patch=0.1), 16, thinning=0, peak=0.4),
 )
 MATRIX_RATE = 0.01  # Muon's, for the matrices of layers
 PEAK_RATE = 1e-3  # AdamW's, for everything else

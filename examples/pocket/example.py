@@ -7,7 +7,7 @@ computes. Views are kept as bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -46,8 +46,8 @@ Classes = NDArray[np.int64]
 @dataclass(frozen=True)
 class TrainingView:
     """One view: its patches (L, 588), grid, time, where it has content, the character that has its
-    middle in each half patch, the one that covers each quarter, and the shape and colour that has
-    its middle in each patch."""
+    middle in each half patch, the one that covers each quarter, the shape and colour that has its
+    middle in each patch, and how many shapes of each kind and colour there are."""
 
     patches: Bytes
     grid: tuple[int, int]
@@ -56,6 +56,7 @@ class TrainingView:
     characters: Classes  # (L, HALVES)
     covering: Classes  # (L, QUARTERS)
     marks: Classes  # (L, 2)
+    counts: Classes  # (KINDS,)
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,10 @@ def _group(
         for picture, view, time in zip(pictures, views, group.temporal_ids, strict=True)
     ]
     if len(pictures) == 1:
+        if pictures[0].shapes:  # attention tells a share of all patches: for counting, it sees all
+            shown = [replace(shown[0], content=np.ones_like(shown[0].content))]
         text = _text_of(pictures[0], shown[0], window)
-        counts: Classes | None = _counts_of(pictures[0], window)
+        counts: Classes | None = shown[0].counts
         places = np.full((config.num_queries, 2), IGNORE, np.int64)
     else:
         text = _text_in_time(pictures, group.temporal_ids)
@@ -185,9 +188,10 @@ def _view(picture: Picture, view: View, window: Box, time: int) -> TrainingView:
         unsure = clash or not legible
         characters[patch, half] = IGNORE if unsure else CHARACTERS.index(glyph.char) + 1
     covering = _covering(picture, view.tgt_size, window, legible)
-    marks = _marks(picture, view.tgt_size, window)
-    shape = view.tgt_size
-    return TrainingView(values, shape, time, content.reshape(-1), characters, covering, marks)
+    marks, counts = _marks(picture, view.tgt_size, window), _counts_of(picture, window)
+    content |= (marks[:, :1] != BLANK).reshape(rows, columns)  # the middle of a ring is empty
+    known = (content.reshape(-1), characters, covering, marks, counts)
+    return TrainingView(values, view.tgt_size, time, *known)
 
 
 def _covering(picture: Picture, grid: tuple[int, int], window: Box, legible: bool) -> Classes:

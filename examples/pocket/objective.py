@@ -38,7 +38,7 @@ from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 _CHUNK = 12  # views, groups or prompts computed together, of like length
 _SHAPE_WEIGHT = 0.5  # of the losses on shapes, next to those on characters
 _EMPTY_PATCH = 0.05  # weight of patches that hold nothing
-_FEW = -4.0  # softplus of it is a query's part of a count at first
+_FEW = -4.0  # softplus of it is a query's part of a count at first; of twice it, a patch's
 
 
 class Probes(nn.Module):
@@ -50,8 +50,11 @@ class Probes(nn.Module):
         self.patch = nn.Linear(width, HALVES * CHARACTER_CLASSES)
         self.covering = nn.Linear(width, QUARTERS * CHARACTER_CLASSES)
         self.marks = nn.Linear(width, sum(MARK_CLASSES))
+        self.shares = nn.Linear(width, KINDS)
         self.text = nn.Linear(size, SLOTS * CHARACTER_CLASSES)
         self.counts = nn.Linear(size, KINDS)
+        nn.init.zeros_(self.shares.weight)
+        nn.init.constant_(self.shares.bias, 2 * _FEW)
         nn.init.constant_(self.counts.bias, _FEW)
         self.places = nn.Linear(size, 2 * PLACES)
 
@@ -59,7 +62,7 @@ class Probes(nn.Module):
         """Parameters that read patches."""
         return [
             parameter
-            for probe in (self.patch, self.covering, self.marks)
+            for probe in (self.patch, self.covering, self.marks, self.shares)
             for parameter in probe.parameters()
         ]
 
@@ -220,7 +223,9 @@ def _patch_loss(probes: Probes, features: list[Tensor], kept: list[Kept]) -> Ten
     of_shapes = of_shapes + _balanced(colour, marks[:, 1:], _EMPTY_PATCH)
     of_characters = _balanced(probes.patch(joined), characters, _EMPTY_PATCH)
     covered = _balanced(probes.covering(joined), covering, _EMPTY_PATCH)
-    return (of_characters + covered) / 2 + _SHAPE_WEIGHT * of_shapes
+    shares = torch.split(probes.shares(joined), [len(numbers) for _, numbers in kept])
+    counted = _counting_loss(shares, [view.counts for view, _ in kept])
+    return (of_characters + covered) / 2 + _SHAPE_WEIGHT * (of_shapes + counted)
 
 
 def _balanced(logits: Tensor, classes: Tensor, empty: float) -> Tensor:
@@ -278,21 +283,23 @@ def _query_loss(
     places = torch.from_numpy(np.stack([group.places for group in groups]))  # (G, Q, 2)
     texts = {n: torch.from_numpy(g.text) for n, g in enumerate(groups) if g.text is not None}
     spelled, exact = _spelling_loss(probes.text(embeds[list(texts)]), list(texts.values()))
-    counted = _counting_loss(probes, embeds, groups)
+    counts = {n: g.counts for n, g in enumerate(groups) if g.counts is not None}
+    counted = _counting_loss(probes.counts(embeds[list(counts)]), list(counts.values()))
     total = spelled + _SHAPE_WEIGHT * (counted + _balanced(probes.places(embeds), places, 1.0))
     return total, exact
 
 
-def _counting_loss(probes: Probes, embeds: Tensor, groups: Sequence[TrainingGroup]) -> Tensor:
-    """How far off the sums of the queries' parts are, over all kinds of shapes. A shape between
-    queries is shared by them; the decoder adds up in the same way, by attending to all alike."""
-    counts = {n: g.counts for n, g in enumerate(groups) if g.counts is not None}
-    parts = functional.softplus(probes.counts(embeds[list(counts)]))  # (groups, Q, KINDS)
+def _counting_loss(logits: Sequence[Tensor], counts: Sequence[np.ndarray]) -> Tensor:
+    """How far off `counts` (KINDS,) the sums of softplus of logits (n, KINDS) are, over all kinds.
+    Which of its patches or queries tells a shape is left to them: several share it. The decoder
+    adds up in the same way, by attending to all alike."""
     if not counts:
-        return parts.sum()
-    right = torch.from_numpy(np.stack(list(counts.values()))).float()
-    off = functional.smooth_l1_loss(parts.sum(1), right, reduction="none")
-    return off.sum(1).mean()
+        return torch.zeros(())
+    sums = torch.stack([functional.softplus(parts).sum(0) for parts in logits])
+    right = torch.from_numpy(np.stack(counts)).float()
+    losses = functional.smooth_l1_loss(sums, right, reduction="none")
+    # A mean over those with shapes: most have none, and not to see any is learned soon.
+    return losses.sum() / right.any(1).sum().clamp(min=1)
 
 
 def _spelling_loss(logits: Tensor, texts: Sequence[Tensor]) -> tuple[Tensor, float]:

@@ -29,7 +29,7 @@ from examples.pocket.objective import (
 )
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.pool import Pool
-from examples.pocket.recolour import recolour
+from examples.pocket.recolour import has_shapes, recolour
 from examples.pocket.state import load_state, prepare_checkpoint, save_state, write_weights
 from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
 from export.checkpoint import Checkpoint
@@ -226,7 +226,9 @@ def test_losses_are_finite_and_reach_every_parameter(model, chat_format):
     losses.total.backward()
     assert np.isfinite(losses.total.item())
     # An untrained model guesses: the cross-entropy of a uniform choice, give or take.
-    assert 0.5 < losses.patch / np.log(CHARACTER_CLASSES) < 2
+    texts = [example for example in examples if not has_shapes(example)]
+    untrained = compute_losses(model, probes, texts, Weights(answer=0, query=0), 0.5, rng)
+    assert 0.5 < untrained.patch / np.log(CHARACTER_CLASSES) < 2
     missing = [n for n, p in model.named_parameters() if p.grad is None]
     assert missing == []
     model.zero_grad()
@@ -273,28 +275,30 @@ def test_shapes_are_told_where_they_are(chat_format):
         (picture,) = question.pictures
         (group,) = make_example(question, chat_format).groups
         (view,) = group.views
+        assert view.content.all()
         for shapes in picture.shapes:
             kind = (SHAPES.index(shapes.shape) + 1, list(COLOURS).index(shapes.colour) + 1)
             patches = np.flatnonzero((view.marks == kind).all(1))
             assert len(patches) == shapes.count
-            assert view.content[patches].all() or shapes.shape == "ring"
             counts = group.counts[[kind[0] - 1, len(SHAPES) + kind[1] - 1]]
             assert (counts == shapes.count).all()
 
 
-def test_counts_are_what_the_queries_parts_add_up_to(model, chat_format):
-    (group,) = make_example(draw_question("shapes", 5, 1), chat_format).groups
-    (video,) = make_example(draw_question("video_direction", 5, 1), chat_format).groups
-    probes, queries = Probes(model), CONFIG["query_num"]
-    torch.nn.init.zeros_(probes.counts.weight)
-    torch.nn.init.constant_(probes.counts.bias, math.log(math.expm1(0.125)))  # an eighth each
-    embeds = torch.randn(2, queries, CONFIG["hidden_size"])
-    off = abs(group.counts - 0.125 * queries)
+def test_counts_are_what_the_parts_add_up_to():
+    counts = np.arange(len(SHAPES) + len(COLOURS))
+    eighths = torch.full((5, len(counts)), math.log(math.expm1(0.125)))  # before softplus
+    off = abs(counts - 0.125 * len(eighths))
     expected = np.where(off < 1, off**2 / 2, off - 0.5).sum()
-    # Frames show one shape again and again: they are not counted.
-    loss = _counting_loss(probes, embeds, [group, video])
-    assert loss.item() == pytest.approx(expected, 1e-5)
-    assert _counting_loss(probes, embeds[:1], [video]).item() == 0
+    assert _counting_loss([eighths], [counts]).item() == pytest.approx(expected, 1e-5)
+    halves = torch.cat([eighths, eighths])  # of views with more patches, where each tells less
+    assert _counting_loss([eighths, halves], [0 * counts + 0.625, 0 * counts + 1.25]) < 1e-10
+
+
+def test_shapes_of_a_video_are_not_counted(model, chat_format):
+    """Its frames show one shape again and again; each view by itself is."""
+    (video,) = make_example(draw_question("video_direction", 5, 1), chat_format).groups
+    assert video.counts is None
+    assert all(view.counts.sum() == 2 for view in video.views)  # its kind and its colour
 
 
 def test_motion_is_told_in_time(chat_format):

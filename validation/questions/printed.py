@@ -111,7 +111,7 @@ def draw_page(rng: np.random.Generator, size: Size, em: tuple[float, float]) -> 
             x = left + (edges[n] + edges[n + 1]) / 2 - centre[0]
             place = (centre[0] + x * cos + y * sin, centre[1] - x * sin + y * cos)
             glyphs.append(Glyph(char, place[0] / size[0], place[1] / size[1]))
-        top += pixels * rng.uniform(0.95, 1.4)
+        top += pixels * rng.uniform(1.0, 2.0)
     mask = mask.rotate(angle, Image.Resampling.BICUBIC, center=centre)
     inks = random_inks(rng)
     painted = overlay(draw_ground(rng, size, inks.ground), mask, inks.text)
