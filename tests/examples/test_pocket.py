@@ -294,7 +294,7 @@ def test_counts_are_what_the_parts_add_up_to():
     assert _counting_loss([eighths, halves], [0 * counts + 0.625, 0 * counts + 1.25]) < 1e-10
 
 
-def test_shapes_of_a_video_are_not_counted(model, chat_format):
+def test_shapes_of_a_video_are_not_counted(chat_format):
     """Its frames show one shape again and again; each view by itself is."""
     (video,) = make_example(draw_question("video_direction", 5, 1), chat_format).groups
     assert video.counts is None
