@@ -92,7 +92,15 @@ STAGES = (
     Stage("talking", 0.79, _ANSWERING, Weights(), batch=32, shown=4, learns="decoder"),
     # Empty patches are new to the model here: after "seeing", the queries told 58 % of texts with
     # four of five left out, 43 % with all shown. They add a third to a step.
-    Stage("whole", 1.0, _ANSWERING, Weights(query=0.5, patch=0.1), 16, thinning=0, peak=0.4),
+    Stage(
+        "whole",
+        1.0,
+        _ANSWERING,
+        Weights(query=0.5, patch=0.1),
+        batch=16,
+        thinning=0,
+        peak=0.4,
+    ),
 )
 MATRIX_RATE = 0.01  # Muon's, for the matrices of layers
 PEAK_RATE = 1e-3  # AdamW's, for everything else

@@ -190,8 +190,8 @@ def _view(picture: Picture, view: View, window: Box, time: int) -> TrainingView:
     covering = _covering(picture, view.tgt_size, window, legible)
     marks, counts = _marks(picture, view.tgt_size, window), _counts_of(picture, window)
     content |= (marks[:, :1] != BLANK).reshape(rows, columns)  # the middle of a ring is empty
-    known = (content.reshape(-1), characters, covering, marks, counts)
-    return TrainingView(values, view.tgt_size, time, *known)
+    shown = content.reshape(-1)
+    return TrainingView(values, view.tgt_size, time, shown, characters, covering, marks, counts)
 
 
 def _covering(picture: Picture, grid: tuple[int, int], window: Box, legible: bool) -> Classes:
