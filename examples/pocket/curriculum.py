@@ -39,13 +39,13 @@ PAGES = {"page": "printed_text", "digit_page": "handwritten_digits", "shape_page
 
 _CHARACTERS = {"page": 0.76, "digit_page": 0.14, "shape_page": 0.1}
 _SEEING = {
-    "page": 0.16,
-    "digit_page": 0.05,
+    "page": 0.12,
+    "digit_page": 0.08,
     "shape_page": 0.05,
-    "printed_text": 0.34,
-    "handwritten_digits": 0.12,
-    "shapes": 0.16,
-    "slices": 0.03,
+    "printed_text": 0.26,
+    "handwritten_digits": 0.14,
+    "shapes": 0.22,
+    "slices": 0.04,
     "video_direction": 0.04,
     "video_order": 0.05,
 }

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from examples.pocket.counting import KINDS, Counts, by_columns, nearest
 from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.conversation import ChatFormat, prepare_prompt
 from mobile_runtime.preprocess import View, patches, plan_slices
@@ -35,7 +36,6 @@ MARK_CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1)  # of a patch with the middle
 # or where the frame's shape is.
 SLOTS = 2
 QUERY_TIME = 3  # tenths of a second
-KINDS = len(SHAPES) + len(COLOURS)
 PLACES = 8  # parts of a picture's width and height
 _HALF_BOX = (0.35, 0.42)  # half of a character's usual width and height, in ems
 _LEGIBLE = 0.85 * MIN_EM / 14  # size of text that is judged, in patches
@@ -47,7 +47,7 @@ Classes = NDArray[np.int64]
 class TrainingView:
     """One view: its patches (L, 588), grid, time, where it has content, the character that has its
     middle in each half patch, the one that covers each quarter, the shape and colour that has its
-    middle in each patch, and how many shapes of each kind and colour there are."""
+    middle in each patch, and how many shapes there are about it."""
 
     patches: Bytes
     grid: tuple[int, int]
@@ -56,7 +56,7 @@ class TrainingView:
     characters: Classes  # (L, HALVES)
     covering: Classes  # (L, QUARTERS)
     marks: Classes  # (L, 2)
-    counts: Classes  # (KINDS,)
+    counts: Counts  # of L patches
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class TrainingGroup:
 
     views: tuple[TrainingView, ...]
     text: Classes | None  # (characters,)
-    counts: Classes | None  # (KINDS,)
+    counts: Counts | None  # of the queries
     places: Classes  # (queries, 2): across and down
 
 
@@ -134,7 +134,9 @@ def _group(
         if pictures[0].shapes:  # attention tells a share of all patches: for counting, it sees all
             shown = [replace(shown[0], content=np.ones_like(shown[0].content))]
         text = _text_of(pictures[0], shown[0], window)
-        counts: Classes | None = shown[0].counts
+        columns = shown[0].grid[1]
+        middles, kinds = _shapes_in(pictures[0], window)
+        counts: Counts | None = by_columns(middles, kinds, columns, config.num_queries)
         places = np.full((config.num_queries, 2), IGNORE, np.int64)
     else:
         text = _text_in_time(pictures, group.temporal_ids)
@@ -188,7 +190,8 @@ def _view(picture: Picture, view: View, window: Box, time: int) -> TrainingView:
         unsure = clash or not legible
         characters[patch, half] = IGNORE if unsure else CHARACTERS.index(glyph.char) + 1
     covering = _covering(picture, view.tgt_size, window, legible)
-    marks, counts = _marks(picture, view.tgt_size, window), _counts_of(picture, window)
+    marks = _marks(picture, view.tgt_size, window)
+    counts = nearest(*_shapes_in(picture, window), view.tgt_size)
     content |= (marks[:, :1] != BLANK).reshape(rows, columns)  # the middle of a ring is empty
     shown = content.reshape(-1)
     return TrainingView(values, view.tgt_size, time, shown, characters, covering, marks, counts)
@@ -250,13 +253,14 @@ def _classes(text: str) -> Classes:
     return np.array([CHARACTERS.index(char) + 1 for char in text], np.int64)
 
 
-def _counts_of(picture: Picture, window: Box) -> Classes:
-    counts = np.zeros(KINDS, np.int64)
-    for mark in picture.marks:
-        if _within(mark, window) is not None:
-            counts[SHAPES.index(mark.shape)] += 1
-            counts[len(SHAPES) + list(COLOURS).index(mark.colour)] += 1
-    return counts
+def _shapes_in(picture: Picture, window: Box) -> tuple[NDArray[np.float64], Classes]:
+    """Middles (n, 2) in fractions of the window, and their kinds and colours (n, KINDS)."""
+    found = [(mark, _within(mark, window)) for mark in picture.marks]
+    inside = [(mark, place) for mark, place in found if place is not None]
+    kinds = np.zeros((len(inside), KINDS), np.int64)
+    for row, (mark, _) in zip(kinds, inside, strict=True):
+        row[[SHAPES.index(mark.shape), len(SHAPES) + list(COLOURS).index(mark.colour)]] = 1
+    return np.array([place for _, place in inside], np.float64).reshape(-1, 2), kinds
 
 
 def _places_in_time(pictures: Sequence[Picture], times: Sequence[int], queries: int) -> Classes:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from examples.pocket.counting import KINDS, Counts, counting_loss
 from examples.pocket.example import (
     BLANK,
     CHARACTER_CLASSES,
     HALVES,
     IGNORE,
-    KINDS,
     MARK_CLASSES,
     PLACES,
     QUARTERS,
@@ -224,8 +224,12 @@ def _patch_loss(probes: Probes, features: list[Tensor], kept: list[Kept]) -> Ten
     of_characters = _balanced(probes.patch(joined), characters, _EMPTY_PATCH)
     covered = _balanced(probes.covering(joined), covering, _EMPTY_PATCH)
     shares = torch.split(probes.shares(joined), [len(numbers) for _, numbers in kept])
-    counted = _counting_loss(shares, [view.counts for view, _ in kept])
+    counted = counting_loss(shares, [_of_kept(view.counts, n) for view, n in kept])
     return (of_characters + covered) / 2 + _SHAPE_WEIGHT * (of_shapes + counted)
+
+
+def _of_kept(counts: Counts, numbers: np.ndarray) -> Counts:
+    return Counts(counts.cells[numbers], counts.shapes)
 
 
 def _balanced(logits: Tensor, classes: Tensor, empty: float) -> Tensor:
@@ -284,22 +288,9 @@ def _query_loss(
     texts = {n: torch.from_numpy(g.text) for n, g in enumerate(groups) if g.text is not None}
     spelled, exact = _spelling_loss(probes.text(embeds[list(texts)]), list(texts.values()))
     counts = {n: g.counts for n, g in enumerate(groups) if g.counts is not None}
-    counted = _counting_loss(probes.counts(embeds[list(counts)]), list(counts.values()))
+    counted = counting_loss(probes.counts(embeds[list(counts)]), list(counts.values()))
     total = spelled + _SHAPE_WEIGHT * (counted + _balanced(probes.places(embeds), places, 1.0))
     return total, exact
-
-
-def _counting_loss(logits: Sequence[Tensor], counts: Sequence[np.ndarray]) -> Tensor:
-    """How far off `counts` (KINDS,) the sums of softplus of logits (n, KINDS) are, over all kinds.
-    Which of its patches or queries tells a shape is left to them: several share it. The decoder
-    adds up in the same way, by attending to all alike."""
-    if not counts:
-        return torch.zeros(())
-    sums = torch.stack([functional.softplus(parts).sum(0) for parts in logits])
-    right = torch.from_numpy(np.stack(counts)).float()
-    losses = functional.smooth_l1_loss(sums, right, reduction="none")
-    # A mean over those with shapes: most have none, and not to see any is learned soon.
-    return losses.sum() / right.any(1).sum().clamp(min=1)
 
 
 def _spelling_loss(logits: Tensor, texts: Sequence[Tensor]) -> tuple[Tensor, float]:

@@ -1,0 +1,74 @@
+"""How many shapes there are, told place by place: what patches and queries should say of it, and
+how far off they are.
+
+A picture's number alone leaves open which shape was missed. Each patch belongs to the shape that is
+nearest, each query to the shapes about its column; their parts should add up to these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from validation.questions.shapes import COLOURS, SHAPES
+
+KINDS = len(SHAPES) + len(COLOURS)
+_MARGIN = 0.5  # columns between a shape's middle and a border of its cell of queries
+_SMALL = 0.25  # of a shape: errors below it count by their square, larger ones by their size
+_Numbers = NDArray[np.int64]
+_Places = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The cell of each place (n,), and the shapes of each kind and colour in it (cells, KINDS)."""
+
+    cells: _Numbers
+    shapes: _Numbers
+
+
+def nearest(places: _Places, kinds: _Numbers, grid: tuple[int, int]) -> Counts:
+    """Patches of `grid` (rows, columns) by the nearest of the shapes at `places` (n, 2), across and
+    down in fractions of the view; `kinds` (n, KINDS) marks what each is. All are one cell where
+    there is no shape."""
+    rows, columns = grid
+    if not len(places):
+        return Counts(np.zeros(rows * columns, np.int64), np.zeros((1, KINDS), np.int64))
+    y, x = np.mgrid[:rows, :columns] + 0.5
+    away = np.stack([x, y], -1).reshape(-1, 1, 2) - places * (columns, rows)
+    return Counts(np.hypot(*np.moveaxis(away, -1, 0)).argmin(1), kinds)
+
+
+def by_columns(places: _Places, kinds: _Numbers, columns: int, queries: int) -> Counts:
+    """Queries, each about a column of the view, in cells between columns at whose border no shape
+    has its middle: which of two neighbours tells such a shape is left to them."""
+    middles = places[:, 0] * columns
+    borders = np.arange(1, min(columns, queries))
+    free = borders[(np.abs(borders[:, None] - middles) > _MARGIN).all(1)]
+    shapes = np.zeros((len(free) + 1, KINDS), np.int64)
+    np.add.at(shapes, np.searchsorted(free, middles), kinds)
+    return Counts(np.searchsorted(free, np.arange(queries), side="right"), shapes)
+
+
+def counting_loss(logits: Sequence[Tensor], counts: Sequence[Counts]) -> Tensor:
+    """How far off the shapes of each cell the sums of softplus of its logits (n, KINDS) are. Which
+    of its places tells a shape is left to them: several share it. The decoder adds up in the same
+    way, by attending to all alike."""
+    if not counts:
+        return torch.zeros(())
+    sums = [
+        torch.zeros(right.shapes.shape).index_add(
+            0, torch.from_numpy(right.cells), functional.softplus(parts)
+        )
+        for parts, right in zip(logits, counts, strict=True)
+    ]
+    right = torch.from_numpy(np.concatenate([each.shapes for each in counts])).float()
+    losses = functional.smooth_l1_loss(torch.cat(sums), right, reduction="none", beta=_SMALL)
+    # A mean over pictures with shapes: most have none, and not to see any is learned soon.
+    return losses.sum() / max(1, sum(bool(each.shapes.any()) for each in counts))
