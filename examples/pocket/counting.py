@@ -56,19 +56,18 @@ def by_columns(places: _Places, kinds: _Numbers, columns: int, queries: int) -> 
     return Counts(np.searchsorted(free, np.arange(queries), side="right"), shapes)
 
 
-def counting_loss(logits: Sequence[Tensor], counts: Sequence[Counts]) -> Tensor:
-    """How far off the shapes of each cell the sums of softplus of its logits (n, KINDS) are. Which
-    of its places tells a shape is left to them: several share it. The decoder adds up in the same
-    way, by attending to all alike."""
+def counting_loss(logits: Tensor, counts: Sequence[Counts]) -> Tensor:
+    """How far off the shapes of each cell the sums of softplus of its logits are; these (n, KINDS)
+    are those of all places of all `counts`, in order. Which of its places tells a shape is left to
+    them: several share it. The decoder adds up in the same way, by attending to all alike."""
     if not counts:
         return torch.zeros(())
-    sums = [
-        torch.zeros(right.shapes.shape).index_add(
-            0, torch.from_numpy(right.cells), functional.softplus(parts)
-        )
-        for parts, right in zip(logits, counts, strict=True)
-    ]
     right = torch.from_numpy(np.concatenate([each.shapes for each in counts])).float()
-    losses = functional.smooth_l1_loss(torch.cat(sums), right, reduction="none", beta=_SMALL)
+    first = np.cumsum([0, *(len(each.shapes) for each in counts)])  # cell of each picture
+    cells = np.concatenate([each.cells + n for each, n in zip(counts, first[:-1], strict=True)])
+    sums = torch.zeros_like(right).index_add(
+        0, torch.from_numpy(cells), functional.softplus(logits)
+    )
+    losses = functional.smooth_l1_loss(sums, right, reduction="none", beta=_SMALL)
     # A mean over pictures with shapes: most have none, and not to see any is learned soon.
     return losses.sum() / max(1, sum(bool(each.shapes.any()) for each in counts))

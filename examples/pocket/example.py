@@ -190,8 +190,9 @@ def _view(picture: Picture, view: View, window: Box, time: int) -> TrainingView:
         unsure = clash or not legible
         characters[patch, half] = IGNORE if unsure else CHARACTERS.index(glyph.char) + 1
     covering = _covering(picture, view.tgt_size, window, legible)
-    marks = _marks(picture, view.tgt_size, window)
-    counts = nearest(*_shapes_in(picture, window), view.tgt_size)
+    middles, kinds = _shapes_in(picture, window)
+    marks = _marks(middles, kinds, view.tgt_size)
+    counts = nearest(middles, kinds, view.tgt_size)
     content |= (marks[:, :1] != BLANK).reshape(rows, columns)  # the middle of a ring is empty
     shown = content.reshape(-1)
     return TrainingView(values, view.tgt_size, time, shown, characters, covering, marks, counts)
@@ -214,14 +215,12 @@ def _covering(picture: Picture, grid: tuple[int, int], window: Box, legible: boo
     return np.asarray(quarters.reshape(rows * columns, QUARTERS))
 
 
-def _marks(picture: Picture, grid: tuple[int, int], window: Box) -> Classes:
+def _marks(middles: NDArray[np.float64], kinds: Classes, grid: tuple[int, int]) -> Classes:
     rows, columns = grid
+    across, down = (middles * (columns, rows)).astype(np.int64).T
     marks = np.full((rows * columns, 2), BLANK, np.int64)
-    for mark in picture.marks:
-        place = _within(mark, window)
-        if place is not None:
-            patch = int(place[1] * rows) * columns + int(place[0] * columns)
-            marks[patch] = (SHAPES.index(mark.shape) + 1, list(COLOURS).index(mark.colour) + 1)
+    shapes, colours = np.split(kinds, [len(SHAPES)], 1)
+    marks[down * columns + across] = np.stack([shapes.argmax(1), colours.argmax(1)], 1) + 1
     return marks
 
 

@@ -223,13 +223,9 @@ def _patch_loss(probes: Probes, features: list[Tensor], kept: list[Kept]) -> Ten
     of_shapes = of_shapes + _balanced(colour, marks[:, 1:], _EMPTY_PATCH)
     of_characters = _balanced(probes.patch(joined), characters, _EMPTY_PATCH)
     covered = _balanced(probes.covering(joined), covering, _EMPTY_PATCH)
-    shares = torch.split(probes.shares(joined), [len(numbers) for _, numbers in kept])
-    counted = counting_loss(shares, [_of_kept(view.counts, n) for view, n in kept])
+    counts = [Counts(view.counts.cells[n], view.counts.shapes) for view, n in kept]
+    counted = counting_loss(probes.shares(joined), counts)
     return (of_characters + covered) / 2 + _SHAPE_WEIGHT * (of_shapes + counted)
-
-
-def _of_kept(counts: Counts, numbers: np.ndarray) -> Counts:
-    return Counts(counts.cells[numbers], counts.shapes)
 
 
 def _balanced(logits: Tensor, classes: Tensor, empty: float) -> Tensor:
@@ -288,7 +284,8 @@ def _query_loss(
     texts = {n: torch.from_numpy(g.text) for n, g in enumerate(groups) if g.text is not None}
     spelled, exact = _spelling_loss(probes.text(embeds[list(texts)]), list(texts.values()))
     counts = {n: g.counts for n, g in enumerate(groups) if g.counts is not None}
-    counted = counting_loss(probes.counts(embeds[list(counts)]), list(counts.values()))
+    told = probes.counts(embeds[list(counts)]).flatten(0, 1)
+    counted = counting_loss(told, list(counts.values()))
     total = spelled + _SHAPE_WEIGHT * (counted + _balanced(probes.places(embeds), places, 1.0))
     return total, exact
 

@@ -48,6 +48,6 @@ def test_the_parts_of_a_cell_add_up_to_its_shapes():
     eighths = torch.full((5, KINDS), math.log(math.expm1(0.125)))  # before softplus
     off = abs(shapes - np.array([[0.125], [0.5]]))
     expected = np.where(off < 0.25, off**2 / 0.5, off - 0.125).sum()
-    assert counting_loss([eighths], [Counts(cells, shapes)]).item() == pytest.approx(expected)
+    assert counting_loss(eighths, [Counts(cells, shapes)]).item() == pytest.approx(expected)
     told = Counts(cells, np.full((2, KINDS), [[0.125], [0.5]]))
-    assert counting_loss([eighths, eighths], [told, told]) < 1e-10
+    assert counting_loss(torch.cat([eighths, eighths]), [told, told]) < 1e-10
