@@ -57,17 +57,25 @@ def by_columns(places: _Places, kinds: _Numbers, columns: int, queries: int) -> 
 
 
 def counting_loss(logits: Tensor, counts: Sequence[Counts]) -> Tensor:
-    """How far off the shapes of each cell the sums of softplus of its logits are; these (n, KINDS)
-    are those of all places of all `counts`, in order. Which of its places tells a shape is left to
-    them: several share it. The decoder adds up in the same way, by attending to all alike."""
+    """How far off the shapes of each cell the sums of softplus of its logits are, and how far off
+    all shapes those of all cells are; these (n, KINDS) are those of all places of all `counts`, in
+    order. Which of its places tells a shape is left to them: several share it. The decoder adds up
+    in the same way, by attending to all alike: there the little that many empty cells tell wrongly
+    counts as well."""
     if not counts:
         return torch.zeros(())
     right = torch.from_numpy(np.concatenate([each.shapes for each in counts])).float()
-    first = np.cumsum([0, *(len(each.shapes) for each in counts)])  # cell of each picture
+    sizes = [len(each.shapes) for each in counts]
+    first = np.cumsum([0, *sizes])  # cell of each picture
     cells = np.concatenate([each.cells + n for each, n in zip(counts, first[:-1], strict=True)])
-    sums = torch.zeros_like(right).index_add(
-        0, torch.from_numpy(cells), functional.softplus(logits)
-    )
-    losses = functional.smooth_l1_loss(sums, right, reduction="none", beta=_SMALL)
+    off = (-right).index_add(0, torch.from_numpy(cells), functional.softplus(logits))
+    pictures = torch.from_numpy(np.repeat(np.arange(len(counts)), sizes))
+    off_whole = off.new_zeros(len(counts), KINDS).index_add(0, pictures, off)
     # A mean over pictures with shapes: most have none, and not to see any is learned soon.
-    return losses.sum() / max(1, sum(bool(each.shapes.any()) for each in counts))
+    shown = max(1, sum(bool(each.shapes.any()) for each in counts))
+    return (_size(off) + _size(off_whole)) / shown
+
+
+def _size(errors: Tensor) -> Tensor:
+    zeros = torch.zeros_like(errors)
+    return functional.smooth_l1_loss(errors, zeros, reduction="sum", beta=_SMALL)

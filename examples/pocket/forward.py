@@ -46,17 +46,20 @@ def resample(resampler: Resampler, features: Tensor, positions: Tensor, valid: T
     return cast(Tensor, resampler.ln_post(out) @ resampler.proj)
 
 
-def run_decoder(model: Qwen3, embeddings: Tensor) -> Tensor:
-    """(B, T, D) -> hidden states (B, T, D) after the final norm; rows are padded on the right."""
+def run_decoder(model: Qwen3, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T, D) -> states (B, T, D) between the two halves of the layers, and after the final norm;
+    rows are padded on the right."""
     layers = [cast(DecoderLayer, layer) for layer in model.model.layers]
     frequencies = rope_frequencies(layers[0].self_attn.config)
     angles = torch.arange(embeddings.shape[1])[:, None] * frequencies
     cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
-    x = embeddings
-    for layer in layers:
+    x = middle = embeddings
+    for number, layer in enumerate(layers):
+        if number == len(layers) // 2:
+            middle = x
         x = x + _attend_causally(layer.self_attn, layer.input_layernorm(x), cos, sin)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
-    return cast(Tensor, model.model.norm(x))
+    return middle, cast(Tensor, model.model.norm(x))
 
 
 def _heads(x: Tensor, count: int) -> Tensor:

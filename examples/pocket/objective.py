@@ -38,11 +38,13 @@ from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 _CHUNK = 12  # views, groups or prompts computed together, of like length
 _SHAPE_WEIGHT = 0.5  # of the losses on shapes, next to those on characters
 _EMPTY_PATCH = 0.05  # weight of patches that hold nothing
+TOTALS_WEIGHT = 0.1  # of the loss on what the decoder has counted, next to that on answers
 _FEW = -4.0  # softplus of it is a query's part of a count at first; of twice it, a patch's
 
 
 class Probes(nn.Module):
-    """Linear readings of patch features and image embeddings."""
+    """Linear readings of patch features, image embeddings and, where a picture ends, of the
+    decoder's states."""
 
     def __init__(self, model: MiniCPMV) -> None:
         super().__init__()
@@ -57,6 +59,7 @@ class Probes(nn.Module):
         nn.init.constant_(self.shares.bias, 2 * _FEW)
         nn.init.constant_(self.counts.bias, _FEW)
         self.places = nn.Linear(size, 2 * PLACES)
+        self.totals = nn.Linear(size, KINDS)
 
     def of_patches(self) -> list[nn.Parameter]:
         """Parameters that read patches."""
@@ -73,6 +76,10 @@ class Probes(nn.Module):
             for probe in (self.text, self.counts, self.places)
             for parameter in probe.parameters()
         ]
+
+    def of_decoder(self) -> list[nn.Parameter]:
+        """Parameters that read the decoder."""
+        return list(self.totals.parameters())
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,7 @@ def query_losses(
 
 def answer_losses(
     model: MiniCPMV,
+    probes: Probes,
     examples: Sequence[Example],
     thinning: float,
     rng: np.random.Generator,
@@ -142,8 +150,9 @@ def answer_losses(
         parts = torch.split(embeds, [len(example.groups) for example in new])
         memory.update(zip(new, parts, strict=True))
     remembered = torch.cat([memory[example] for example in examples])
-    answer, correct = _answer_loss(model, remembered, examples)
-    return Losses(answer, float(answer.detach()), 0.0, 0.0, 0.0, correct)
+    answer, totals, correct = _answer_loss(model, probes, remembered, examples)
+    total = answer + TOTALS_WEIGHT * totals
+    return Losses(total, float(answer.detach()), 0.0, 0.0, 0.0, correct)
 
 
 def compute_losses(
@@ -158,14 +167,15 @@ def compute_losses(
     groups = [group for example in examples for group in example.groups]
     features, kept = _features(model, groups, thinning, rng)
     patch = _patch_loss(probes, features, kept) if weights.patch else torch.zeros(())
-    query, text, answer = torch.zeros(()), 0.0, torch.zeros(())
+    query, text, answer, totals = torch.zeros(()), 0.0, torch.zeros(()), torch.zeros(())
     correct = tuple(False for _ in examples)
     if weights.query or weights.answer:
         embeds = _embeds(model, groups, features, kept)
         query, text = _query_loss(probes, embeds, groups)
     if weights.answer:
-        answer, correct = _answer_loss(model, embeds, examples)
-    total = weights.answer * answer + weights.query * query + weights.patch * patch
+        answer, totals, correct = _answer_loss(model, probes, embeds, examples)
+    answering = answer + TOTALS_WEIGHT * totals
+    total = weights.answer * answering + weights.query * query + weights.patch * patch
     return Losses(
         total, float(answer.detach()), float(query.detach()), float(patch.detach()), text, correct
     )
@@ -313,38 +323,56 @@ def _spelling_loss(logits: Tensor, texts: Sequence[Tensor]) -> tuple[Tensor, flo
 
 
 def _answer_loss(
-    model: MiniCPMV, embeds: Tensor, examples: Sequence[Example]
-) -> tuple[Tensor, tuple[bool, ...]]:
-    """Mean cross-entropy of all answers' tokens, and which answers are right throughout."""
+    model: MiniCPMV, probes: Probes, embeds: Tensor, examples: Sequence[Example]
+) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
+    """Mean cross-entropy of all answers' tokens, how far off the decoder's counts are, and which
+    answers are right throughout."""
     shown = torch.split(embeds, [len(example.groups) for example in examples])
     order = sorted(range(len(examples)), key=lambda n: len(examples[n].input_ids))
-    losses, count = [], 0
+    losses, ends, count = [], [], 0
     correct = [False] * len(examples)
     for begin in range(0, len(order), _CHUNK):
         chunk = order[begin : begin + _CHUNK]
         part = [examples[n] for n in chunk]
-        logits, targets, counts = _answers(model, torch.cat([shown[n] for n in chunk]), part)
+        seen = torch.cat([shown[n] for n in chunk])
+        logits, targets, counts, at_ends = _answers(model, seen, part)
         losses.append(functional.cross_entropy(logits, targets, reduction="sum"))
+        ends.append(at_ends)
         count += len(targets)
         for n, hits in zip(chunk, torch.split(logits.argmax(-1) == targets, counts), strict=True):
             correct[n] = bool(hits.all())
-    return torch.stack(losses).sum() / count, tuple(correct)
+    groups = [group for n in order for group in examples[n].groups]
+    totals = _totals_loss(probes, torch.cat(ends), groups)
+    return torch.stack(losses).sum() / count, totals, tuple(correct)
+
+
+def _totals_loss(probes: Probes, ends: Tensor, groups: Sequence[TrainingGroup]) -> Tensor:
+    """How far off each picture's shapes are that the decoder's states (G, D) at its end tell: an
+    answer asks for one of these numbers at a time, and says little of how to add up."""
+    counted = {n: group.counts for n, group in enumerate(groups) if group.counts is not None}
+    whole = [
+        Counts(np.zeros(1, np.int64), counts.shapes.sum(0, keepdims=True))
+        for counts in counted.values()
+    ]
+    read = functional.rms_norm(ends[list(counted)], ends.shape[-1:])
+    return counting_loss(probes.totals(read), whole)
 
 
 def _answers(
     model: MiniCPMV, embeds: Tensor, examples: Sequence[Example]
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Logits (N, vocab) and targets (N,) of the answers' tokens, and how many each answer has."""
+) -> tuple[Tensor, Tensor, list[int], Tensor]:
+    """Logits (N, vocab) and targets (N,) of the answers' tokens, how many each answer has, and the
+    states (G, D) half-way through the decoder at the token after each image."""
     ids = pad_sequence([torch.from_numpy(e.input_ids) for e in examples], batch_first=True)
     inputs = model.llm.model.embed_tokens(ids)
-    rows: list[int] = []
-    columns: list[int] = []
-    for row, example in enumerate(examples):
-        for begin, end in example.image_bound:
-            rows += [row] * (end - begin)
-            columns += range(begin, end)
+    bounds = [(row, *pair) for row, e in enumerate(examples) for pair in e.image_bound.tolist()]
+    rows, columns = zip(
+        *((row, column) for row, begin, end in bounds for column in range(begin, end)), strict=True
+    )
     inputs = inputs.index_put((torch.tensor(rows), torch.tensor(columns)), embeds.flatten(0, 1))
-    hidden = run_decoder(model.llm, inputs[:, :-1])
+    middle, hidden = run_decoder(model.llm, inputs[:, :-1])
+    ends = torch.tensor([(row, end) for row, _, end in bounds])
     answers = pad_sequence([torch.from_numpy(e.answers) for e in examples], batch_first=True)
     counted = answers[:, 1:]
-    return model.llm.lm_head(hidden[counted]), ids[:, 1:][counted], counted.sum(1).tolist()
+    logits = model.llm.lm_head(hidden[counted])
+    return logits, ids[:, 1:][counted], counted.sum(1).tolist(), middle[ends[:, 0], ends[:, 1]]

@@ -127,7 +127,9 @@ class Worker:
                 self.model, self.probes, batch, stage.thinning, self.rng, self._seen
             )
         if stage.learns == "decoder":
-            return answer_losses(self.model, batch, stage.thinning, self.rng, self._memory)
+            return answer_losses(
+                self.model, self.probes, batch, stage.thinning, self.rng, self._memory
+            )
         return compute_losses(
             self.model, self.probes, batch, stage.weights, stage.thinning, self.rng
         )
@@ -159,7 +161,7 @@ class Worker:
         """The parameters that the losses reach, the same on every worker."""
         weights = stage.weights
         if weights.answer:
-            yield from self.model.llm.parameters()
+            yield from [*self.model.llm.parameters(), *self.probes.of_decoder()]
         if stage.learns == "decoder":
             return
         if stage.learns == "all":

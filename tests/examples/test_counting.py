@@ -46,8 +46,14 @@ def test_the_parts_of_a_cell_add_up_to_its_shapes():
     cells = np.array([0, 1, 1, 1, 1])
     shapes = np.stack([np.arange(KINDS), 0 * np.arange(KINDS)])
     eighths = torch.full((5, KINDS), math.log(math.expm1(0.125)))  # before softplus
-    off = abs(shapes - np.array([[0.125], [0.5]]))
-    expected = np.where(off < 0.25, off**2 / 0.5, off - 0.125).sum()
+    off = np.array([[0.125], [0.5]]) - shapes
+    expected = _sizes(off).sum() + _sizes(off.sum(0)).sum()
     assert counting_loss(eighths, [Counts(cells, shapes)]).item() == pytest.approx(expected)
     told = Counts(cells, np.full((2, KINDS), [[0.125], [0.5]]))
     assert counting_loss(torch.cat([eighths, eighths]), [told, told]) < 1e-10
+
+
+def _sizes(errors):
+    """Squares over half a shape below a quarter of one, else what lies beyond an eighth."""
+    errors = abs(errors)
+    return np.where(errors < 0.25, errors**2 / 0.5, errors - 0.125)

@@ -18,6 +18,7 @@ from examples.pocket.forward import encode_views, resample, run_decoder
 from examples.pocket.lessons import draw_lesson
 from examples.pocket.muon import orthogonalize
 from examples.pocket.objective import (
+    TOTALS_WEIGHT,
     Probes,
     Weights,
     _spelling_loss,
@@ -98,10 +99,12 @@ def test_batched_resampler_is_the_models(model):
 @torch.inference_mode()
 def test_batched_decoder_is_the_models(model):
     x = torch.randn(2, 11, 256, generator=torch.Generator().manual_seed(0))
-    batched = run_decoder(model.llm, x)
-    for row, hidden in zip(x, batched, strict=True):
+    middle, batched = run_decoder(model.llm, x)
+    for row, half, hidden in zip(x, middle, batched, strict=True):
         cache = KeyValueCache.empty(model.config.decoder, 11)
-        single = model.llm.model.norm(model.llm.run_layers(row, 0, cache))
+        first = model.llm.run_layers(row, 0, cache, range(2))
+        assert torch.allclose(half, first, atol=1e-4)
+        single = model.llm.model.norm(model.llm.run_layers(first, 0, cache, range(2, 4)))
         assert torch.allclose(hidden, single, atol=1e-4)
 
 
@@ -232,20 +235,37 @@ def test_losses_are_finite_and_reach_every_parameter(model, chat_format):
     model.zero_grad()
 
 
+def test_decoder_is_asked_what_it_has_counted_where_a_picture_ends(model, chat_format):
+    """A probe of zeros tells log(2) of every kind: off by this, or by a count less it."""
+    example = make_example(draw_question("shapes", 5, 1), chat_format)
+    ends = chat_format.prompt.special_tokens["image_end"].id
+    assert [example.input_ids[end] for _, end in example.image_bound] == [ends]
+    probes = Probes(model)
+    for parameter in probes.of_decoder():
+        torch.nn.init.zeros_(parameter)
+    losses = answer_losses(model, probes, [example], 0, np.random.default_rng(0), {})
+    off = abs(example.groups[0].counts.shapes.sum(0) - np.log(2))
+    assert off.min() > 0.25  # beyond it, an error counts by its size less an eighth
+    counted = 2 * (off - 0.125).sum()  # the one place is a cell and the whole
+    assert losses.total.item() == pytest.approx(losses.answer + TOTALS_WEIGHT * counted, rel=1e-5)
+    losses.total.backward()
+    assert all(parameter.grad.any() for parameter in probes.of_decoder())
+    model.zero_grad()
+
+
 def test_decoder_alone_learns_from_what_was_seen_once(model, chat_format):
     examples = [make_example(draw_question("shapes", 5, n), chat_format) for n in (1, 2, 1)]
     examples = [examples[0], examples[1], examples[0]]
-    memory = {}
-    rng = np.random.default_rng(0)
-    losses = answer_losses(model, examples, 0.5, rng, memory)
+    probes, memory, rng = Probes(model), {}, np.random.default_rng(0)
+    losses = answer_losses(model, probes, examples, 0.5, rng, memory)
     losses.total.backward()
     assert {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None} == {"llm"}
     model.zero_grad()
     assert set(memory) == set(examples)
-    again = answer_losses(model, examples, 0.5, rng, memory)
+    again = answer_losses(model, probes, examples, 0.5, rng, memory)
     assert again.answer == losses.answer
-    full = compute_losses(model, Probes(model), examples, Weights(), 0, rng)
-    whole = answer_losses(model, examples, 0, rng, {})
+    full = compute_losses(model, probes, examples, Weights(), 0, rng)
+    whole = answer_losses(model, probes, examples, 0, rng, {})
     assert whole.answer == pytest.approx(full.answer, rel=1e-5)
 
 
@@ -320,10 +340,11 @@ def test_lessons_never_repeat_an_evaluation_picture():
 def test_pool_draws_the_wanted_tasks_and_reuses_examples(chat_format):
     pool = Pool(chat_format, seed=0, stream=0, source=Source())
     tasks = {"shapes": 0.5, "handwritten_digits": 0.5}
-    seen = [id(example) for _ in range(40) for example in pool.batch(8, tasks, 4)]
-    assert len(seen) == 320
-    assert 60 < pool.drawn < 320
-    assert len(set(seen)) < 320
+    early = [id(example) for _ in range(40) for example in pool.batch(8, tasks, 4)]
+    assert pool.drawn >= 320  # nothing is shown often before there is much to choose from
+    later = [id(example) for _ in range(80) for example in pool.batch(8, tasks, 4)]
+    assert 400 < pool.drawn < 320 + 640
+    assert len(set(early)) > 150 and len(set(later)) < 640
 
 
 def test_other_colours_keep_the_drawing_and_spare_shapes(chat_format):
