@@ -21,7 +21,7 @@ class Stage:
 
     name: str
     until: float
-    tasks: Mapping[str, float]  # how often each task is drawn
+    tasks: Mapping[str, float]  # how often each task or other lesson is drawn
     weights: Weights
     batch: int  # examples of one worker in a step
     thinning: float = 0.8  # share of the empty patches that is left out
@@ -31,11 +31,12 @@ class Stage:
     peak: float = 1.0  # of the learning rates
 
     def tasks_among(self, wanted: Collection[str]) -> Mapping[str, float]:
-        """The stage's tasks and pages that belong to `wanted` ones."""
-        return {t: share for t, share in self.tasks.items() if PAGES.get(t, t) in wanted}
+        """The stage's lessons that belong to `wanted` tasks."""
+        return {t: share for t, share in self.tasks.items() if TASK_OF.get(t, t) in wanted}
 
 
 PAGES = {"page": "printed_text", "digit_page": "handwritten_digits", "shape_page": "shapes"}
+TASK_OF = {**PAGES, "counting": "shapes", "spelling": "second_turn"}  # lessons that are no tasks
 
 _CHARACTERS = {"page": 0.76, "digit_page": 0.14, "shape_page": 0.1}
 _SEEING = {
@@ -52,24 +53,28 @@ _SEEING = {
 _ANSWERING = {
     "printed_text": 0.17,
     "handwritten_digits": 0.12,
-    "shapes": 0.09,
+    "shapes": 0.06,
+    "counting": 0.1,
     "two_pictures": 0.12,
     "slices": 0.1,
-    "video_direction": 0.08,
+    "video_direction": 0.06,
     "video_order": 0.07,
-    "second_turn": 0.19,
-    "thinking": 0.06,
+    "second_turn": 0.12,
+    "spelling": 0.03,
+    "thinking": 0.05,
 }
-# What asks most of the decoder: to count, and to go back to what was said.
+# More of what asks most of the decoder: to count, and to go back to what was said.
 _TALKING = {
     "printed_text": 0.08,
-    "handwritten_digits": 0.08,
-    "shapes": 0.32,
+    "handwritten_digits": 0.07,
+    "shapes": 0.1,
+    "counting": 0.24,
     "two_pictures": 0.1,
     "slices": 0.05,
     "video_direction": 0.03,
     "video_order": 0.05,
-    "second_turn": 0.23,
+    "second_turn": 0.14,
+    "spelling": 0.08,
     "thinking": 0.06,
 }
 STAGES = (

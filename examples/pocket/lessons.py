@@ -1,9 +1,11 @@
-"""What is practised: the tasks of `validation.questions`, and pages for learning characters."""
+"""What is practised: the tasks of `validation.questions`, pages for learning characters and shapes,
+and what is hardest of a task by itself."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,9 +13,19 @@ from validation.questions.canvas import in_view, random_size
 from validation.questions.handwritten import draw_digit_page
 from validation.questions.printed import draw_page
 from validation.questions.question import Question, Turn
-from validation.questions.shapes import RADII, draw_shape_page
-from validation.questions.tasks import MAX_EM, MIN_EM, TASKS, Maker, Source, small_area
+from validation.questions.shapes import COLOURS, RADII, SHAPES, draw_shape_page
+from validation.questions.tasks import (
+    MAX_EM,
+    MIN_EM,
+    TASKS,
+    Maker,
+    Source,
+    follow_ups,
+    shape_turns,
+    small_area,
+)
 
+_AGAIN = ("Spell it.", "Say it backwards.")
 _RATIOS = (0.6, 4.0)  # width / height, as of the questions' pictures
 
 
@@ -38,11 +50,29 @@ def _shape_page(rng: np.random.Generator, source: Source) -> Question:
     return Question((page,), (Turn("", ""),))
 
 
+def _counting(rng: np.random.Generator, source: Source) -> Question:
+    """Shapes of which the number is asked: naming them is learned long before."""
+    question = TASKS["shapes"](rng, source)
+    turns = shape_turns(question.pictures[0].shapes)
+    of_numbers = [turn for turn in turns if turn.answer not in {*SHAPES, *COLOURS}]
+    return replace(question, turns=(of_numbers[int(rng.integers(len(of_numbers)))],))
+
+
+def _spelling(rng: np.random.Generator, source: Source) -> Question:
+    """A text that is to be said again, character by character or backwards."""
+    question = TASKS["printed_text"](rng, source)
+    (read,) = question.turns
+    again = [turn for turn in follow_ups(read.answer) if turn.question in _AGAIN]
+    return replace(question, turns=(read, again[int(rng.integers(len(again)))]))
+
+
 LESSONS: Mapping[str, Maker] = {
     **TASKS,
     "page": _page,
     "digit_page": _digit_page,
     "shape_page": _shape_page,
+    "counting": _counting,
+    "spelling": _spelling,
 }
 
 

@@ -12,10 +12,10 @@ import torch
 
 from examples.pocket import train
 from examples.pocket.architecture import CONFIG, build_model
-from examples.pocket.curriculum import PAGES, STAGES, rate, stage_at
+from examples.pocket.curriculum import PAGES, STAGES, TASK_OF, rate, stage_at
 from examples.pocket.example import BLANK, CHARACTER_CLASSES, IGNORE, QUERY_TIME, make_example
 from examples.pocket.forward import encode_views, resample, run_decoder
-from examples.pocket.lessons import draw_lesson
+from examples.pocket.lessons import LESSONS, draw_lesson
 from examples.pocket.muon import orthogonalize
 from examples.pocket.objective import (
     TOTALS_WEIGHT,
@@ -38,7 +38,7 @@ from export.models.tensors import tensor_shapes
 from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 from validation.questions.shapes import COLOURS, SHAPES
 from validation.questions.strings import CHARACTERS, MAX_LENGTH
-from validation.questions.tasks import TASKS, Source, draw_question
+from validation.questions.tasks import TASKS, Source, draw_question, follow_ups
 from validation.questions.video import DIRECTIONS
 from validation.sources import open_chat_format
 
@@ -364,11 +364,22 @@ def test_other_colours_keep_the_drawing_and_spare_shapes(chat_format):
     assert len(set(drawn)) < len(drawn)  # the very examples, not copies
 
 
+def test_lessons_by_themselves_are_the_hard_part_of_a_task():
+    for n in range(20):
+        (asked,) = draw_lesson("counting", 1, n, Source()).turns
+        assert any(digit in asked.answer for digit in "123456")
+        read, again = draw_lesson("spelling", 1, n, Source()).turns
+        said = again.answer[::2].replace("_", " ") if "Spell" in again.question else again.answer
+        assert said in (read.answer, read.answer[::-1])
+        assert again in follow_ups(read.answer)
+    assert {*TASK_OF, *TASKS} == {*LESSONS}
+
+
 def test_every_stage_has_something_of_a_task_with_pages():
     for stage in STAGES:
         for task in PAGES.values():
             chosen = stage.tasks_among({task})
-            assert chosen and set(chosen) <= {task, *PAGES}
+            assert chosen and {TASK_OF.get(lesson, lesson) for lesson in chosen} == {task}
 
 
 def test_queries_look_at_columns_from_left_to_right_and_at_times_in_order(model):
