@@ -116,7 +116,7 @@ STAGES = (
         Weights(query=0.5, patch=0.1),
         batch=16,
         thinning=0,
-        peak=0.4,
+        peak=0.25,
     ),
 )
 MATRIX_RATE = 0.01  # Muon's, for the matrices of layers
