@@ -2,8 +2,8 @@
 
 First the vision tower learns characters on pages full of them; then the resampler alone learns to
 put what it sees in order, on pictures whose empty patches are thinned out, and both together go on;
-then the decoder alone learns to talk about what they tell; then all learn together, with pictures
-shown whole.
+then, with pictures shown whole, the decoder alone learns to talk about what they tell, and at last
+all learn together.
 """
 
 from __future__ import annotations
@@ -106,9 +106,18 @@ STAGES = (
         recoloured=True,
         peak=0.5,
     ),
-    Stage("talking", 0.79, _TALKING, Weights(), batch=32, thinning=0, shown=3, learns="decoder"),
-    # Empty patches are new to the model here: the queries tell fewer texts with all shown than with
-    # four of five left out, as before. Showing them from the start would slow every step.
+    Stage(
+        "talking",
+        0.79,
+        _TALKING,
+        Weights(query=0, patch=0),
+        batch=32,
+        thinning=0,
+        shown=3,
+        learns="decoder",
+    ),
+    # Empty patches are new to tower and resampler here: the queries tell fewer texts with all shown
+    # than with four of five left out, as before. Showing them from the start would slow every step.
     Stage(
         "whole",
         1.0,
