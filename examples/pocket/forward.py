@@ -6,6 +6,7 @@ theirs and the arithmetic is the same (tests compare the two).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -53,13 +54,16 @@ def run_decoder(model: Qwen3, embeddings: Tensor) -> tuple[Tensor, Tensor]:
     frequencies = rope_frequencies(layers[0].self_attn.config)
     angles = torch.arange(embeddings.shape[1])[:, None] * frequencies
     cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
-    x = middle = embeddings
-    for number, layer in enumerate(layers):
-        if number == len(layers) // 2:
-            middle = x
+    half = len(layers) // 2
+    middle = _run_layers(layers[:half], embeddings, cos, sin)
+    return middle, cast(Tensor, model.model.norm(_run_layers(layers[half:], middle, cos, sin)))
+
+
+def _run_layers(layers: Sequence[DecoderLayer], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    for layer in layers:
         x = x + _attend_causally(layer.self_attn, layer.input_layernorm(x), cos, sin)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
-    return middle, cast(Tensor, model.model.norm(x))
+    return x
 
 
 def _heads(x: Tensor, count: int) -> Tensor:

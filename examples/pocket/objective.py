@@ -150,9 +150,8 @@ def answer_losses(
         parts = torch.split(embeds, [len(example.groups) for example in new])
         memory.update(zip(new, parts, strict=True))
     remembered = torch.cat([memory[example] for example in examples])
-    answer, totals, correct = _answer_loss(model, probes, remembered, examples)
-    total = answer + TOTALS_WEIGHT * totals
-    return Losses(total, float(answer.detach()), 0.0, 0.0, 0.0, correct)
+    total, answer, correct = _answer_loss(model, probes, remembered, examples)
+    return Losses(total, answer, 0.0, 0.0, 0.0, correct)
 
 
 def compute_losses(
@@ -167,18 +166,15 @@ def compute_losses(
     groups = [group for example in examples for group in example.groups]
     features, kept = _features(model, groups, thinning, rng)
     patch = _patch_loss(probes, features, kept) if weights.patch else torch.zeros(())
-    query, text, answer, totals = torch.zeros(()), 0.0, torch.zeros(()), torch.zeros(())
+    query, text, answering, answer = torch.zeros(()), 0.0, torch.zeros(()), 0.0
     correct = tuple(False for _ in examples)
     if weights.query or weights.answer:
         embeds = _embeds(model, groups, features, kept)
         query, text = _query_loss(probes, embeds, groups)
     if weights.answer:
-        answer, totals, correct = _answer_loss(model, probes, embeds, examples)
-    answering = answer + TOTALS_WEIGHT * totals
+        answering, answer, correct = _answer_loss(model, probes, embeds, examples)
     total = weights.answer * answering + weights.query * query + weights.patch * patch
-    return Losses(
-        total, float(answer.detach()), float(query.detach()), float(patch.detach()), text, correct
-    )
+    return Losses(total, answer, float(query.detach()), float(patch.detach()), text, correct)
 
 
 def _features(
@@ -293,11 +289,16 @@ def _query_loss(
     places = torch.from_numpy(np.stack([group.places for group in groups]))  # (G, Q, 2)
     texts = {n: torch.from_numpy(g.text) for n, g in enumerate(groups) if g.text is not None}
     spelled, exact = _spelling_loss(probes.text(embeds[list(texts)]), list(texts.values()))
-    counts = {n: g.counts for n, g in enumerate(groups) if g.counts is not None}
+    counts = _counts(groups)
     told = probes.counts(embeds[list(counts)]).flatten(0, 1)
     counted = counting_loss(told, list(counts.values()))
     total = spelled + _SHAPE_WEIGHT * (counted + _balanced(probes.places(embeds), places, 1.0))
     return total, exact
+
+
+def _counts(groups: Sequence[TrainingGroup]) -> dict[int, Counts]:
+    """Those of the groups that are judged by them, by the group's number."""
+    return {n: group.counts for n, group in enumerate(groups) if group.counts is not None}
 
 
 def _spelling_loss(logits: Tensor, texts: Sequence[Tensor]) -> tuple[Tensor, float]:
@@ -324,9 +325,9 @@ def _spelling_loss(logits: Tensor, texts: Sequence[Tensor]) -> tuple[Tensor, flo
 
 def _answer_loss(
     model: MiniCPMV, probes: Probes, embeds: Tensor, examples: Sequence[Example]
-) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
-    """Mean cross-entropy of all answers' tokens, how far off the decoder's counts are, and which
-    answers are right throughout."""
+) -> tuple[Tensor, float, tuple[bool, ...]]:
+    """The mean cross-entropy of all answers' tokens with how far off the decoder's counts are, it
+    alone, and which answers are right throughout."""
     shown = torch.split(embeds, [len(example.groups) for example in examples])
     order = sorted(range(len(examples)), key=lambda n: len(examples[n].input_ids))
     losses, ends, count = [], [], 0
@@ -342,19 +343,19 @@ def _answer_loss(
         for n, hits in zip(chunk, torch.split(logits.argmax(-1) == targets, counts), strict=True):
             correct[n] = bool(hits.all())
     groups = [group for n in order for group in examples[n].groups]
-    totals = _totals_loss(probes, torch.cat(ends), groups)
-    return torch.stack(losses).sum() / count, totals, tuple(correct)
+    answer = torch.stack(losses).sum() / count
+    total = answer + TOTALS_WEIGHT * _totals_loss(probes, torch.cat(ends), groups)
+    return total, float(answer.detach()), tuple(correct)
 
 
 def _totals_loss(probes: Probes, ends: Tensor, groups: Sequence[TrainingGroup]) -> Tensor:
     """How far off each picture's shapes are that the decoder's states (G, D) at its end tell: an
     answer asks for one of these numbers at a time, and says little of how to add up."""
-    counted = {n: group.counts for n, group in enumerate(groups) if group.counts is not None}
+    counts = _counts(groups)
     whole = [
-        Counts(np.zeros(1, np.int64), counts.shapes.sum(0, keepdims=True))
-        for counts in counted.values()
+        Counts(np.zeros(1, np.int64), each.shapes.sum(0, keepdims=True)) for each in counts.values()
     ]
-    read = functional.rms_norm(ends[list(counted)], ends.shape[-1:])
+    read = functional.rms_norm(ends[list(counts)], ends.shape[-1:])
     return counting_loss(probes.totals(read), whole)
 
 

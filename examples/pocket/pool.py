@@ -14,7 +14,7 @@ from mobile_runtime.conversation import ChatFormat
 from validation.questions.tasks import Source
 
 _CAPACITY = 1500
-_FIRST = 400  # examples drawn before the first batch
+_FIRST = 400  # examples: with fewer at hand, as many are drawn as are shown
 
 
 class Pool:
