@@ -32,6 +32,22 @@ def _stage_rows() -> str:
     return "\n".join(rows)
 
 
+def _run_rows(facts: dict[str, Any]) -> str:
+    """The runs that made the weights, the oldest first; each began with what the last one left."""
+    runs = [facts]
+    while "began_with" in runs[0]:
+        runs.insert(0, runs[0]["began_with"])
+    rows, before = [], 0
+    for run in runs:
+        drawn = (run["drawn_per_worker"] - before) * run["workers"]
+        before = run["drawn_per_worker"]
+        rows.append(
+            f"| {run.get('first_stage', STAGES[0].name)} | {run['minutes']:,.0f} | "
+            f"{run['workers']} | {run['steps']:,} | {drawn:,} |"
+        )
+    return "\n".join(rows)
+
+
 def _real_table(answers: dict[str, dict[str, str]]) -> str:
     questions = list(next(iter(answers.values())))
     lines = [f"| picture | {' | '.join(questions)} |", "|---" * (1 + len(questions)) + "|"]
@@ -58,8 +74,8 @@ def write_card(checkpoint: Path, results: Path) -> None:
     reports = [read(f"answers-{name}.json") for name in ("all", "fp16", "fp32")]
     alone = read("training-one-collection.json")
     card = _TEMPLATE.read_text(encoding="utf-8").format(
-        **{name: facts[name] for name in ("parameters", "seed", "workers", "steps", "minutes")},
-        drawn=facts["drawn_per_worker"] * facts["workers"],
+        **{name: facts[name] for name in ("parameters", "seed")},
+        runs=_run_rows(facts),
         faces=len(FACES),
         stages=_stage_rows(),
         scores=answers_table(reports),

@@ -27,7 +27,8 @@ class Stage:
     thinning: float = 0.8  # share of the empty patches that is left out
     shown: float = 1.5  # times an example is used: drawing it costs a part of learning from it
     recoloured: bool = False  # each time in other colours
-    learns: Literal["all", "resampler", "decoder"] = "all"  # what comes before a part is frozen
+    # What comes before a part is frozen.
+    learns: Literal["all", "resampler", "decoder", "probes"] = "all"
     peak: float = 1.0  # of the learning rates
 
     def tasks_among(self, wanted: Collection[str]) -> Mapping[str, float]:
@@ -51,7 +52,7 @@ _SEEING = {
     "video_order": 0.05,
 }
 _ANSWERING = {
-    "printed_text": 0.17,
+    "printed_text": 0.15,
     "handwritten_digits": 0.12,
     "shapes": 0.06,
     "counting": 0.1,
@@ -60,13 +61,13 @@ _ANSWERING = {
     "video_direction": 0.06,
     "video_order": 0.07,
     "second_turn": 0.12,
-    "spelling": 0.03,
+    "spelling": 0.05,
     "thinking": 0.05,
 }
 # More of what asks most of the decoder: to count, and to go back to what was said.
 _TALKING = {
-    "printed_text": 0.08,
-    "handwritten_digits": 0.07,
+    "printed_text": 0.07,
+    "handwritten_digits": 0.05,
     "shapes": 0.1,
     "counting": 0.24,
     "two_pictures": 0.1,
@@ -74,7 +75,7 @@ _TALKING = {
     "video_direction": 0.03,
     "video_order": 0.05,
     "second_turn": 0.14,
-    "spelling": 0.08,
+    "spelling": 0.11,
     "thinking": 0.06,
 }
 STAGES = (
@@ -128,6 +129,17 @@ STAGES = (
         peak=0.25,
     ),
 )
+# Probes are no part of a checkpoint: what begins with its weights fits new ones to them first.
+FITTING = Stage(
+    "fitting",
+    0.0,
+    _SEEING,
+    Weights(answer=0, query=1, patch=1),
+    batch=16,
+    shown=3,
+    learns="probes",
+)
+FITTING_SECONDS = 180.0
 MATRIX_RATE = 0.01  # Muon's, for the matrices of layers
 PEAK_RATE = 1e-3  # AdamW's, for everything else
 WARM_UP = 0.03  # share of a stage in which the rates rise
@@ -135,9 +147,37 @@ DECAY_FROM = 0.6  # share of a stage after which they fall linearly
 STAGE_END, RUN_END = 0.1, 0.02  # what they fall to, of their peaks
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """What is trained when in a run of `seconds`, which begins with the stage at `begin`, a share
+    of all stages' time; in its first `fitting` seconds only the probes learn."""
+
+    seconds: float
+    begin: float = 0.0
+    fitting: float = 0.0
+
+    def share(self, seconds: float) -> float:
+        """How much of all stages has passed after `seconds` of the run."""
+        passed = max(0.0, seconds - self.fitting) / (self.seconds - self.fitting)
+        return self.begin + (1 - self.begin) * passed
+
+    def stage(self, seconds: float) -> Stage:
+        """The stage after `seconds`."""
+        return FITTING if seconds < self.fitting else stage_at(self.share(seconds))
+
+    def rate(self, seconds: float) -> float:
+        """Factor on the learning rates after `seconds`."""
+        return 1.0 if seconds < self.fitting else rate(self.share(seconds))
+
+
 def stage_at(share: float) -> Stage:
     """The stage of the run after `share` of its time."""
     return next((stage for stage in STAGES if share < stage.until), STAGES[-1])
+
+
+def begin_of(stage: Stage) -> float:
+    """The share of the run's time at which `stage` begins."""
+    return max((s.until for s in STAGES if s.until < stage.until), default=0.0)
 
 
 def rate(share: float) -> float:
@@ -145,7 +185,7 @@ def rate(share: float) -> float:
     so that the next one builds on settled weights. The last stages move gently what has been
     learned."""
     stage = stage_at(share)
-    begin = max((s.until for s in STAGES if s.until < stage.until), default=0.0)
+    begin = begin_of(stage)
     within = min(1.0, (share - begin) / (stage.until - begin))
     end = RUN_END if stage is STAGES[-1] else STAGE_END
     decay = 1 - (1 - end) * max(0.0, within - DECAY_FROM) / (1 - DECAY_FROM)

@@ -4,41 +4,95 @@ the model in the published checkpoint layout, for shipping."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from examples.pocket.architecture import CONFIG, PREPROCESSOR, RELEASE
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.tokenizer import write_tokenizer
+from export.checkpoint import Checkpoint
+from export.models.config import load_config, parse_config
 from export.models.release import RELEASE_NAME
+from export.models.tensors import tensor_shapes
+from mobile_runtime.bundle import InputError
 
+WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"
+_FACTS = {"step", "seconds", "drawn", "begin", "fitting", "before"}  # in the state
 FACTS_FILE = "training.json"  # in the checkpoint
 
 
-def save_state(folder: Path, optimizers: Optimizers, facts: dict[str, float]) -> None:
-    """Write everything that a resumed run needs; `facts` are counters."""
+def save_state(folder: Path, optimizers: Optimizers, facts: dict[str, Any]) -> None:
+    """Write everything that a resumed run needs; `facts` are what JSON can hold."""
+    assert facts.keys() == _FACTS
     tensors = {f"weight.{name}": p.detach() for name, p in optimizers.named.items()}
     partial = folder / f".{STATE_FILE}.partial"
     save_file(tensors | optimizers.state(), partial, metadata={"facts": json.dumps(facts)})
     partial.rename(folder / STATE_FILE)
 
 
-def load_state(folder: Path, optimizers: Optimizers) -> dict[str, float]:
+def load_state(folder: Path, optimizers: Optimizers) -> dict[str, Any]:
     """Fill parameters and optimizers from `save_state`'s file; returns its facts."""
     with safe_open(folder / STATE_FILE, "pt") as file:
-        facts: dict[str, float] = json.loads(file.metadata()["facts"])
+        facts: dict[str, Any] = json.loads(file.metadata()["facts"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     with torch.no_grad():
         for name, parameter in optimizers.named.items():
             parameter.copy_(tensors.pop(f"weight.{name}"))
     optimizers.load(tensors)
     return facts
+
+
+def check_state(folder: Path, named: Mapping[str, Tensor]) -> None:
+    """InputError unless `folder` holds a state of a run that trains the parameters `named`."""
+    path = folder / STATE_FILE
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); remove {folder}, or give another --output."
+        ) from error
+    wanted = {f"weight.{name}": tuple(p.shape) for name, p in named.items()}
+    if facts.keys() != _FACTS or any(shapes.get(name) != shape for name, shape in wanted.items()):
+        raise InputError(
+            f"{path} is of an earlier recipe, which trained other weights; go on from its "
+            f"checkpoint with --weights {folder / 'checkpoint'} and another --output."
+        )
+
+
+def load_weights(checkpoint: Path, model: nn.Module) -> dict[str, Any]:
+    """Fill `model` from a checkpoint that `write_weights` wrote; returns what is known of its
+    training."""
+    with safe_open(checkpoint / WEIGHTS_FILE, "pt") as file, torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(file.get_tensor(name))
+    facts: dict[str, Any] = json.loads((checkpoint / FACTS_FILE).read_text(encoding="utf-8"))
+    return facts
+
+
+def check_weights(checkpoint: Path) -> None:
+    """InputError unless `checkpoint` is a pocket model of these sizes with facts of its
+    training."""
+    if load_config(checkpoint) != parse_config(CONFIG):
+        raise InputError(
+            f"{checkpoint} is no pocket model: its config.json differs from that of "
+            "examples/pocket/architecture.py; give one that this command wrote."
+        )
+    Checkpoint(checkpoint).check(tensor_shapes(parse_config(CONFIG)))
+    if not (checkpoint / FACTS_FILE).is_file():
+        raise InputError(
+            f"{checkpoint} has no {FACTS_FILE}, which tells how it was trained; give a checkpoint "
+            "that this command wrote."
+        )
 
 
 def prepare_checkpoint(folder: Path, tokenizer: Tokenizer) -> None:
@@ -61,4 +115,4 @@ def write_weights(folder: Path, model: nn.Module) -> None:
     partial = folder / ".model.safetensors.partial"
     save_file(tensors, partial)
     partial.chmod(0o644)  # the library makes files that only their owner reads
-    partial.rename(folder / "model.safetensors")
+    partial.rename(folder / WEIGHTS_FILE)

@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -24,11 +25,20 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from tokenizers import Tokenizer
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from examples.pocket.architecture import build_model
-from examples.pocket.curriculum import PAGES, Stage, rate, stage_at
+from examples.pocket.curriculum import (
+    FITTING_SECONDS,
+    PAGES,
+    STAGES,
+    Schedule,
+    Stage,
+    begin_of,
+    stage_at,
+)
 from examples.pocket.example import Example
 from examples.pocket.floors import FLOOR_MINUTES, print_floors
 from examples.pocket.objective import (
@@ -46,7 +56,10 @@ from examples.pocket.pool import Pool
 from examples.pocket.state import (
     FACTS_FILE,
     STATE_FILE,
+    check_state,
+    check_weights,
     load_state,
+    load_weights,
     prepare_checkpoint,
     save_state,
     write_weights,
@@ -74,6 +87,8 @@ class Options:
     workers: int
     seed: int
     resume: bool
+    weights: Path | None  # a checkpoint to begin with
+    stage: str  # the first
     collections: tuple[Collection, ...]
     tasks: tuple[str, ...]
     port: int
@@ -98,26 +113,43 @@ class Worker:
         self._seen: Seen = WeakKeyDictionary()
         self._memory: Memory = WeakKeyDictionary()
         self.step, self.seconds, self._clock = 0, 0.0, time.process_time()
+        self.schedule = Schedule(60 * options.minutes)
+        self._before: dict[str, Any] | None = None
         if options.resume:
-            facts = load_state(options.output, self.optimizers)
-            self.step, self.seconds = int(facts["step"]), facts["seconds"]
-            self.pool.skip(int(facts["drawn"]))
+            self._resume()
+        elif options.weights is not None:
+            self._begin_with(options.weights)
+
+    def _resume(self) -> None:
+        facts = load_state(self.options.output, self.optimizers)
+        self.step, self.seconds = int(facts["step"]), facts["seconds"]
+        self.schedule = replace(self.schedule, begin=facts["begin"], fitting=facts["fitting"])
+        self._before = facts["before"]
+        self.pool.skip(int(facts["drawn"]))
+
+    def _begin_with(self, checkpoint: Path) -> None:
+        self._before = load_weights(checkpoint, self.model)
+        self.pool.skip(self._before["drawn_per_worker"])
+        (stage,) = (stage for stage in STAGES if stage.name == self.options.stage)
+        fitting = min(FITTING_SECONDS, self.schedule.seconds / 10)
+        self.schedule = replace(self.schedule, begin=begin_of(stage), fitting=fitting)
 
     @property
     def share(self) -> float:
-        """How much of the run's time has passed."""
-        return self.seconds / (60 * self.options.minutes)
+        """How much of the stages' time has passed."""
+        return self.schedule.share(self.seconds)
 
     def train_step(self) -> Losses:
         """One batch on every worker; all copies stay equal."""
-        stage = stage_at(self.share)
+        stage, rate = self.schedule.stage(self.seconds), self.schedule.rate(self.seconds)
+        self.model.requires_grad_(stage.learns != "probes")
         tasks = stage.tasks_among(self.options.tasks)
         batch = self.pool.batch(stage.batch, tasks, stage.shown, stage.recoloured)
         losses = self._losses(batch, stage)
         losses.total.backward()  # type: ignore[no-untyped-call]
         self.seconds += self._average_gradients(stage)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizers.step(rate(self.share))
+        self.optimizers.step(rate)
         self.step += 1
         return losses
 
@@ -160,6 +192,9 @@ class Worker:
     def _trained(self, stage: Stage) -> Iterator[nn.Parameter]:
         """The parameters that the losses reach, the same on every worker."""
         weights = stage.weights
+        if stage.learns == "probes":
+            yield from [*self.probes.of_patches(), *self.probes.of_queries()]
+            return
         if weights.answer:
             yield from [*self.model.llm.parameters(), *self.probes.of_decoder()]
         if stage.learns == "decoder":
@@ -172,14 +207,21 @@ class Worker:
 
     def save(self) -> None:
         """State for resuming and a checkpoint that can be exported."""
-        facts = {"step": self.step, "seconds": self.seconds, "drawn": self.pool.drawn}
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "drawn": self.pool.drawn,
+            "begin": self.schedule.begin,
+            "fitting": self.schedule.fitting,
+            "before": self._before,
+        }
         save_state(self.options.output, self.optimizers, facts)
         write_weights(self.options.output / _CHECKPOINT, self.model)
         self._write_facts()
 
     def _write_facts(self) -> None:
         """What a model card says of the run."""
-        facts = {
+        facts: dict[str, Any] = {
             "seed": self.options.seed,
             "steps": self.step,
             "minutes": round(self.seconds / 60, 1),
@@ -190,6 +232,9 @@ class Worker:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "torch": torch.__version__,
         }
+        if self._before is not None:
+            stage = stage_at(self.schedule.begin)
+            facts |= {"first_stage": stage.name, "began_with": self._before}
         text = json.dumps(facts, indent=1) + "\n"
         path = self.options.output / _CHECKPOINT / FACTS_FILE
         path.write_text(text, encoding="utf-8")
@@ -262,8 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check(options)
         if not options.resume:
-            words = words_of_the_tasks(options.seed, _BUILD_QUESTIONS)
-            prepare_checkpoint(options.output / _CHECKPOINT, build_tokenizer(words))
+            prepare_checkpoint(options.output / _CHECKPOINT, _tokenizer(options))
         spawn(run_worker, (options,), options.workers)  # type: ignore[no-untyped-call]
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -275,6 +319,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_floors(options.output / _CHECKPOINT, options.tasks, options.workers)
     print(options.output / _CHECKPOINT)
     return 0
+
+
+def _tokenizer(options: Options) -> Tokenizer:
+    if options.weights is not None:
+        return Tokenizer.from_file(str(options.weights / "tokenizer.json"))
+    return build_tokenizer(words_of_the_tasks(options.seed, _BUILD_QUESTIONS))
 
 
 def _check(options: Options) -> None:
@@ -291,6 +341,15 @@ def _check(options: Options) -> None:
         raise InputError(
             f"{options.output} holds a run already; add --resume, or give another --output."
         )
+    if options.resume:
+        model = build_model(options.seed)
+        check_state(options.output, Optimizers({"model": model, "probes": Probes(model)}).named)
+    elif options.weights is not None:
+        check_weights(options.weights)
+    elif options.stage != STAGES[0].name:
+        raise InputError(
+            f"--stage {options.stage} goes on from what earlier stages taught; give --weights too."
+        )
 
 
 def _options(arguments: Sequence[str] | None) -> Options:
@@ -300,6 +359,14 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="begin with these, e.g. export/pocket, not with fresh ones",
+    )
+    names = [stage.name for stage in STAGES]
+    parser.add_argument("--stage", choices=names, default=names[0], help="to begin with")
     parser.add_argument(
         "--collections",
         nargs="+",

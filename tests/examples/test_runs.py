@@ -1,0 +1,105 @@
+"""Runs of the pocket model's training: begun, stopped, resumed, gone on from weights, refused."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from examples.pocket import train
+from examples.pocket.curriculum import FITTING, Schedule
+from export.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
+from export.models.config import load_config
+from export.models.tensors import tensor_shapes
+
+
+def test_a_run_trains_stops_and_resumes(tmp_path, capsys, monkeypatch):
+    """Two short sittings on two workers: the losses are logged, the weights can be exported."""
+    monkeypatch.setattr(train, "_BUILD_QUESTIONS", 4)  # the tokenizer's words are of no matter here
+    output = tmp_path / "run"
+    base = ["--output", str(output), "--workers", "2"]
+    assert train.main([*base, "--minutes", "0.1"]) == 0
+    assert capsys.readouterr().out.strip() == str(output / "checkpoint")
+    assert train.main([*base, "--minutes", "0.1"]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert train.main([*base, "--minutes", "0.15", "--resume"]) == 0
+    Checkpoint(output / "checkpoint").check(tensor_shapes(load_config(output / "checkpoint")))
+    with (output / "losses.csv").open(newline="") as file:
+        assert next(csv.reader(file))[:2] == ["step", "seconds"]
+    assert (output / "losses.png").stat().st_size > 1000
+    assert json.loads((output / "checkpoint/release.json").read_text())["license"] == "Apache-2.0"
+
+
+def test_a_run_goes_on_from_weights(tmp_path, capsys):
+    """From the stage that is asked for, with its tokenizer, telling what it began with."""
+    output = tmp_path / "run"
+    base = ["--output", str(output), "--workers", "1", "--tasks", "printed_text"]
+    begin = ["--weights", str(DEFAULT_CHECKPOINT), "--stage", "talking"]
+    assert train.main([*base, *begin, "--minutes", "0.2"]) == 0
+    given, trained = (
+        load_file(c / "model.safetensors") for c in (DEFAULT_CHECKPOINT, output / "checkpoint")
+    )
+    assert given.keys() == trained.keys()
+    assert not torch.equal(given["llm.lm_head.weight"], trained["llm.lm_head.weight"])
+    facts = json.loads((output / "checkpoint/training.json").read_text())
+    assert facts["first_stage"] == "talking"
+    assert facts["began_with"] == json.loads((DEFAULT_CHECKPOINT / "training.json").read_text())
+    assert facts["drawn_per_worker"] > facts["began_with"]["drawn_per_worker"]
+    for name in ("tokenizer.json", "config.json"):
+        assert (output / "checkpoint" / name).read_text() == (DEFAULT_CHECKPOINT / name).read_text()
+
+
+def test_a_schedule_that_begins_later_fits_the_probes_first():
+    schedule = Schedule(1000.0, begin=0.48, fitting=100.0)
+    assert schedule.stage(99.0) is FITTING and schedule.rate(99.0) == 1.0
+    assert schedule.stage(100.0).name == "seeing" and schedule.rate(100.0) < 0.02
+    assert schedule.share(100.0) == 0.48 and schedule.share(1000.0) == 1.0
+    whole = Schedule(1000.0)
+    assert [whole.share(seconds) for seconds in (0.0, 250.0)] == [0.0, 0.25]
+
+
+def test_a_state_that_cannot_be_resumed_is_one_sentence(tmp_path, capsys):
+    state = tmp_path / "state.safetensors"
+    resume = ["--output", str(tmp_path), "--resume"]
+    state.write_bytes(b"no safetensors")
+    assert train.main(resume) == 2
+    assert f"{state} cannot be read" in capsys.readouterr().err
+    save_file({"weight.model.llm.lm_head.weight": torch.zeros(2)}, state, {"facts": "{}"})
+    assert train.main(resume) == 2
+    error = capsys.readouterr().err
+    assert "of an earlier recipe" in error and len(error.splitlines()) == 1
+
+
+def test_weights_of_another_model_are_refused_before_training(tmp_path, capsys):
+    """Another configuration, and a checkpoint that does not tell how it was trained."""
+    folder = tmp_path / "other"
+    shutil.copytree(DEFAULT_CHECKPOINT, folder)
+    flags = ["--output", str(tmp_path / "run"), "--weights", str(folder)]
+    (folder / "training.json").unlink()
+    assert train.main(flags) == 2
+    assert "training.json" in capsys.readouterr().err
+    config = json.loads((folder / "config.json").read_text()) | {"query_num": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert train.main(flags) == 2
+    error = capsys.readouterr().err
+    assert "no pocket model" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--minutes", "0"],
+        ["--workers", "0"],
+        ["--resume"],
+        ["--tasks", "thinking"],
+        ["--stage", "whole"],
+        ["--weights", "nowhere"],
+    ],
+)
+def test_mistakes_are_one_sentence(flags, tmp_path, capsys):
+    assert train.main(["--output", str(tmp_path / "run"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and len(error.splitlines()) == 1
