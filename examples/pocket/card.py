@@ -17,6 +17,18 @@ from validation.questions.fonts import FACES
 
 _RESULTS = Path("benchmarks/results")
 
+# Right answers in percent of PyTorch fp32 that the model is made for.
+_GOALS = {
+    "printed_text": 95,
+    "handwritten_digits": 90,
+    "shapes": 97,
+    "two_pictures": 90,
+    "slices": 90,
+    "video_direction": 95,
+    "video_order": 95,
+    "second_turn": 90,
+}
+_MISTAKES_SHOWN = 4
 _TEMPLATE = Path(__file__).parent / "card_template.md"
 
 
@@ -45,6 +57,21 @@ def _run_rows(facts: dict[str, Any]) -> str:
             f"| {run.get('first_stage', STAGES[0].name)} | {run['minutes']:,.0f} | "
             f"{run['workers']} | {run['steps']:,} | {drawn:,} |"
         )
+    return "\n".join(rows)
+
+
+def _goal_rows(scores: dict[str, Any], candidate: str) -> str:
+    """How far each task is from its goal, and the first mistakes."""
+    rows = []
+    for task, goal in _GOALS.items():
+        score = scores[task][candidate]
+        missing = goal - 100 * score["right"] / score["total"]
+        verdict = "reached" if missing <= 0 else f"short by {missing:.1f}"
+        mistakes = [
+            f"{_code(expected)} as {_code(given)}"
+            for _, expected, given in score["mistakes"][:_MISTAKES_SHOWN]
+        ]
+        rows.append(f"| {task.replace('_', ' ')} | {goal} | {verdict} | {', '.join(mistakes)} |")
     return "\n".join(rows)
 
 
@@ -79,6 +106,7 @@ def write_card(checkpoint: Path, results: Path) -> None:
         faces=len(FACES),
         stages=_stage_rows(),
         scores=answers_table(reports),
+        goals=_goal_rows(reports[0]["scores"], reports[0]["candidates"][0]),
         collection=", ".join(alone["collections"]),
         minutes_alone=alone["minutes"],
         one_collection=answers_table([read("answers-one-collection.json")]),
