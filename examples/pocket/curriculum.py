@@ -9,7 +9,7 @@ all learn together.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from examples.pocket.objective import Weights
@@ -130,14 +130,13 @@ STAGES = (
     ),
 )
 # Probes are no part of a checkpoint: what begins with its weights fits new ones to them first.
-FITTING = Stage(
-    "fitting",
-    0.0,
-    _SEEING,
-    Weights(answer=0, query=1, patch=1),
-    batch=16,
-    shown=3,
+FITTING = replace(
+    next(stage for stage in STAGES if stage.name == "seeing"),
+    name="fitting",
+    weights=Weights(answer=0, query=1, patch=1),
+    recoloured=False,
     learns="probes",
+    peak=1.0,
 )
 FITTING_SECONDS = 180.0
 MATRIX_RATE = 0.01  # Muon's, for the matrices of layers
@@ -167,7 +166,7 @@ class Schedule:
 
     def rate(self, seconds: float) -> float:
         """Factor on the learning rates after `seconds`."""
-        return 1.0 if seconds < self.fitting else rate(self.share(seconds))
+        return FITTING.peak if seconds < self.fitting else rate(self.share(seconds))
 
 
 def stage_at(share: float) -> Stage:

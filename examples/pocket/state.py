@@ -18,14 +18,15 @@ from examples.pocket.architecture import CONFIG, PREPROCESSOR, RELEASE
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.tokenizer import write_tokenizer
 from export.checkpoint import Checkpoint
-from export.models.config import load_config, parse_config
+from export.models.config import load_config, parse_config, read_json
 from export.models.release import RELEASE_NAME
 from export.models.tensors import tensor_shapes
 from mobile_runtime.bundle import InputError
+from validation.sources import open_chat_format
 
 WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"
-_FACTS = {"step", "seconds", "drawn", "begin", "fitting", "before"}  # in the state
+_FACTS = {"step", "seconds", "drawn", "begin", "fitting", "began_with"}  # in the state
 FACTS_FILE = "training.json"  # in the checkpoint
 
 
@@ -64,8 +65,8 @@ def check_state(folder: Path, named: Mapping[str, Tensor]) -> None:
     wanted = {f"weight.{name}": tuple(p.shape) for name, p in named.items()}
     if facts.keys() != _FACTS or any(shapes.get(name) != shape for name, shape in wanted.items()):
         raise InputError(
-            f"{path} is of an earlier recipe, which trained other weights; go on from its "
-            f"checkpoint with --weights {folder / 'checkpoint'} and another --output."
+            f"{path} is of an earlier recipe; go on from its checkpoint "
+            f"with --weights {folder / 'checkpoint'} and another --output."
         )
 
 
@@ -75,22 +76,24 @@ def load_weights(checkpoint: Path, model: nn.Module) -> dict[str, Any]:
     with safe_open(checkpoint / WEIGHTS_FILE, "pt") as file, torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(file.get_tensor(name))
-    facts: dict[str, Any] = json.loads((checkpoint / FACTS_FILE).read_text(encoding="utf-8"))
-    return facts
+    return read_json(checkpoint / FACTS_FILE)
 
 
 def check_weights(checkpoint: Path) -> None:
-    """InputError unless `checkpoint` is a pocket model of these sizes with facts of its
+    """InputError unless `checkpoint` is a whole pocket model of these sizes with facts of its
     training."""
-    if load_config(checkpoint) != parse_config(CONFIG):
+    config = load_config(checkpoint)
+    if config != parse_config(CONFIG):
         raise InputError(
             f"{checkpoint} is no pocket model: its config.json differs from that of "
             "examples/pocket/architecture.py; give one that this command wrote."
         )
-    Checkpoint(checkpoint).check(tensor_shapes(parse_config(CONFIG)))
-    if not (checkpoint / FACTS_FILE).is_file():
+    Checkpoint(checkpoint).check(tensor_shapes(config))
+    open_chat_format(checkpoint, config)
+    facts = checkpoint / FACTS_FILE
+    if not facts.is_file() or "drawn_per_worker" not in read_json(facts):
         raise InputError(
-            f"{checkpoint} has no {FACTS_FILE}, which tells how it was trained; give a checkpoint "
+            f"{checkpoint} has no {FACTS_FILE} that tells how it was trained; give a checkpoint "
             "that this command wrote."
         )
 
@@ -112,7 +115,7 @@ def prepare_checkpoint(folder: Path, tokenizer: Tokenizer) -> None:
 def write_weights(folder: Path, model: nn.Module) -> None:
     """The weights in bf16 under the published names, where `python -m export` finds them."""
     tensors = {n: p.detach().to(torch.bfloat16).contiguous() for n, p in model.named_parameters()}
-    partial = folder / ".model.safetensors.partial"
+    partial = folder / f".{WEIGHTS_FILE}.partial"
     save_file(tensors, partial)
     partial.chmod(0o644)  # the library makes files that only their owner reads
     partial.rename(folder / WEIGHTS_FILE)

@@ -114,7 +114,7 @@ class Worker:
         self._memory: Memory = WeakKeyDictionary()
         self.step, self.seconds, self._clock = 0, 0.0, time.process_time()
         self.schedule = Schedule(60 * options.minutes)
-        self._before: dict[str, Any] | None = None
+        self._began_with: dict[str, Any] | None = None
         if options.resume:
             self._resume()
         elif options.weights is not None:
@@ -124,20 +124,20 @@ class Worker:
         facts = load_state(self.options.output, self.optimizers)
         self.step, self.seconds = int(facts["step"]), facts["seconds"]
         self.schedule = replace(self.schedule, begin=facts["begin"], fitting=facts["fitting"])
-        self._before = facts["before"]
+        self._began_with = facts["began_with"]
         self.pool.skip(int(facts["drawn"]))
 
     def _begin_with(self, checkpoint: Path) -> None:
-        self._before = load_weights(checkpoint, self.model)
-        self.pool.skip(self._before["drawn_per_worker"])
+        self._began_with = load_weights(checkpoint, self.model)
+        self.pool.skip(self._began_with["drawn_per_worker"])
         (stage,) = (stage for stage in STAGES if stage.name == self.options.stage)
         fitting = min(FITTING_SECONDS, self.schedule.seconds / 10)
         self.schedule = replace(self.schedule, begin=begin_of(stage), fitting=fitting)
 
     @property
     def share(self) -> float:
-        """How much of the stages' time has passed."""
-        return self.schedule.share(self.seconds)
+        """How much of the run's time has passed."""
+        return self.seconds / self.schedule.seconds
 
     def train_step(self) -> Losses:
         """One batch on every worker; all copies stay equal."""
@@ -213,7 +213,7 @@ class Worker:
             "drawn": self.pool.drawn,
             "begin": self.schedule.begin,
             "fitting": self.schedule.fitting,
-            "before": self._before,
+            "began_with": self._began_with,
         }
         save_state(self.options.output, self.optimizers, facts)
         write_weights(self.options.output / _CHECKPOINT, self.model)
@@ -232,9 +232,9 @@ class Worker:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "torch": torch.__version__,
         }
-        if self._before is not None:
+        if self._began_with is not None:
             stage = stage_at(self.schedule.begin)
-            facts |= {"first_stage": stage.name, "began_with": self._before}
+            facts |= {"first_stage": stage.name, "began_with": self._began_with}
         text = json.dumps(facts, indent=1) + "\n"
         path = self.options.output / _CHECKPOINT / FACTS_FILE
         path.write_text(text, encoding="utf-8")

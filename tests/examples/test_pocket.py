@@ -428,7 +428,7 @@ def test_saved_state_is_restored_exactly(tmp_path, chat_format):
 
     run = fresh(0)
     step(*run, 0)
-    facts = {"step": 1, "seconds": 2.5, "drawn": 3, "begin": 0.5, "fitting": 0, "before": None}
+    facts = {"step": 1, "seconds": 2.5, "drawn": 3, "begin": 0.5, "fitting": 0, "began_with": None}
     save_state(tmp_path, run[2], facts)
     other = fresh(7)
     check_state(tmp_path, other[2].named)

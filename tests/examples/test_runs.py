@@ -88,6 +88,17 @@ def test_weights_of_another_model_are_refused_before_training(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "training.json"])
+def test_a_truncated_file_beside_the_weights_is_one_sentence(name, tmp_path, capsys):
+    folder = tmp_path / "cut"
+    shutil.copytree(DEFAULT_CHECKPOINT, folder)
+    (folder / name).write_bytes((DEFAULT_CHECKPOINT / name).read_bytes()[:100])
+    assert train.main(["--output", str(tmp_path / "run"), "--weights", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert name in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "flags",
     [
