@@ -39,14 +39,14 @@ class Stage:
 PAGES = {"page": "printed_text", "digit_page": "handwritten_digits", "shape_page": "shapes"}
 TASK_OF = {**PAGES, "counting": "shapes", "spelling": "second_turn"}  # lessons that are no tasks
 
-_CHARACTERS = {"page": 0.76, "digit_page": 0.14, "shape_page": 0.1}
+_CHARACTERS = {"page": 0.56, "digit_page": 0.32, "shape_page": 0.12}
 _SEEING = {
-    "page": 0.1,
-    "digit_page": 0.08,
-    "shape_page": 0.05,
-    "printed_text": 0.24,
-    "handwritten_digits": 0.15,
-    "shapes": 0.25,
+    "page": 0.12,
+    "digit_page": 0.1,
+    "shape_page": 0.04,
+    "printed_text": 0.23,
+    "handwritten_digits": 0.18,
+    "shapes": 0.2,
     "slices": 0.04,
     "video_direction": 0.04,
     "video_order": 0.05,
@@ -81,7 +81,7 @@ _TALKING = {
 STAGES = (
     Stage(
         "characters",
-        0.42,
+        0.36,
         _CHARACTERS,
         Weights(answer=0, query=0, patch=1),
         batch=16,
@@ -90,7 +90,7 @@ STAGES = (
     ),
     Stage(
         "gathering",
-        0.48,
+        0.42,
         {task: share for task, share in _SEEING.items() if task not in PAGES},
         Weights(answer=0, query=1, patch=0),
         batch=48,
@@ -99,9 +99,9 @@ STAGES = (
     ),
     Stage(
         "seeing",
-        0.7,
+        0.62,
         _SEEING,
-        Weights(answer=0, query=1, patch=0.5),
+        Weights(answer=0, query=1, patch=1),
         batch=16,
         shown=3,
         recoloured=True,
@@ -109,7 +109,7 @@ STAGES = (
     ),
     Stage(
         "talking",
-        0.79,
+        0.72,
         _TALKING,
         Weights(query=0, patch=0),
         batch=32,
@@ -144,6 +144,9 @@ PEAK_RATE = 1e-3  # AdamW's, for everything else
 WARM_UP = 0.03  # share of a stage in which the rates rise
 DECAY_FROM = 0.6  # share of a stage after which they fall linearly
 STAGE_END, RUN_END = 0.1, 0.02  # what they fall to, of their peaks
+# Peaks of a run that begins with weights, of the others'; its rates fall from the warm-up on. High
+# rates undo for most of a stage what the weights had reached, and only their fall wins it back.
+GENTLY = 0.6
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,10 @@ class Schedule:
 
     def rate(self, seconds: float) -> float:
         """Factor on the learning rates after `seconds`."""
-        return FITTING.peak if seconds < self.fitting else rate(self.share(seconds))
+        if seconds < self.fitting:
+            return FITTING.peak
+        share = self.share(seconds)
+        return GENTLY * rate(share, decay_from=WARM_UP) if self.fitting else rate(share)
 
 
 def stage_at(share: float) -> Stage:
@@ -179,13 +185,13 @@ def begin_of(stage: Stage) -> float:
     return max((s.until for s in STAGES if s.until < stage.until), default=0.0)
 
 
-def rate(share: float) -> float:
-    """Factor on the learning rates after `share` of the run. Each stage warms up and cools down,
-    so that the next one builds on settled weights. The last stages move gently what has been
-    learned."""
+def rate(share: float, decay_from: float = DECAY_FROM) -> float:
+    """Factor on the learning rates after `share` of the run. Each stage warms up and, from the
+    share `decay_from` of its time, cools down, so that the next one builds on settled weights. The
+    last stages move gently what has been learned."""
     stage = stage_at(share)
     begin = begin_of(stage)
     within = min(1.0, (share - begin) / (stage.until - begin))
     end = RUN_END if stage is STAGES[-1] else STAGE_END
-    decay = 1 - (1 - end) * max(0.0, within - DECAY_FROM) / (1 - DECAY_FROM)
+    decay = 1 - (1 - end) * max(0.0, within - decay_from) / (1 - decay_from)
     return stage.peak * min(1.0, 0.02 + within / WARM_UP) * decay

@@ -6,16 +6,14 @@ run can be stopped at any time and resumed.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,7 +30,6 @@ from torch.multiprocessing.spawn import spawn
 from examples.pocket.architecture import build_model
 from examples.pocket.curriculum import (
     FITTING_SECONDS,
-    PAGES,
     STAGES,
     Schedule,
     Stage,
@@ -51,13 +48,11 @@ from examples.pocket.objective import (
     query_losses,
 )
 from examples.pocket.optimizers import Optimizers
+from examples.pocket.options import Options, check_options, parse_options
 from examples.pocket.plot import plot_losses
 from examples.pocket.pool import Pool
 from examples.pocket.state import (
     FACTS_FILE,
-    STATE_FILE,
-    check_state,
-    check_weights,
     load_state,
     load_weights,
     prepare_checkpoint,
@@ -67,8 +62,7 @@ from examples.pocket.state import (
 from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
 from export.models.config import load_config
 from mobile_runtime.bundle import InputError
-from validation.questions.handwritten import COLLECTIONS, Collection
-from validation.questions.tasks import TASKS, Source
+from validation.questions.tasks import Source
 from validation.sources import open_chat_format
 
 _CHECKPOINT = "checkpoint"
@@ -76,22 +70,6 @@ _SAVE_SECONDS = 300
 _LOG_STEPS = 50
 _COLUMNS = ("step", "seconds", "answer", "query", "patch", "text", "exact")
 _BUILD_QUESTIONS = 150  # a task, from which the tokenizer learns its words
-
-
-@dataclass(frozen=True)
-class Options:
-    """One run."""
-
-    output: Path
-    minutes: float
-    workers: int
-    seed: int
-    resume: bool
-    weights: Path | None  # a checkpoint to begin with
-    stage: str  # the first
-    collections: tuple[Collection, ...]
-    tasks: tuple[str, ...]
-    port: int
 
 
 class Worker:
@@ -303,9 +281,9 @@ def run_worker(rank: int, options: Options) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; 0, or 2 for a user's mistake."""
-    options = _options(arguments)
+    options = parse_options(arguments, __doc__)
     try:
-        _check(options)
+        check_options(options)
         if not options.resume:
             prepare_checkpoint(options.output / _CHECKPOINT, _tokenizer(options))
         spawn(run_worker, (options,), options.workers)  # type: ignore[no-untyped-call]
@@ -325,62 +303,6 @@ def _tokenizer(options: Options) -> Tokenizer:
     if options.weights is not None:
         return Tokenizer.from_file(str(options.weights / "tokenizer.json"))
     return build_tokenizer(words_of_the_tasks(options.seed, _BUILD_QUESTIONS))
-
-
-def _check(options: Options) -> None:
-    if options.minutes <= 0 or options.workers < 1:
-        raise InputError("--minutes and --workers must be above zero.")
-    if not set(options.tasks) & set(PAGES.values()):
-        raise InputError(
-            f"--tasks must have one of {', '.join(PAGES.values())}: a run begins with their pages."
-        )
-    state = options.output / STATE_FILE
-    if options.resume and not state.is_file():
-        raise InputError(f"{options.output} holds no run to resume; start without --resume.")
-    if state.is_file() and not options.resume:
-        raise InputError(
-            f"{options.output} holds a run already; add --resume, or give another --output."
-        )
-    if options.resume:
-        model = build_model(options.seed)
-        check_state(options.output, Optimizers({"model": model, "probes": Probes(model)}).named)
-    elif options.weights is not None:
-        check_weights(options.weights)
-    elif options.stage != STAGES[0].name:
-        raise InputError(
-            f"--stage {options.stage} goes on from what earlier stages taught; give --weights too."
-        )
-
-
-def _options(arguments: Sequence[str] | None) -> Options:
-    parser = argparse.ArgumentParser(prog="python -m examples.pocket.train", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("out/pocket"))
-    parser.add_argument("--minutes", type=float, default=120, help="of training, over all sittings")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="begin with these, e.g. export/pocket, not with fresh ones",
-    )
-    names = [stage.name for stage in STAGES]
-    parser.add_argument("--stage", choices=names, default=names[0], help="to begin with")
-    parser.add_argument(
-        "--collections",
-        nargs="+",
-        choices=COLLECTIONS,
-        default=COLLECTIONS,
-        help="handwritten digits to train on",
-    )
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=tuple(TASKS))
-    given = vars(parser.parse_args(arguments))
-    with socket.socket() as probe:  # a free port for the workers to meet at
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    lists = {name: tuple(given[name]) for name in ("collections", "tasks")}
-    return Options(**given | lists, port=port)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from examples.pocket import train
-from examples.pocket.curriculum import FITTING, Schedule
+from examples.pocket.curriculum import FITTING, GENTLY, STAGES, Schedule, begin_of
 from export.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
 from export.models.config import load_config
 from export.models.tensors import tensor_shapes
@@ -52,18 +52,35 @@ def test_a_run_goes_on_from_weights(tmp_path, capsys):
 
 
 def test_a_schedule_that_begins_later_fits_the_probes_first():
-    schedule = Schedule(1000.0, begin=0.48, fitting=100.0)
+    (seeing,) = (stage for stage in STAGES if stage.name == "seeing")
+    begin = begin_of(seeing)
+    schedule = Schedule(1000.0, begin=begin, fitting=100.0)
     assert schedule.stage(99.0) is FITTING and schedule.rate(99.0) == 1.0
-    assert schedule.stage(100.0).name == "seeing" and schedule.rate(100.0) < 0.02
-    assert schedule.share(100.0) == 0.48 and schedule.share(1000.0) == 1.0
+    assert schedule.stage(100.0) is seeing and schedule.rate(100.0) < 0.02
+    assert schedule.share(100.0) == begin and schedule.share(1000.0) == 1.0
     whole = Schedule(1000.0)
     assert [whole.share(seconds) for seconds in (0.0, 250.0)] == [0.0, 0.25]
+
+
+def test_a_run_that_begins_with_weights_moves_them_gently():
+    going_on, fresh = Schedule(1000.0, fitting=1e-6), Schedule(1000.0)
+    seconds = [0.1 * n for n in range(1, 10000)]
+    for stage in STAGES:
+        times = [t for t in seconds if fresh.stage(t) is stage]
+        rates = [going_on.rate(t) for t in times]
+        top = max(rates)
+        assert top == pytest.approx(GENTLY * stage.peak, rel=0.02)
+        falling = rates[rates.index(top) :]
+        assert len(falling) > 0.9 * len(rates) and falling == sorted(falling, reverse=True)
 
 
 def test_a_state_that_cannot_be_resumed_is_one_sentence(tmp_path, capsys):
     state = tmp_path / "state.safetensors"
     resume = ["--output", str(tmp_path), "--resume"]
     state.write_bytes(b"no safetensors")
+    for flags in (["--weights", str(DEFAULT_CHECKPOINT)], ["--stage", "whole"]):
+        assert train.main([*resume, *flags]) == 2
+        assert "leave --weights and --stage out" in capsys.readouterr().err
     assert train.main(resume) == 2
     assert f"{state} cannot be read" in capsys.readouterr().err
     save_file({"weight.model.llm.lm_head.weight": torch.zeros(2)}, state, {"facts": "{}"})

@@ -1,0 +1,105 @@
+"""What `python -m examples.pocket.train` is asked to do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from examples.pocket.architecture import build_model
+from examples.pocket.curriculum import PAGES, STAGES
+from examples.pocket.objective import Probes
+from examples.pocket.optimizers import Optimizers
+from examples.pocket.state import STATE_FILE, check_state, check_weights
+from mobile_runtime.bundle import InputError
+from validation.questions.handwritten import COLLECTIONS, Collection
+from validation.questions.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Options:
+    """One run."""
+
+    output: Path
+    minutes: float
+    workers: int
+    seed: int
+    resume: bool
+    weights: Path | None  # a checkpoint to begin with
+    stage: str  # the first
+    collections: tuple[Collection, ...]
+    tasks: tuple[str, ...]
+    port: int
+
+
+def parse_options(arguments: Sequence[str] | None, description: str | None) -> Options:
+    """The run that is asked for; an unknown flag exits with 2. `description` is for --help."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.pocket.train", description=description
+    )
+    parser.add_argument("--output", type=Path, default=Path("out/pocket"))
+    parser.add_argument("--minutes", type=float, default=120, help="of training, over all sittings")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="begin with these, e.g. export/pocket, not with fresh ones",
+    )
+    names = [stage.name for stage in STAGES]
+    parser.add_argument("--stage", choices=names, default=names[0], help="to begin with")
+    parser.add_argument(
+        "--collections",
+        nargs="+",
+        choices=COLLECTIONS,
+        default=COLLECTIONS,
+        help="handwritten digits to train on",
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=tuple(TASKS))
+    given = vars(parser.parse_args(arguments))
+    with socket.socket() as probe:  # a free port for the workers to meet at
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    lists = {name: tuple(given[name]) for name in ("collections", "tasks")}
+    return Options(**given | lists, port=port)
+
+
+def check_options(options: Options) -> None:
+    """InputError for a run that cannot be, before anything is written."""
+    if options.minutes <= 0 or options.workers < 1:
+        raise InputError("--minutes and --workers must be above zero.")
+    if not set(options.tasks) & set(PAGES.values()):
+        raise InputError(
+            f"--tasks must have one of {', '.join(PAGES.values())}: a run begins with their pages."
+        )
+    (_check_resumed if options.resume else _check_new)(options)
+
+
+def _check_resumed(options: Options) -> None:
+    if not (options.output / STATE_FILE).is_file():
+        raise InputError(f"{options.output} holds no run to resume; start without --resume.")
+    if options.weights is not None or options.stage != STAGES[0].name:
+        raise InputError(
+            f"--resume goes on with the run in {options.output} where it stopped; "
+            "leave --weights and --stage out."
+        )
+    model = build_model(options.seed)
+    check_state(options.output, Optimizers({"model": model, "probes": Probes(model)}).named)
+
+
+def _check_new(options: Options) -> None:
+    if (options.output / STATE_FILE).is_file():
+        raise InputError(
+            f"{options.output} holds a run already; add --resume, or give another --output."
+        )
+    if options.weights is not None:
+        check_weights(options.weights)
+    elif options.stage != STAGES[0].name:
+        raise InputError(
+            f"--stage {options.stage} goes on from what earlier stages taught; give --weights too."
+        )
