@@ -69,7 +69,7 @@ full-figures: $(VENV)/test.stamp
 
 # Measure the other figures of the README again and write its tables. Bundles answer the first ITEMS
 # questions of a task, PyTorch all 300.
-ITEMS := 20
+ITEMS := 60
 figures: $(VENV)/test.stamp
 	for quant in none int8 int4; do \
 	  $(BIN)/python -m export coreml --quant $$quant --overwrite --quiet && \
