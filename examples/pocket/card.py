@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.pocket.curriculum import GENTLY, STAGES
+from examples.pocket.curriculum import FITTING_SECONDS, GENTLY, STAGES
 from examples.pocket.state import FACTS_FILE
 from export.checkpoint import DEFAULT_CHECKPOINT
 from validation.answer_report import answers_table
@@ -104,6 +104,7 @@ def write_card(checkpoint: Path, results: Path) -> None:
         **{name: facts[name] for name in ("parameters", "seed")},
         runs=_run_rows(facts),
         faces=len(FACES),
+        fitting=FITTING_SECONDS / 60,
         gently=GENTLY,
         stages=_stage_rows(),
         scores=answers_table(reports),

@@ -129,11 +129,17 @@ STAGES = (
         peak=0.25,
     ),
 )
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of STAGES called `name`."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
 # Probes are no part of a checkpoint: what begins with its weights fits new ones to them first.
 FITTING = replace(
-    next(stage for stage in STAGES if stage.name == "seeing"),
+    stage_named("seeing"),
     name="fitting",
-    weights=Weights(answer=0, query=1, patch=1),
     recoloured=False,
     learns="probes",
     peak=1.0,
@@ -152,7 +158,8 @@ GENTLY = 0.6
 @dataclass(frozen=True)
 class Schedule:
     """What is trained when in a run of `seconds`, which begins with the stage at `begin`, a share
-    of all stages' time; in its first `fitting` seconds only the probes learn."""
+    of all stages' time. One that begins with weights has `fitting` seconds at first in which only
+    the probes learn, and gentler rates after them."""
 
     seconds: float
     begin: float = 0.0

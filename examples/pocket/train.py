@@ -30,11 +30,11 @@ from torch.multiprocessing.spawn import spawn
 from examples.pocket.architecture import build_model
 from examples.pocket.curriculum import (
     FITTING_SECONDS,
-    STAGES,
     Schedule,
     Stage,
     begin_of,
     stage_at,
+    stage_named,
 )
 from examples.pocket.example import Example
 from examples.pocket.floors import FLOOR_MINUTES, print_floors
@@ -108,9 +108,9 @@ class Worker:
     def _begin_with(self, checkpoint: Path) -> None:
         self._began_with = load_weights(checkpoint, self.model)
         self.pool.skip(self._began_with["drawn_per_worker"])
-        (stage,) = (stage for stage in STAGES if stage.name == self.options.stage)
+        begin = begin_of(stage_named(self.options.stage))
         fitting = min(FITTING_SECONDS, self.schedule.seconds / 10)
-        self.schedule = replace(self.schedule, begin=begin_of(stage), fitting=fitting)
+        self.schedule = replace(self.schedule, begin=begin, fitting=fitting)
 
     @property
     def share(self) -> float:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from examples.pocket import train
-from examples.pocket.curriculum import FITTING, GENTLY, STAGES, Schedule, begin_of
+from examples.pocket.curriculum import FITTING, GENTLY, STAGES, Schedule, begin_of, stage_named
 from export.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
 from export.models.config import load_config
 from export.models.tensors import tensor_shapes
@@ -52,7 +52,7 @@ def test_a_run_goes_on_from_weights(tmp_path, capsys):
 
 
 def test_a_schedule_that_begins_later_fits_the_probes_first():
-    (seeing,) = (stage for stage in STAGES if stage.name == "seeing")
+    seeing = stage_named("seeing")
     begin = begin_of(seeing)
     schedule = Schedule(1000.0, begin=begin, fitting=100.0)
     assert schedule.stage(99.0) is FITTING and schedule.rate(99.0) == 1.0
