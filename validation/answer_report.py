@@ -103,12 +103,14 @@ class AnswerReport:
 
 
 def answers_table(reports: Sequence[dict[str, Any]]) -> str:
-    """Saved reports as one Markdown table: right answers in percent, with intervals; the first
-    report's first candidate comes first. Where reports have different numbers of questions, each
-    column says its own."""
-    columns = {name: report for report in reversed(reports) for name in report["candidates"]}
-    first = reports[0]["candidates"][0]
-    names = [first, *(name for name in columns if name != first)]
+    """Saved reports as one Markdown table: right answers in percent, with intervals; a candidate of
+    several is told from the first. Where reports have different numbers of questions, each column
+    says its own."""
+    columns: dict[str, dict[str, Any]] = {}
+    for report in reports:
+        for name in report["candidates"]:
+            columns.setdefault(name, report)
+    first, *_ = names = list(columns)
     counts = {name: columns[name]["items"] for name in names}
     alike = len(set(counts.values())) == 1
     heads = [name if alike else f"{name}, of {counts[name]}" for name in names]

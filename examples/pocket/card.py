@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.pocket.curriculum import FITTING_SECONDS, GENTLY, STAGES
+from examples.pocket.curriculum import (
+    FITTING_SECONDS,
+    FITTING_SHARE,
+    GENTLY,
+    GPU_STAGES,
+    STAGES,
+    Stage,
+)
 from examples.pocket.state import FACTS_FILE
 from export.checkpoint import DEFAULT_CHECKPOINT
 from validation.answer_report import answers_table
@@ -32,14 +39,14 @@ _MISTAKES_SHOWN = 4
 _TEMPLATE = Path(__file__).parent / "card_template.md"
 
 
-def _stage_rows() -> str:
+def _stage_rows(stages: Sequence[Stage]) -> str:
     rows = []
-    for stage in STAGES:
+    for stage in stages:
         tasks = ", ".join(f"{name} {share:.2f}" for name, share in stage.tasks.items())
         weights = stage.weights
         rows.append(
-            f"| {stage.name} | {100 * stage.until:.0f} % | {weights.answer} | {weights.query} | "
-            f"{weights.patch} | {stage.thinning} | {tasks} |"
+            f"| {stage.name} | {100 * stage.until:.0f} % | {stage.batch} | {weights.answer} | "
+            f"{weights.query} | {weights.patch} | {stage.thinning} | {tasks} |"
         )
     return "\n".join(rows)
 
@@ -55,7 +62,7 @@ def _run_rows(facts: dict[str, Any]) -> str:
         before = run["drawn_per_worker"]
         rows.append(
             f"| {run.get('first_stage', STAGES[0].name)} | {run['minutes']:,.0f} | "
-            f"{run['workers']} | {run['steps']:,} | {drawn:,} |"
+            f"{run.get('device', 'processor')} | {run['workers']} | {run['steps']:,} | {drawn:,} |"
         )
     return "\n".join(rows)
 
@@ -92,7 +99,8 @@ def _code(text: str) -> str:
 
 def write_card(checkpoint: Path, results: Path) -> None:
     """Fill the template from the files in `results`: answers-*.json, real-pictures.json, and
-    training-one-collection.json, what training tells of the model that knows one collection."""
+    training-one-collection.json, what training tells of the model that knows one collection.
+    Of these, answers-processors.json is of the weights before they had seen a GPU."""
 
     def read(name: str) -> Any:
         return json.loads((results / name).read_text(encoding="utf-8"))
@@ -106,8 +114,11 @@ def write_card(checkpoint: Path, results: Path) -> None:
         faces=len(FACES),
         fitting=FITTING_SECONDS / 60,
         gently=GENTLY,
-        stages=_stage_rows(),
+        share=FITTING_SHARE,
+        stages=_stage_rows(STAGES),
+        gpu_stages=_stage_rows(GPU_STAGES),
         scores=answers_table(reports),
+        on_processors=answers_table([read("answers-processors.json")]),
         goals=_goal_rows(reports[0]["scores"], reports[0]["candidates"][0]),
         collection=", ".join(alone["collections"]),
         minutes_alone=alone["minutes"],

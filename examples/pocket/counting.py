@@ -56,24 +56,41 @@ def by_columns(places: _Places, kinds: _Numbers, columns: int, queries: int) -> 
     return Counts(np.searchsorted(free, np.arange(queries), side="right"), shapes)
 
 
-def counting_loss(logits: Tensor, counts: Sequence[Counts]) -> Tensor:
-    """How far off the shapes of each cell the sums of softplus of its logits are, and how far off
-    all shapes those of all cells are; these (n, KINDS) are those of all places of all `counts`, in
-    order. Which of its places tells a shape is left to them: several share it. The decoder adds up
-    in the same way, by attending to all alike: there the little that many empty cells tell wrongly
-    counts as well."""
-    if not counts:
-        return torch.zeros(())
-    right = torch.from_numpy(np.concatenate([each.shapes for each in counts])).float()
+@dataclass(frozen=True)
+class CountTargets:
+    """The counts of several pictures as one: the cell of each place (n,), the shapes in each cell
+    (cells, KINDS), its picture (cells,), and how many pictures have shapes."""
+
+    cells: Tensor
+    shapes: Tensor
+    pictures: Tensor
+    with_shapes: int
+
+
+def join_counts(counts: Sequence[Counts]) -> CountTargets:
+    """One target of all `counts`, in order."""
     sizes = [len(each.shapes) for each in counts]
     first = np.cumsum([0, *sizes])  # cell of each picture
-    cells = np.concatenate([each.cells + n for each, n in zip(counts, first[:-1], strict=True)])
-    off = (-right).index_add(0, torch.from_numpy(cells), functional.softplus(logits))
-    pictures = torch.from_numpy(np.repeat(np.arange(len(counts)), sizes))
-    off_whole = off.new_zeros(len(counts), KINDS).index_add(0, pictures, off)
+    cells = [each.cells + n for each, n in zip(counts, first[:-1], strict=True)]
+    shapes = [np.zeros((0, KINDS)), *(each.shapes for each in counts)]
+    return CountTargets(
+        torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *cells])),
+        torch.from_numpy(np.concatenate(shapes)).float(),
+        torch.from_numpy(np.repeat(np.arange(len(counts)), sizes)),
+        sum(bool(each.shapes.any()) for each in counts),
+    )
+
+
+def counting_loss(logits: Tensor, targets: CountTargets) -> Tensor:
+    """How far off the shapes of each cell the sums of softplus of its logits are, and how far off
+    all shapes those of all cells are; these (n, KINDS) are those of all places, in order. Which of
+    its places tells a shape is left to them: several share it. The decoder adds up in the same
+    way, by attending to all alike: there the little that many empty cells tell wrongly counts as
+    well."""
+    off = (-targets.shapes).index_add(0, targets.cells, functional.softplus(logits))
+    whole = torch.zeros_like(off).index_add(0, targets.pictures, off)  # the last rows stay zero
     # A mean over pictures with shapes: most have none, and not to see any is learned soon.
-    shown = max(1, sum(bool(each.shapes.any()) for each in counts))
-    return (_size(off) + _size(off_whole)) / shown
+    return (_size(off) + _size(whole)) / max(1, targets.with_shapes)
 
 
 def _size(errors: Tensor) -> Tensor:

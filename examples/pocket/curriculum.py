@@ -8,11 +8,18 @@ all learn together.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from examples.pocket.objective import Weights
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each loss counts; an answer that does not count is not computed."""
+
+    answer: float = 1.0
+    query: float = 0.5
+    patch: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Stage:
 
 
 PAGES = {"page": "printed_text", "digit_page": "handwritten_digits", "shape_page": "shapes"}
-TASK_OF = {**PAGES, "counting": "shapes", "spelling": "second_turn"}  # lessons that are no tasks
+TASK_OF = {**PAGES, "counting": "shapes", "spelling": "second_turn", "comparing": "two_pictures"}
 
 _CHARACTERS = {"page": 0.56, "digit_page": 0.32, "shape_page": 0.12}
 _SEEING = {
@@ -53,30 +60,32 @@ _SEEING = {
 }
 _ANSWERING = {
     "printed_text": 0.15,
-    "handwritten_digits": 0.12,
+    "handwritten_digits": 0.11,
     "shapes": 0.06,
     "counting": 0.1,
-    "two_pictures": 0.12,
+    "two_pictures": 0.08,
+    "comparing": 0.07,
     "slices": 0.1,
-    "video_direction": 0.06,
-    "video_order": 0.07,
+    "video_direction": 0.05,
+    "video_order": 0.06,
     "second_turn": 0.12,
     "spelling": 0.05,
     "thinking": 0.05,
 }
-# More of what asks most of the decoder: to count, and to go back to what was said.
+# More of what asks most of the decoder: to count, to compare, and to go back to what was said.
 _TALKING = {
     "printed_text": 0.07,
     "handwritten_digits": 0.05,
     "shapes": 0.1,
-    "counting": 0.24,
-    "two_pictures": 0.1,
+    "counting": 0.22,
+    "two_pictures": 0.07,
+    "comparing": 0.08,
     "slices": 0.05,
     "video_direction": 0.03,
     "video_order": 0.05,
-    "second_turn": 0.14,
-    "spelling": 0.11,
-    "thinking": 0.06,
+    "second_turn": 0.13,
+    "spelling": 0.1,
+    "thinking": 0.05,
 }
 STAGES = (
     Stage(
@@ -131,20 +140,53 @@ STAGES = (
 )
 
 
-def stage_named(name: str) -> Stage:
-    """The stage of STAGES called `name`."""
-    return next(stage for stage in STAGES if stage.name == name)
-
-
-# Probes are no part of a checkpoint: what begins with its weights fits new ones to them first.
-FITTING = replace(
-    stage_named("seeing"),
-    name="fitting",
-    recoloured=False,
-    learns="probes",
-    peak=1.0,
+# On a GPU learning costs less than drawing: nothing is thinned out, or computed once and remembered
+# while a part learns alone.
+GPU_STAGES = (
+    Stage(
+        "characters",
+        0.18,
+        _CHARACTERS,
+        Weights(answer=0, query=0, patch=1),
+        batch=256,
+        thinning=0,
+        recoloured=True,
+    ),
+    Stage(
+        "seeing",
+        0.48,
+        _SEEING,
+        Weights(answer=0, query=1, patch=1),
+        batch=384,
+        thinning=0,
+        recoloured=True,
+    ),
+    Stage(
+        "whole",
+        1.0,
+        _ANSWERING,
+        Weights(query=0.5, patch=0.25),
+        batch=512,
+        thinning=0,
+        peak=0.5,
+    ),
 )
-FITTING_SECONDS = 180.0
+CURRICULA: Mapping[str, tuple[Stage, ...]] = {"cpu": STAGES, "cuda": GPU_STAGES}  # by device
+
+
+def stage_named(name: str, stages: Sequence[Stage] = STAGES) -> Stage:
+    """The one of `stages` that is called `name`."""
+    return next(stage for stage in stages if stage.name == name)
+
+
+def fitting_before(stages: Sequence[Stage]) -> Stage:
+    """What comes first where a run begins with weights: probes are no part of a checkpoint, and new
+    ones are fitted to it."""
+    seeing = stage_named("seeing", stages)
+    return replace(seeing, name="fitting", recoloured=False, learns="probes", peak=1.0)
+
+
+FITTING_SECONDS, FITTING_SHARE = 180.0, 1 / 30  # of the run, where that is less
 MATRIX_RATE = 0.01  # Muon's, for the matrices of layers
 PEAK_RATE = 1e-3  # AdamW's, for everything else
 WARM_UP = 0.03  # share of a stage in which the rates rise
@@ -164,6 +206,7 @@ class Schedule:
     seconds: float
     begin: float = 0.0
     fitting: float = 0.0
+    stages: tuple[Stage, ...] = STAGES
 
     def share(self, seconds: float) -> float:
         """How much of all stages has passed after `seconds` of the run."""
@@ -172,33 +215,43 @@ class Schedule:
 
     def stage(self, seconds: float) -> Stage:
         """The stage after `seconds`."""
-        return FITTING if seconds < self.fitting else stage_at(self.share(seconds))
+        if seconds < self.fitting:
+            return fitting_before(self.stages)
+        return stage_at(self.share(seconds), self.stages)
 
     def rate(self, seconds: float) -> float:
         """Factor on the learning rates after `seconds`."""
         if seconds < self.fitting:
-            return FITTING.peak
+            return fitting_before(self.stages).peak
         share = self.share(seconds)
-        return GENTLY * rate(share, decay_from=WARM_UP) if self.fitting else rate(share)
+        if self.fitting:
+            return GENTLY * rate(share, self.stages, decay_from=WARM_UP)
+        return rate(share, self.stages)
+
+    def from_weights(self, stage: str) -> Schedule:
+        """The same run, begun with weights and the stage called `stage`."""
+        fitting = min(FITTING_SECONDS, self.seconds * FITTING_SHARE)
+        begin = begin_of(stage_named(stage, self.stages), self.stages)
+        return replace(self, begin=begin, fitting=fitting)
 
 
-def stage_at(share: float) -> Stage:
+def stage_at(share: float, stages: Sequence[Stage] = STAGES) -> Stage:
     """The stage of the run after `share` of its time."""
-    return next((stage for stage in STAGES if share < stage.until), STAGES[-1])
+    return next((stage for stage in stages if share < stage.until), stages[-1])
 
 
-def begin_of(stage: Stage) -> float:
+def begin_of(stage: Stage, stages: Sequence[Stage] = STAGES) -> float:
     """The share of the run's time at which `stage` begins."""
-    return max((s.until for s in STAGES if s.until < stage.until), default=0.0)
+    return max((s.until for s in stages if s.until < stage.until), default=0.0)
 
 
-def rate(share: float, decay_from: float = DECAY_FROM) -> float:
+def rate(share: float, stages: Sequence[Stage] = STAGES, decay_from: float = DECAY_FROM) -> float:
     """Factor on the learning rates after `share` of the run. Each stage warms up and, from the
     share `decay_from` of its time, cools down, so that the next one builds on settled weights. The
     last stages move gently what has been learned."""
-    stage = stage_at(share)
-    begin = begin_of(stage)
+    stage = stage_at(share, stages)
+    begin = begin_of(stage, stages)
     within = min(1.0, (share - begin) / (stage.until - begin))
-    end = RUN_END if stage is STAGES[-1] else STAGE_END
+    end = RUN_END if stage is stages[-1] else STAGE_END
     decay = 1 - (1 - end) * max(0.0, within - decay_from) / (1 - decay_from)
     return stage.peak * min(1.0, 0.02 + within / WARM_UP) * decay

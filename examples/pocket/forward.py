@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from export.models.qwen3 import Attention, DecoderLayer, Qwen3, rope_frequencies
+from export.models.qwen3 import Attention, DecoderLayer, Qwen3, RMSNorm, rope_frequencies
 from export.models.resampler import Resampler
 from export.models.siglip import EncoderLayer, VisionEncoder
 
 _EXCLUDED = -1e9  # added to the score of a padded key
 
 
-def encode_views(tower: VisionEncoder, patches: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
-    """(V, L, 588), position ids (V, L), (V, L) bool -> features (V, L, vision hidden)."""
+def encode_views(
+    tower: VisionEncoder, patches: Tensor, ids: Tensor, valid: Tensor | None
+) -> Tensor:
+    """(V, L, 588), position ids (V, L), (V, L) bool where some are padded -> features
+    (V, L, vision hidden)."""
     x = cast(Tensor, tower.embeddings(patches, ids))
     for module in tower.encoder.layers:
         layer = cast(EncoderLayer, module)
@@ -33,8 +36,11 @@ def encode_views(tower: VisionEncoder, patches: Tensor, ids: Tensor, valid: Tens
     return cast(Tensor, tower.post_layernorm(x))
 
 
-def resample(resampler: Resampler, features: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
-    """Groups of patches (G, N, vision hidden), positions (G, N, D), (G, N) bool -> (G, Q, D)."""
+def resample(
+    resampler: Resampler, features: Tensor, positions: Tensor, valid: Tensor | None
+) -> Tensor:
+    """Groups of patches (G, N, vision hidden), positions (G, N, D), (G, N) bool where some are
+    padded -> (G, Q, D)."""
     x = resampler.ln_kv(resampler.kv_proj(features))
     query = resampler.ln_q(resampler.query).expand(len(x), -1, -1)
     weights = resampler.attn.in_proj_weight.chunk(3)
@@ -52,18 +58,23 @@ def run_decoder(model: Qwen3, embeddings: Tensor) -> tuple[Tensor, Tensor]:
     rows are padded on the right."""
     layers = [cast(DecoderLayer, layer) for layer in model.model.layers]
     frequencies = rope_frequencies(layers[0].self_attn.config)
-    angles = torch.arange(embeddings.shape[1])[:, None] * frequencies
+    angles = (torch.arange(embeddings.shape[1])[:, None] * frequencies).to(embeddings.device)
     cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
     half = len(layers) // 2
     middle = _run_layers(layers[:half], embeddings, cos, sin)
-    return middle, cast(Tensor, model.model.norm(_run_layers(layers[half:], middle, cos, sin)))
+    return middle, _normed(model.model.norm, _run_layers(layers[half:], middle, cos, sin))
 
 
 def _run_layers(layers: Sequence[DecoderLayer], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     for layer in layers:
-        x = x + _attend_causally(layer.self_attn, layer.input_layernorm(x), cos, sin)
-        x = x + layer.mlp(layer.post_attention_layernorm(x))
+        x = x + _attend_causally(layer.self_attn, _normed(layer.input_layernorm, x), cos, sin)
+        x = x + layer.mlp(_normed(layer.post_attention_layernorm, x))
     return x
+
+
+def _normed(norm: RMSNorm, x: Tensor) -> Tensor:
+    """The module's arithmetic in one operation, where a device has it: a GPU waits for each."""
+    return functional.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
 
 def _heads(x: Tensor, count: int) -> Tensor:
@@ -71,19 +82,19 @@ def _heads(x: Tensor, count: int) -> Tensor:
     return x.view(*x.shape[:-1], count, -1).transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
     """Attention to the valid keys, heads joined again: (B, T, heads · dim)."""
-    mask = None  # which is twice as fast
-    if not bool(valid.all()):
-        mask = torch.zeros(valid.shape).masked_fill(~valid, _EXCLUDED)[:, None, None]
+    mask = None
+    if valid is not None:
+        mask = q.new_zeros(valid.shape).masked_fill(~valid, _EXCLUDED)[:, None, None]
     attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).flatten(2)
 
 
 def _attend_causally(block: Attention, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     config = block.config
-    q = _rotate(block.q_norm(_heads(block.q_proj(x), config.num_heads)), cos, sin)
-    k = _rotate(block.k_norm(_heads(block.k_proj(x), config.num_kv_heads)), cos, sin)
+    q = _rotate(_normed(block.q_norm, _heads(block.q_proj(x), config.num_heads)), cos, sin)
+    k = _rotate(_normed(block.k_norm, _heads(block.k_proj(x), config.num_kv_heads)), cos, sin)
     v = _heads(block.v_proj(x), config.num_kv_heads)
     groups = config.num_heads // config.num_kv_heads
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)

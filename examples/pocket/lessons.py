@@ -20,6 +20,7 @@ from validation.questions.tasks import (
     TASKS,
     Maker,
     Source,
+    compare_texts,
     follow_ups,
     shape_turns,
     small_area,
@@ -73,6 +74,7 @@ LESSONS: Mapping[str, Maker] = {
     "shape_page": _shape_page,
     "counting": _counting,
     "spelling": _spelling,
+    "comparing": compare_texts,
 }
 
 

@@ -31,17 +31,23 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """One step with Nesterov momentum. Parallel workers share the work: all have the same
-        gradients, and each orthogonalizes its part of the matrices."""
+        gradients, and each orthogonalizes its part of the matrices, those of one size together."""
         parallel = dist.is_initialized()
         workers, rank = (dist.get_world_size(), dist.get_rank()) if parallel else (1, 0)
         for group in self.param_groups:
             given = [p for p in group["params"] if p.grad is not None]
-            updates = [torch.zeros_like(parameter) for parameter in given]
-            for n, (parameter, update) in enumerate(zip(given, updates, strict=True)):
-                ahead = self._advance(parameter, group["momentum"])
+            updates = [self._advance(parameter, group["momentum"]) for parameter in given]
+            mine: dict[torch.Size, list[int]] = {}
+            for n, update in enumerate(updates):
                 if n % workers == rank:
-                    update.copy_(orthogonalize(ahead))
-            if parallel and given:
+                    mine.setdefault(update.shape, []).append(n)
+                else:
+                    update.zero_()
+            for numbers in mine.values():
+                orthogonal = orthogonalize(torch.stack([updates[n] for n in numbers]))
+                for n, update in zip(numbers, orthogonal, strict=True):
+                    updates[n] = update
+            if workers > 1 and given:
                 flat = torch.cat([update.flatten() for update in updates])
                 dist.all_reduce(flat)
                 parts = torch.split(flat, [update.numel() for update in updates])
@@ -62,13 +68,14 @@ class Muon(torch.optim.Optimizer):
         return parameter.grad.lerp(state["momentum"], momentum)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """Nearly the nearest matrix with all singular values one (they come out in 0.7 … 1.2)."""
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Nearly the nearest matrices (n, rows, columns) with all singular values one (they come out in
+    0.7 … 1.2)."""
     a, b, c = _COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x: Tensor = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(_STEPS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

@@ -55,5 +55,9 @@ class Optimizers:
                 kinds = {
                     k.split(".", 1)[0]: v for k, v in state.items() if k.split(".", 1)[1] == name
                 }
-                if id(parameter) in members and kinds:
-                    optimizer.state[parameter] = kinds
+                if id(parameter) in members and kinds:  # counts of steps stay on the processor
+                    device = parameter.device
+                    optimizer.state[parameter] = {
+                        kind: value.to(device) if value.ndim else value
+                        for kind, value in kinds.items()
+                    }

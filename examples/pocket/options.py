@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from examples.pocket.architecture import build_model
-from examples.pocket.curriculum import PAGES, STAGES
+from examples.pocket.curriculum import CURRICULA, PAGES, STAGES, Stage
 from examples.pocket.objective import Probes
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.state import STATE_FILE, check_state, check_weights
@@ -32,7 +34,18 @@ class Options:
     stage: str  # the first
     collections: tuple[Collection, ...]
     tasks: tuple[str, ...]
+    device: str  # "cpu" or "cuda"
     port: int
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run writes what can be exported."""
+        return self.output / "checkpoint"
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What is learned when."""
+        return CURRICULA[self.device]
 
 
 def parse_options(arguments: Sequence[str] | None, description: str | None) -> Options:
@@ -42,7 +55,13 @@ def parse_options(arguments: Sequence[str] | None, description: str | None) -> O
     )
     parser.add_argument("--output", type=Path, default=Path("out/pocket"))
     parser.add_argument("--minutes", type=float, default=120, help="of training, over all sittings")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that learn, or draw for the GPU",
+    )
+    parser.add_argument("--device", choices=tuple(CURRICULA), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument(
@@ -77,6 +96,14 @@ def check_options(options: Options) -> None:
         raise InputError(
             f"--tasks must have one of {', '.join(PAGES.values())}: a run begins with their pages."
         )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda needs a GPU that PyTorch can use; --device cpu needs none.")
+    names = [stage.name for stage in options.stages]
+    if options.stage not in names:
+        raise InputError(
+            f"--stage {options.stage} is none of --device {options.device}; "
+            f"give one of {', '.join(names)}."
+        )
     (_check_resumed if options.resume else _check_new)(options)
 
 
@@ -89,7 +116,8 @@ def _check_resumed(options: Options) -> None:
             "leave --weights and --stage out."
         )
     model = build_model(options.seed)
-    check_state(options.output, Optimizers({"model": model, "probes": Probes(model)}).named)
+    named = Optimizers({"model": model, "probes": Probes(model)}).named
+    check_state(options.output, named, options.device)
 
 
 def _check_new(options: Options) -> None:

@@ -6,15 +6,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from examples.pocket.example import Example, make_example
 from examples.pocket.lessons import draw_lesson
-from examples.pocket.recolour import has_shapes, recolour
+from examples.pocket.options import Options
+from export.models.config import load_config
 from mobile_runtime.conversation import ChatFormat
 from validation.questions.tasks import Source
+from validation.sources import open_chat_format
 
 _CAPACITY = 1500
 _FIRST = 400  # examples: with fewer at hand, as many are drawn as are shown
+
+
+def open_pool(options: Options, stream: int) -> Pool:
+    """The pool of a run's worker number `stream`, whose checkpoint is there already."""
+    checkpoint = options.checkpoint
+    chat_format = open_chat_format(checkpoint, load_config(checkpoint))
+    return Pool(chat_format, options.seed, stream, Source(collections=options.collections))
 
 
 class Pool:
@@ -31,31 +41,35 @@ class Pool:
         self.drawn = drawn
         self._rng = np.random.default_rng([self._seed, self._stream, drawn])
 
-    def batch(
-        self, size: int, tasks: Mapping[str, float], shown: float, recoloured: bool = False
-    ) -> list[Example]:
+    def batch(self, size: int, tasks: Mapping[str, float], shown: float) -> list[Example]:
         """Draw some new examples, then `size` of those at hand, tasks in the wanted proportion and
-        each example `shown` times on average; `recoloured` shows those without shapes in other
-        colours each time."""
-        names, shares = list(tasks), np.array(list(tasks.values()))
-        chosen = self._rng.choice(names, size=size, p=shares / shares.sum())
-        for name in names:
+        each example `shown` times on average."""
+        chosen, whole = self._choose(size, tasks), sum(tasks.values())
+        for name, share in tasks.items():
             shelf = self._examples.setdefault(name, [])
             wanted = int((chosen == name).sum())
-            missing = max(0, int(_FIRST * tasks[name] / shares.sum()) + 1 - len(shelf))
+            missing = max(0, int(_FIRST * share / whole) + 1 - len(shelf))
             new = min(wanted, missing) + self._rng.binomial(wanted, 1 / shown)
             for _ in range(max(new, int(not shelf))):
-                self._add(name, shelf, int(_CAPACITY * tasks[name] / shares.sum()) + 1)
-        picked = [self._pick(self._examples[name]) for name in chosen]
-        if not recoloured:
-            return picked
-        return [e if has_shapes(e) else recolour(e, self._rng) for e in picked]
+                self._add(name, shelf, int(_CAPACITY * share / whole) + 1)
+        return [self._pick(self._examples[name]) for name in chosen]
 
-    def _add(self, task: str, shelf: list[Example], capacity: int) -> None:
+    def fresh(self, size: int, tasks: Mapping[str, float]) -> list[Example]:
+        """New examples alone, tasks in the wanted proportion."""
+        return [self._draw(name) for name in self._choose(size, tasks)]
+
+    def _choose(self, size: int, tasks: Mapping[str, float]) -> NDArray[np.str_]:
+        shares = np.array(list(tasks.values()))
+        return self._rng.choice(list(tasks), size=size, p=shares / shares.sum())
+
+    def _draw(self, task: str) -> Example:
         seed = 1000 * self._seed + self._stream
         question = draw_lesson(task, seed, self.drawn, self._source)
         self.drawn += 1
-        example = make_example(question, self._format)
+        return make_example(question, self._format)
+
+    def _add(self, task: str, shelf: list[Example], capacity: int) -> None:
+        example = self._draw(task)
         if len(shelf) < capacity:
             shelf.append(example)
         else:

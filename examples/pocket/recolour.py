@@ -1,40 +1,33 @@
-"""An example seen again in other colours: drawing a picture costs more than repainting it."""
+"""A picture seen again in other colours: drawing it costs more than repainting it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-
-from examples.pocket.example import BLANK, Bytes, Example, TrainingView
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 _DARKEST, _BRIGHTEST = (0, 60), (195, 255)  # what black and white become, before a swap
 _CHANNELS = 3
 
 
-def recolour(example: Example, rng: np.random.Generator) -> Example:
-    """The example with each view's channels exchanged, its contrast less, half of them inverted.
+def recolour(pixels: Tensor, chosen: NDArray[np.bool_], rng: np.random.Generator) -> Tensor:
+    """Patches (V, L, 588) between -1 and 1, of views of which the `chosen` (V,) have their channels
+    exchanged and their contrast less, half of them inverted.
 
     Only for what is asked of characters: the names of colours would no longer be true.
     """
-    groups = tuple(
-        replace(group, views=tuple(_recoloured(view, rng) for view in group.views))
-        for group in example.groups
-    )
-    return replace(example, groups=groups)
+    count = len(chosen)
+    ends = np.stack([rng.uniform(*_DARKEST, count), rng.uniform(*_BRIGHTEST, count)])
+    ends = np.where(rng.random(count) < 0.5, ends, ends[::-1]) / 127.5 - 1
+    low, high = np.where(chosen, ends, [[-1.0], [1.0]])
+    order = np.tile(np.arange(_CHANNELS), (count, 1))
+    order[chosen] = rng.permuted(order[chosen], axis=1)
 
+    def of_each_view(values: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(values).to(pixels.device)[:, None, None]
 
-def has_shapes(example: Example) -> bool:
-    """Whether a colour may be asked for."""
-    views = (view for group in example.groups for view in group.views)
-    return any(bool((view.marks != BLANK).any()) for view in views)
-
-
-def _recoloured(view: TrainingView, rng: np.random.Generator) -> TrainingView:
-    ends = [rng.uniform(*_DARKEST), rng.uniform(*_BRIGHTEST)]
-    if rng.random() < 0.5:
-        ends.reverse()
-    table = np.rint(np.linspace(ends[0], ends[1], 256)).astype(np.uint8)
-    patches: Bytes = table[view.patches].reshape(len(view.patches), _CHANNELS, -1)
-    exchanged = patches[:, rng.permutation(_CHANNELS)]
-    return replace(view, patches=exchanged.reshape(view.patches.shape))
+    shown = pixels.view(*pixels.shape[:2], _CHANNELS, -1)
+    shown = shown.take_along_dim(of_each_view(order).transpose(2, 3), 2).view_as(pixels)
+    spread = of_each_view(((high - low) / 2).astype(np.float32))
+    return shown * spread + of_each_view(((high + low) / 2).astype(np.float32))

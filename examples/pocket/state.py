@@ -26,7 +26,7 @@ from validation.sources import open_chat_format
 
 WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"
-_FACTS = {"step", "seconds", "drawn", "begin", "fitting", "began_with"}  # in the state
+_FACTS = {"step", "seconds", "drawn", "begin", "fitting", "began_with", "device"}  # in the state
 FACTS_FILE = "training.json"  # in the checkpoint
 
 
@@ -51,8 +51,9 @@ def load_state(folder: Path, optimizers: Optimizers) -> dict[str, Any]:
     return facts
 
 
-def check_state(folder: Path, named: Mapping[str, Tensor]) -> None:
-    """InputError unless `folder` holds a state of a run that trains the parameters `named`."""
+def check_state(folder: Path, named: Mapping[str, Tensor], device: str) -> None:
+    """InputError unless `folder` holds a state of a run that trains the parameters `named` on such
+    a `device`: what is learned when differs."""
     path = folder / STATE_FILE
     try:
         with safe_open(path, "pt") as file:
@@ -67,6 +68,10 @@ def check_state(folder: Path, named: Mapping[str, Tensor]) -> None:
         raise InputError(
             f"{path} is of an earlier recipe; go on from its checkpoint "
             f"with --weights {folder / 'checkpoint'} and another --output."
+        )
+    if facts["device"] != device:
+        raise InputError(
+            f"{path} is of a run with --device {facts['device']}; resume it with the same."
         )
 
 

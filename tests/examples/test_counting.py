@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples.pocket.counting import KINDS, Counts, by_columns, counting_loss, nearest
+from examples.pocket.counting import KINDS, Counts, by_columns, counting_loss, join_counts, nearest
 
 PLACES = np.array([[0.11, 0.5], [0.62, 0.25], [0.63, 0.75]])  # across and down
 SHAPES = np.eye(KINDS, dtype=np.int64)[[0, 1, 1]]
@@ -48,9 +48,11 @@ def test_the_parts_of_a_cell_add_up_to_its_shapes():
     eighths = torch.full((5, KINDS), math.log(math.expm1(0.125)))  # before softplus
     off = np.array([[0.125], [0.5]]) - shapes
     expected = _sizes(off).sum() + _sizes(off.sum(0)).sum()
-    assert counting_loss(eighths, [Counts(cells, shapes)]).item() == pytest.approx(expected)
+    assert counting_loss(eighths, join_counts([Counts(cells, shapes)])).item() == pytest.approx(
+        expected
+    )
     told = Counts(cells, np.full((2, KINDS), [[0.125], [0.5]]))
-    assert counting_loss(torch.cat([eighths, eighths]), [told, told]) < 1e-10
+    assert counting_loss(torch.cat([eighths, eighths]), join_counts([told, told])) < 1e-10
 
 
 def _sizes(errors):

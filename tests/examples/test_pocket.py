@@ -1,5 +1,6 @@
 """Training of the pocket model: its batched passes are the model's, its targets the picture's."""
 
+import sys
 from dataclasses import replace
 from itertools import groupby, product
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from examples.pocket.architecture import CONFIG, build_model
-from examples.pocket.curriculum import PAGES, STAGES, TASK_OF, rate, stage_at
+from examples.pocket.batch import PROCESSOR_CHUNK, has_shapes, join_views, like_length, make_batch
+from examples.pocket.curriculum import CURRICULA, PAGES, TASK_OF, Weights, rate, stage_at
 from examples.pocket.example import BLANK, CHARACTER_CLASSES, IGNORE, QUERY_TIME, make_example
 from examples.pocket.forward import encode_views, resample, run_decoder
 from examples.pocket.lessons import LESSONS, draw_lesson
@@ -16,15 +18,14 @@ from examples.pocket.muon import orthogonalize
 from examples.pocket.objective import (
     TOTALS_WEIGHT,
     Probes,
-    Weights,
-    _spelling_loss,
     answer_losses,
-    compute_losses,
+    batch_losses,
     query_losses,
+    spelling_loss,
 )
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.pool import Pool
-from examples.pocket.recolour import has_shapes, recolour
+from examples.pocket.recolour import recolour
 from examples.pocket.state import (
     check_state,
     load_state,
@@ -37,6 +38,7 @@ from export.checkpoint import Checkpoint
 from export.models.config import load_config, parse_config
 from export.models.qwen3 import KeyValueCache
 from export.models.tensors import tensor_shapes
+from mobile_runtime.bundle import InputError
 from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 from validation.questions.shapes import COLOURS, SHAPES
 from validation.questions.strings import CHARACTERS, MAX_LENGTH
@@ -61,6 +63,11 @@ def checkpoint(tmp_path_factory, model):
 @pytest.fixture(scope="module")
 def chat_format(checkpoint):
     return open_chat_format(checkpoint, load_config(checkpoint))
+
+
+def losses_of(model, probes, examples, weights, thinning, rng):
+    batch = make_batch(examples, weights, thinning, rng, PROCESSOR_CHUNK)
+    return batch_losses(model, probes, batch, weights)
 
 
 def padded_views(model, grids):
@@ -113,7 +120,7 @@ def test_batched_decoder_is_the_models(model):
 def test_orthogonalized_matrix_has_singular_values_near_one():
     for shape in ((24, 60), (60, 24), (40, 40)):
         matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        values = torch.linalg.svdvals(orthogonalize(matrix))
+        values = torch.linalg.svdvals(orthogonalize(torch.stack([matrix, 3 * matrix.flip(0)])))
         assert values.min() > 0.5 and values.max() < 1.3
 
 
@@ -197,7 +204,8 @@ def test_spelling_loss_is_the_sum_over_all_ways_to_spell():
     """Against the definition: every row of slots that collapses to the text, counted out."""
     logits = torch.randn(3, 2, 2 * CHARACTER_CLASSES, generator=torch.Generator().manual_seed(1))
     texts = [(5, 5), (7,), ()]
-    loss, _ = _spelling_loss(logits, [torch.tensor(text, dtype=torch.int64) for text in texts])
+    joined = torch.tensor([character for text in texts for character in text])
+    loss, _ = spelling_loss(logits, joined, [len(text) for text in texts])
     slots = logits.view(3, 4, CHARACTER_CLASSES).softmax(-1)
     expected = 0.0
     for row, text in zip(slots, texts, strict=True):
@@ -215,8 +223,7 @@ def test_texts_are_exact_where_the_likeliest_classes_spell_them():
     for row, spelling in enumerate([(9, 9, BLANK, 9), (4, BLANK, 4, 4)]):
         for slot, character in enumerate(spelling):
             logits[row, slot // 2, slot % 2, character] = 5
-    texts = [torch.tensor(text) for text in ((9, 9), (4,))]
-    _, exact = _spelling_loss(logits.flatten(2), texts)
+    _, exact = spelling_loss(logits.flatten(2), torch.tensor([9, 9, 4]), [2, 1])
     assert exact == 0.5
 
 
@@ -225,16 +232,39 @@ def test_losses_are_finite_and_reach_every_parameter(model, chat_format):
     probes = Probes(model)
     examples = [make_example(draw_question(task, 5, 1), chat_format) for task in TASKS]
     rng = np.random.default_rng(0)
-    losses = compute_losses(model, probes, examples, Weights(), 0.5, rng)
+    losses = losses_of(model, probes, examples, Weights(), 0.5, rng)
     losses.total.backward()
     assert np.isfinite(losses.total.item())
     # An untrained model guesses: the cross-entropy of a uniform choice, give or take.
     texts = [example for example in examples if not has_shapes(example)]
-    untrained = compute_losses(model, probes, texts, Weights(answer=0, query=0), 0.5, rng)
+    untrained = losses_of(model, probes, texts, Weights(answer=0, query=0), 0.5, rng)
     assert 0.5 < untrained.patch / np.log(CHARACTER_CLASSES) < 2
     missing = [n for n, p in model.named_parameters() if p.grad is None]
     assert missing == []
     model.zero_grad()
+
+
+def test_losses_are_the_same_however_things_are_put_together(model, chat_format):
+    """In chunks of their own length, or padded in one as a GPU computes them."""
+    torch.manual_seed(0)
+    probes, rng = Probes(model), np.random.default_rng(0)
+    examples = [make_example(draw_question(task, 5, 2), chat_format) for task in TASKS]
+    single, whole = (
+        batch_losses(model, probes, make_batch(examples, Weights(), 0, rng, most), Weights())
+        for most in (1, sys.maxsize)
+    )
+    for name in ("total", "answer", "query", "patch", "text", "exact"):
+        values = [getattr(losses, name).item() for losses in (single, whole)]
+        assert values[0] == pytest.approx(values[1], rel=1e-5), name
+
+
+def test_things_computed_together_are_of_like_length():
+    lengths = [7, 40, 3, 12, 13, 5, 6, 3]
+    chunks = like_length(lengths, most=3)
+    assert sorted(n for chunk in chunks for n in chunk) == list(range(len(lengths)))
+    for chunk in chunks:
+        of_chunk = [lengths[n] for n in chunk]
+        assert len(chunk) <= 3 and max(of_chunk) < 2 * min(of_chunk)
 
 
 def test_decoder_is_asked_what_it_has_counted_where_a_picture_ends(model, chat_format):
@@ -249,7 +279,9 @@ def test_decoder_is_asked_what_it_has_counted_where_a_picture_ends(model, chat_f
     off = abs(example.groups[0].counts.shapes.sum(0) - np.log(2))
     assert off.min() > 0.25  # beyond it, an error counts by its size less an eighth
     counted = 2 * (off - 0.125).sum()  # the one place is a cell and the whole
-    assert losses.total.item() == pytest.approx(losses.answer + TOTALS_WEIGHT * counted, rel=1e-5)
+    assert losses.total.item() == pytest.approx(
+        losses.answer.item() + TOTALS_WEIGHT * counted, rel=1e-5
+    )
     losses.total.backward()
     assert all(parameter.grad.any() for parameter in probes.of_decoder())
     model.zero_grad()
@@ -266,9 +298,9 @@ def test_decoder_alone_learns_from_what_was_seen_once(model, chat_format):
     assert set(memory) == set(examples)
     again = answer_losses(model, probes, examples, 0.5, rng, memory)
     assert again.answer == losses.answer
-    full = compute_losses(model, probes, examples, Weights(), 0, rng)
+    full = losses_of(model, probes, examples, Weights(), 0, rng)
     whole = answer_losses(model, probes, examples, 0, rng, {})
-    assert whole.answer == pytest.approx(full.answer, rel=1e-5)
+    assert whole.answer.item() == pytest.approx(full.answer.item(), rel=1e-5)
 
 
 def test_resampler_alone_learns_from_patches_that_were_seen_once(model, chat_format):
@@ -280,12 +312,12 @@ def test_resampler_alone_learns_from_patches_that_were_seen_once(model, chat_for
     learning = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     assert learning == {"resampler"}
-    assert [len(seen[e]) for e in (first, second)] == [1, len(second.groups[0].views)]
+    assert [len(seen[e][1]) for e in (first, second)] == [1, len(second.groups[0].views)]
     again = query_losses(model, probes, [first, second, first], 0.5, rng, seen)
     assert again.query == losses.query
-    full = compute_losses(model, probes, [first, second], Weights(answer=0), 0, rng)
+    full = losses_of(model, probes, [first, second], Weights(answer=0), 0, rng)
     whole = query_losses(model, probes, [first, second], 0, rng, {})
-    assert whole.query == pytest.approx(full.query, rel=1e-5)
+    assert whole.query.item() == pytest.approx(full.query.item(), rel=1e-5)
 
 
 def test_shapes_are_told_where_they_are(chat_format):
@@ -324,7 +356,7 @@ def test_motion_is_told_in_time(chat_format):
 
 
 def test_thinning_leaves_out_empty_patches_alone(chat_format):
-    from examples.pocket.objective import _thin
+    from examples.pocket.batch import _thin
 
     (group,) = make_example(draw_question("printed_text", 5, 8), chat_format).groups
     (view,) = group.views
@@ -350,20 +382,19 @@ def test_pool_draws_the_wanted_tasks_and_reuses_examples(chat_format):
 
 
 def test_other_colours_keep_the_drawing_and_spare_shapes(chat_format):
-    example = make_example(draw_question("printed_text", 5, 8), chat_format)
-    (old,) = example.groups[0].views
-    (new,) = recolour(example, np.random.default_rng(1)).groups[0].views
-    before, after = (view.patches.reshape(-1, 3, 196).mean(1).ravel() for view in (old, new))
-    assert not np.array_equal(old.patches, new.patches)
-    assert abs(np.corrcoef(before, after)[0, 1]) > 0.99
-    assert np.array_equal(old.characters, new.characters)
-    pool = Pool(chat_format, seed=0, stream=0, source=Source())
-    drawn = [
-        id(example)
-        for _ in range(8)
-        for example in pool.batch(8, {"shapes": 1.0}, 4, recoloured=True)
-    ]
-    assert len(set(drawn)) < len(drawn)  # the very examples, not copies
+    text, shapes = (
+        make_example(draw_question(task, 5, 8), chat_format) for task in ("printed_text", "shapes")
+    )
+    views, _ = join_views([text, shapes], 0, np.random.default_rng(0), most=2)
+    (chunk,) = views.chunks
+    assert sorted(chunk.colourless.tolist()) == [False, True]
+    pixels = chunk.patches.float() / 127.5 - 1
+    shown = recolour(pixels, chunk.colourless, np.random.default_rng(1))
+    for old, new, other in zip(pixels, shown, chunk.colourless, strict=True):
+        before, after = (patches.view(-1, 3, 196).mean(1).flatten() for patches in (old, new))
+        assert abs(np.corrcoef(before, after)[0, 1]) > 0.99
+        assert torch.equal(old, new) == (not other)
+        assert new.abs().max() <= 1
 
 
 def test_lessons_by_themselves_are_the_hard_part_of_a_task():
@@ -374,11 +405,13 @@ def test_lessons_by_themselves_are_the_hard_part_of_a_task():
         said = again.answer[::2].replace("_", " ") if "Spell" in again.question else again.answer
         assert said in (read.answer, read.answer[::-1])
         assert again in follow_ups(read.answer)
+        assert draw_lesson("comparing", 1, n, Source()).turns[0].answer in ("yes", "no")
     assert {*TASK_OF, *TASKS} == {*LESSONS}
 
 
-def test_every_stage_has_something_of_a_task_with_pages():
-    for stage in STAGES:
+@pytest.mark.parametrize("stages", CURRICULA.values(), ids=list(CURRICULA))
+def test_every_stage_has_something_of_a_task_with_pages(stages):
+    for stage in stages:
         for task in PAGES.values():
             chosen = stage.tasks_among({task})
             assert chosen and {TASK_OF.get(lesson, lesson) for lesson in chosen} == {task}
@@ -403,21 +436,22 @@ def test_queries_look_at_columns_from_left_to_right_and_at_times_in_order(model)
     assert ((times - wanted).abs() <= QUERY_TIME).float().mean() > 0.8
 
 
-def test_rates_rise_and_fall_in_every_stage():
+@pytest.mark.parametrize("stages", CURRICULA.values(), ids=list(CURRICULA))
+def test_rates_rise_and_fall_in_every_stage(stages):
     shares = np.linspace(0, 1, 2001)[:-1]
-    for stage in STAGES:
-        rates = [rate(share) for share in shares if stage_at(share) is stage]
+    for stage in stages:
+        rates = [rate(share, stages) for share in shares if stage_at(share, stages) is stage]
         assert max(rates) == pytest.approx(stage.peak)
         assert rates[0] < 0.1
         assert rates[-1] < 0.12
-    assert rate(0.99999) < 0.01
+    assert rate(0.99999, stages) < 0.02
 
 
 def test_saved_state_is_restored_exactly(tmp_path, chat_format):
     def step(model, probes, optimizers, index):
         examples = [make_example(draw_question("shapes", 5, index), chat_format)]
         rng = np.random.default_rng(index)
-        compute_losses(model, probes, examples, Weights(), 0.5, rng).total.backward()
+        losses_of(model, probes, examples, Weights(), 0.5, rng).total.backward()
         optimizers.step(0.5)
 
     def fresh(seed):
@@ -428,10 +462,13 @@ def test_saved_state_is_restored_exactly(tmp_path, chat_format):
 
     run = fresh(0)
     step(*run, 0)
-    facts = {"step": 1, "seconds": 2.5, "drawn": 3, "begin": 0.5, "fitting": 0, "began_with": None}
+    facts = {"step": 1, "seconds": 2.5, "drawn": 3, "begin": 0.5, "fitting": 0}
+    facts |= {"began_with": None, "device": "cpu"}
     save_state(tmp_path, run[2], facts)
     other = fresh(7)
-    check_state(tmp_path, other[2].named)
+    check_state(tmp_path, other[2].named, "cpu")
+    with pytest.raises(InputError, match="--device cpu"):
+        check_state(tmp_path, other[2].named, "cuda")
     assert load_state(tmp_path, other[2]) == facts
     for each in (run, other):
         step(*each, 1)

@@ -3,13 +3,24 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from examples.pocket import train
-from examples.pocket.curriculum import FITTING, GENTLY, STAGES, Schedule, begin_of, stage_named
+from examples.pocket.curriculum import (
+    CURRICULA,
+    GENTLY,
+    GPU_STAGES,
+    STAGES,
+    Schedule,
+    fitting_before,
+    stage_named,
+)
+from examples.pocket.feed import Feed
+from examples.pocket.options import parse_options
 from export.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
 from export.models.config import load_config
 from export.models.tensors import tensor_shapes
@@ -53,19 +64,22 @@ def test_a_run_goes_on_from_weights(tmp_path, capsys):
 
 def test_a_schedule_that_begins_later_fits_the_probes_first():
     seeing = stage_named("seeing")
-    begin = begin_of(seeing)
-    schedule = Schedule(1000.0, begin=begin, fitting=100.0)
-    assert schedule.stage(99.0) is FITTING and schedule.rate(99.0) == 1.0
+    schedule = Schedule(3000.0).from_weights("seeing")
+    assert schedule.fitting == 100.0
+    assert schedule.stage(99.0) == fitting_before(STAGES) and schedule.rate(99.0) == 1.0
     assert schedule.stage(100.0) is seeing and schedule.rate(100.0) < 0.02
-    assert schedule.share(100.0) == begin and schedule.share(1000.0) == 1.0
+    assert schedule.share(100.0) == 0.42 and schedule.share(3000.0) == 1.0
+    assert Schedule(9000.0).from_weights("seeing").fitting == 180.0
     whole = Schedule(1000.0)
     assert [whole.share(seconds) for seconds in (0.0, 250.0)] == [0.0, 0.25]
 
 
-def test_a_run_that_begins_with_weights_moves_them_gently():
-    going_on, fresh = Schedule(1000.0, fitting=1e-6), Schedule(1000.0)
+@pytest.mark.parametrize("stages", CURRICULA.values(), ids=list(CURRICULA))
+def test_a_run_that_begins_with_weights_moves_them_gently(stages):
+    fresh = Schedule(1000.0, stages=stages)
+    going_on = replace(fresh, fitting=1e-6)
     seconds = [0.1 * n for n in range(1, 10000)]
-    for stage in STAGES:
+    for stage in stages:
         times = [t for t in seconds if fresh.stage(t) is stage]
         rates = [going_on.rate(t) for t in times]
         top = max(rates)
@@ -87,6 +101,32 @@ def test_a_state_that_cannot_be_resumed_is_one_sentence(tmp_path, capsys):
     assert train.main(resume) == 2
     error = capsys.readouterr().err
     assert "of an earlier recipe" in error and len(error.splitlines()) == 1
+
+
+def test_a_device_that_cannot_be_is_one_sentence(tmp_path, capsys, monkeypatch):
+    """No GPU, and a stage that runs on a GPU do not have."""
+    flags = ["--output", str(tmp_path / "run"), "--device", "cuda"]
+    for present, words in ((False, "--device cpu"), (True, "characters, seeing, whole")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
+        assert train.main([*flags, "--weights", str(DEFAULT_CHECKPOINT), "--stage", "talking"]) == 2
+        error = capsys.readouterr().err
+        assert words in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_are_drawn_beside_for_the_stage_that_is_asked_for(tmp_path):
+    """By another process; kept, and drawn ahead of the next stage."""
+    options = parse_options(["--output", str(tmp_path), "--workers", "1"], None)
+    shutil.copytree(DEFAULT_CHECKPOINT, options.checkpoint)
+    stages = tuple(replace(stage, batch=2) for stage in GPU_STAGES)
+    schedule = Schedule(60.0, stages=stages).from_weights("characters")
+    feed = Feed(options, schedule, drawn=100, device=torch.device("cpu"))
+    for seconds, groups, prompts in ((0, True, False), (3, False, False), (59, True, True)):
+        batch = feed.batch(schedule.stage(seconds), seconds)
+        assert batch.size == 2
+        assert [part is not None for part in (batch.groups, batch.prompts)] == [groups, prompts]
+    assert feed.drawn >= 100 + 3 * 2
+    feed.close()
 
 
 def test_weights_of_another_model_are_refused_before_training(tmp_path, capsys):

@@ -140,14 +140,19 @@ def _changed(rng: np.random.Generator, text: str) -> str:
             return other
 
 
+def compare_texts(rng: np.random.Generator, source: Source) -> Question:
+    """Whether two pictures show the same text."""
+    text = random_text(rng, 8)
+    same = rng.random() < 0.5
+    other = text if same else _changed(rng, text)
+    pair = (draw_small_text(rng, text), draw_small_text(rng, other))
+    return Question(pair, (Turn(_choose(rng, SAME), "yes" if same else "no"),))
+
+
 def _two_pictures(rng: np.random.Generator, source: Source) -> Question:
     kind = int(rng.integers(3))
     if kind == 0:
-        text = random_text(rng, 8)
-        same = rng.random() < 0.5
-        other = text if same else _changed(rng, text)
-        pair = (draw_small_text(rng, text), draw_small_text(rng, other))
-        return Question(pair, (Turn(_choose(rng, SAME), "yes" if same else "no"),))
+        return compare_texts(rng, source)
     if kind == 1:
         text, other = random_text(rng, 8), random_text(rng, 8)
         pair = (draw_small_text(rng, text), draw_small_text(rng, other))
