@@ -17,6 +17,7 @@ from examples.pocket.objective import Probes
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.state import STATE_FILE, check_state, check_weights
 from mobile_runtime.bundle import InputError
+from validation.questions.fonts import FACES, load_face
 from validation.questions.handwritten import COLLECTIONS, Collection
 from validation.questions.tasks import TASKS
 
@@ -98,6 +99,8 @@ def check_options(options: Options) -> None:
         )
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda needs a GPU that PyTorch can use; --device cpu needs none.")
+    for face in range(len(FACES)):  # workers draw with them
+        load_face(face, 16)
     names = [stage.name for stage in options.stages]
     if options.stage not in names:
         raise InputError(

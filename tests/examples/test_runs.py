@@ -24,6 +24,7 @@ from examples.pocket.options import parse_options
 from export.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
 from export.models.config import load_config
 from export.models.tensors import tensor_shapes
+from validation.questions import fonts
 
 
 def test_a_run_trains_stops_and_resumes(tmp_path, capsys, monkeypatch):
@@ -111,6 +112,16 @@ def test_a_device_that_cannot_be_is_one_sentence(tmp_path, capsys, monkeypatch):
         assert train.main([*flags, "--weights", str(DEFAULT_CHECKPOINT), "--stage", "talking"]) == 2
         error = capsys.readouterr().err
         assert words in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_fonts_are_told_before_workers_need_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fonts, "FACES", (("font_nowhere", "Regular.ttf"),) * len(fonts.FACES))
+    fonts.load_face.cache_clear()
+    flags = ["--output", str(tmp_path / "run"), "--weights", str(DEFAULT_CHECKPOINT)]
+    assert train.main(flags) == 2
+    error = capsys.readouterr().err
+    assert "font-nowhere" in error and len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
