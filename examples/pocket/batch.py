@@ -59,10 +59,10 @@ class Views:
 @dataclass(frozen=True)
 class GroupChunk:
     """Groups of like length: numbers (G, N) of their patches among those of all views, of these'
-    rows in the tables of places and times, and (G, N) bool where some are padded."""
+    rows in the tables of positions and times, and (G, N) bool where some are padded."""
 
     patches: Tensor
-    places: Tensor
+    positions: Tensor
     times: Tensor
     valid: Tensor | None
 
@@ -188,16 +188,16 @@ def join_groups(examples: Sequence[Example], kept: Sequence[Kept], most: int) ->
         parts = []
         for view in group.views:
             numbers = np.arange(first[number], first[number + 1])
-            place = _grid_places(*view.grid)[kept[number]]
+            position = _grid_positions(*view.grid)[kept[number]]
             time = np.full(len(numbers), times.index(view.time))
-            parts.append(np.stack([numbers, place, time], 1))
+            parts.append(np.stack([numbers, position, time], 1))
             number += 1
         rows.append(np.concatenate(parts))
     chunks = like_length([len(row) for row in rows], most)
     joined = []
     for chunk in chunks:
-        at, places, when = torch.unbind(_pad([rows[n] for n in chunk]), -1)
-        joined.append(GroupChunk(at, places, when, _valid([len(rows[n]) for n in chunk])))
+        at, positions, when = torch.unbind(_pad([rows[n] for n in chunk]), -1)
+        joined.append(GroupChunk(at, positions, when, _valid([len(rows[n]) for n in chunk])))
     texts = {n: group.text for n, group in enumerate(groups) if group.text is not None}
     counted = _counts_of(groups)
     return Groups(
@@ -308,8 +308,8 @@ def _grid_ids(rows: int, columns: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=1024)
-def _grid_places(rows: int, columns: int) -> NDArray[np.int64]:
-    """Rows of a grid's patches in a table of GRID_SIDE × GRID_SIDE places."""
+def _grid_positions(rows: int, columns: int) -> NDArray[np.int64]:
+    """Rows of a grid's patches in a table of GRID_SIDE × GRID_SIDE positions."""
     assert max(rows, columns) <= GRID_SIDE
     return (np.arange(rows)[:, None] * GRID_SIDE + np.arange(columns)).reshape(-1)
 

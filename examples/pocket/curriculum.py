@@ -140,43 +140,19 @@ STAGES = (
 )
 
 
-# On a GPU learning costs less than drawing: nothing is thinned out, or computed once and remembered
-# while a part learns alone.
-GPU_STAGES = (
-    Stage(
-        "characters",
-        0.18,
-        _CHARACTERS,
-        Weights(answer=0, query=0, patch=1),
-        batch=256,
-        thinning=0,
-        recoloured=True,
-    ),
-    Stage(
-        "seeing",
-        0.48,
-        _SEEING,
-        Weights(answer=0, query=1, patch=1),
-        batch=384,
-        thinning=0,
-        recoloured=True,
-    ),
-    Stage(
-        "whole",
-        1.0,
-        _ANSWERING,
-        Weights(query=0.5, patch=0.25),
-        batch=512,
-        thinning=0,
-        peak=0.5,
-    ),
-)
-CURRICULA: Mapping[str, tuple[Stage, ...]] = {"cpu": STAGES, "cuda": GPU_STAGES}  # by device
-
-
 def stage_named(name: str, stages: Sequence[Stage] = STAGES) -> Stage:
     """The one of `stages` that is called `name`."""
     return next(stage for stage in stages if stage.name == name)
+
+
+# On a GPU learning costs less than drawing: nothing is thinned out, or computed once and remembered
+# while a part learns alone.
+GPU_STAGES = (
+    replace(stage_named("characters"), until=0.18, batch=256, thinning=0),
+    replace(stage_named("seeing"), until=0.48, batch=384, thinning=0, peak=1.0),
+    replace(stage_named("whole"), weights=Weights(query=0.5, patch=0.25), batch=512, peak=0.5),
+)
+CURRICULA: Mapping[str, tuple[Stage, ...]] = {"cpu": STAGES, "cuda": GPU_STAGES}  # by device
 
 
 def fitting_before(stages: Sequence[Stage]) -> Stage:

@@ -40,8 +40,7 @@ class _Drawing(IterableDataset[_Drawn]):
 
     def __iter__(self) -> Iterator[_Drawn]:
         process = get_worker_info()
-        pool = open_pool(self._options, 0 if process is None else process.id)
-        pool.skip(self._drawn)
+        pool = open_pool(self._options, 0 if process is None else process.id, self._drawn)
         while math.isfinite(seconds := float(self._clock)):
             stage = self._schedule.stage(seconds)
             yield _Drawn(stage.name, self._batch(pool, stage), pool.drawn)

@@ -25,13 +25,13 @@ def encode_views(
 ) -> Tensor:
     """(V, L, 588), position ids (V, L), (V, L) bool where some are padded -> features
     (V, L, vision hidden)."""
-    x = cast(Tensor, tower.embeddings(patches, ids))
+    x, mask = cast(Tensor, tower.embeddings(patches, ids)), _mask(valid)
     for module in tower.encoder.layers:
         layer = cast(EncoderLayer, module)
         block, normed = layer.self_attn, layer.layer_norm1(x)
         projections = (block.q_proj, block.k_proj, block.v_proj)
         q, k, v = (_heads(projection(normed), block.num_heads) for projection in projections)
-        x = x + block.out_proj(_attend(q, k, v, valid))
+        x = x + block.out_proj(_attend(q, k, v, mask))
         x = x + layer.mlp(layer.layer_norm2(x))
     return cast(Tensor, tower.post_layernorm(x))
 
@@ -49,7 +49,7 @@ def resample(
         _heads(functional.linear(inputs, weight, bias), resampler.num_heads)
         for inputs, weight, bias in zip((query, x + positions, x), weights, biases, strict=True)
     )
-    out = resampler.attn.out_proj(_attend(q, k, v, valid))
+    out = resampler.attn.out_proj(_attend(q, k, v, _mask(valid)))
     return cast(Tensor, resampler.ln_post(out) @ resampler.proj)
 
 
@@ -82,11 +82,17 @@ def _heads(x: Tensor, count: int) -> Tensor:
     return x.view(*x.shape[:-1], count, -1).transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
-    """Attention to the valid keys, heads joined again: (B, T, heads · dim)."""
-    mask = None
-    if valid is not None:
-        mask = q.new_zeros(valid.shape).masked_fill(~valid, _EXCLUDED)[:, None, None]
+def _mask(valid: Tensor | None) -> Tensor | None:
+    """What is added to the scores of keys (B, 1, 1, T)."""
+    if valid is None:
+        return None
+    return torch.zeros_like(valid, dtype=torch.float32).masked_fill(~valid, _EXCLUDED)[
+        :, None, None
+    ]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention to the keys that are not masked, heads joined again: (B, T, heads · dim)."""
     attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).flatten(2)
 

@@ -45,9 +45,7 @@ class OnProcessor:
 
     def __init__(self, options: Options, rank: int, drawn: int) -> None:
         self._tasks = options.tasks
-        self._pool = open_pool(options, rank)
-        if drawn:
-            self._pool.skip(drawn)
+        self._pool = open_pool(options, rank, drawn)
         self._rng = np.random.default_rng([options.seed, rank])
         self._seen: Seen = WeakKeyDictionary()
         self._memory: Memory = WeakKeyDictionary()

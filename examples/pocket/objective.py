@@ -222,7 +222,7 @@ def _balanced(logits: Tensor, classes: Tensor, empty: float) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def _place_table(size: int, device: torch.device) -> Tensor:
+def _position_table(size: int, device: torch.device) -> Tensor:
     return torch.from_numpy(sincos_2d(GRID_SIDE, GRID_SIDE, size)).to(device)
 
 
@@ -236,13 +236,13 @@ def _rows(table: Tensor, numbers: Tensor) -> Tensor:
 def _embeds(model: MiniCPMV, features: Tensor, groups: Groups) -> Tensor:
     """Image embeddings of every group, (groups, queries, D)."""
     size = model.config.decoder.hidden_size
-    places = _place_table(size, features.device)
+    positions = _position_table(size, features.device)
     times = torch.from_numpy(sincos_time(groups.times, size)).to(features.device)
     embeds = [
         resample(
             model.resampler,
             _rows(features, chunk.patches),
-            places[chunk.places] + times[chunk.times],
+            positions[chunk.positions] + times[chunk.times],
             chunk.valid,
         )
         for chunk in groups.chunks

@@ -39,6 +39,11 @@ class Options:
     port: int
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU learns, and the workers draw for it."""
+        return self.device == "cuda"
+
+    @property
     def checkpoint(self) -> Path:
         """Where the run writes what can be exported."""
         return self.output / "checkpoint"
@@ -62,7 +67,7 @@ def parse_options(arguments: Sequence[str] | None, description: str | None) -> O
         default=os.cpu_count() or 1,
         help="processes that learn, or draw for the GPU",
     )
-    parser.add_argument("--device", choices=tuple(CURRICULA), default="cpu")
+    parser.add_argument("--device", choices=tuple(CURRICULA), default="cpu", help="what learns")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument(
@@ -97,7 +102,7 @@ def check_options(options: Options) -> None:
         raise InputError(
             f"--tasks must have one of {', '.join(PAGES.values())}: a run begins with their pages."
         )
-    if options.device == "cuda" and not torch.cuda.is_available():
+    if options.on_gpu and not torch.cuda.is_available():
         raise InputError("--device cuda needs a GPU that PyTorch can use; --device cpu needs none.")
     for face in range(len(FACES)):  # workers draw with them
         load_face(face, 16)

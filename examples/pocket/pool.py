@@ -20,11 +20,15 @@ _CAPACITY = 1500
 _FIRST = 400  # examples: with fewer at hand, as many are drawn as are shown
 
 
-def open_pool(options: Options, stream: int) -> Pool:
-    """The pool of a run's worker number `stream`, whose checkpoint is there already."""
+def open_pool(options: Options, stream: int, drawn: int) -> Pool:
+    """The pool of a run's worker number `stream`, whose checkpoint is there already, after `drawn`
+    examples."""
     checkpoint = options.checkpoint
     chat_format = open_chat_format(checkpoint, load_config(checkpoint))
-    return Pool(chat_format, options.seed, stream, Source(collections=options.collections))
+    pool = Pool(chat_format, options.seed, stream, Source(collections=options.collections))
+    if drawn:
+        pool.skip(drawn)
+    return pool
 
 
 class Pool:

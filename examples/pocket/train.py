@@ -58,7 +58,7 @@ def run_worker(rank: int, options: Options, copies: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; 0, or 2 for a user's mistake."""
     options = parse_options(arguments, __doc__)
-    copies = options.workers if options.device == "cpu" else 1
+    copies = 1 if options.on_gpu else options.workers
     try:
         check_options(options)
         if not options.resume:

@@ -43,9 +43,9 @@ class Worker:
         elif options.weights is not None:
             drawn = self._begin_with(options.weights)
         self.learning: Learning = (
-            OnProcessor(options, rank, drawn)
-            if options.device == "cpu"
-            else OnGpu(options, self.schedule, drawn)
+            OnGpu(options, self.schedule, drawn)
+            if options.on_gpu
+            else OnProcessor(options, rank, drawn)
         )
         self._clock: float | None = None
 
@@ -100,9 +100,9 @@ class Worker:
     def _elapsed(self) -> float:
         """Seconds since the last call: of this process's processor, whose time other work on the
         machine does not use up, or of the GPU's clock on the wall, from the first batch on."""
-        on_gpu = self.options.device == "cuda"
-        before, self._clock = self._clock, time.monotonic() if on_gpu else time.process_time()
-        return 0.0 if before is None else self._clock - before
+        now = time.monotonic() if self.options.on_gpu else time.process_time()
+        before, self._clock = self._clock, now
+        return 0.0 if before is None else now - before
 
     def _trained(self, stage: Stage) -> Iterator[nn.Parameter]:
         """The parameters that the losses reach, the same on every worker."""
@@ -137,13 +137,12 @@ class Worker:
 
     def _write_facts(self) -> None:
         """What a model card says of the run."""
-        on_gpu = self.options.device == "cuda"
         facts: dict[str, Any] = {
             "seed": self.options.seed,
             "steps": self.step,
             "minutes": round(self.seconds / 60, 1),
             "workers": self.options.workers,
-            "device": torch.cuda.get_device_name() if on_gpu else "processor",
+            "device": torch.cuda.get_device_name() if self.options.on_gpu else "processor",
             "drawn_per_worker": self.learning.drawn,
             "collections": self.options.collections,
             "tasks": self.options.tasks,
