@@ -51,6 +51,11 @@ class SyntheticWeights:
         self.config = parse_config(CONFIG)
         self._shapes = tensor_shapes(self.config)
 
+    @property
+    def names(self):
+        """All tensors."""
+        return list(self._shapes)
+
     @cache  # noqa: B019 — one object a test module
     def read(self, name):
         """Normal numbers: biases small, vectors near one, matrices scaled by their width."""
