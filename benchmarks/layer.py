@@ -42,7 +42,7 @@ from export.parts import PartRequest, build_part
 from export.plan import Plan, build_plan
 from export.quant.kmeans import palettize
 from export.quant.recipe import QuantSpec
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 Seconds = dict[str, Any]  # "wall", "cpu", and wall seconds of each of the "steps"
 WEIGHTS = "model.safetensors"

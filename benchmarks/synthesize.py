@@ -33,7 +33,7 @@ from export.models.config import parse_config
 from export.models.release import PUBLISHED, RELEASE_NAME
 from export.models.tensors import tensor_shapes
 from export.scratch import scratch_folder
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 _SPARE_BYTES = 50_000_000  # tokenizer, file system
 # A bundle made from it must not bear the published name, nor the licence of the published weights.

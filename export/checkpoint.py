@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from export.models.config import read_json
 from export.shards import Shard, TensorInfo
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
+from mobile_runtime.files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"

@@ -12,7 +12,7 @@ from export.config import ExportConfig
 from export.pipeline import export_bundle
 from export.progress import Progress
 from export.quant.recipes import PARTS
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

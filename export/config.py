@@ -9,7 +9,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 _WORTH_A_PROCESS, _MOST_JOBS = 200_000_000, 4
 

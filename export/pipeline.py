@@ -39,13 +39,13 @@ from mobile_runtime.bundle import (
     Architecture,
     FileEntry,
     GraphSpec,
-    InputError,
     Manifest,
     Prompt,
     Source,
     list_files,
     write_manifest,
 )
+from mobile_runtime.errors import InputError
 
 # Read-only, not allowed, or a file where a folder should be.
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)

@@ -16,7 +16,8 @@ from export.models.config import ModelConfig
 from export.quant.recipe import QuantRecipe, QuantSpec
 from export.quant.recipes import EMBED_TOKENS, build_recipe
 from export.weights import packed_size
-from mobile_runtime.bundle import Decoding, InputError, Preprocessing
+from mobile_runtime.bundle import Decoding, Preprocessing
+from mobile_runtime.errors import InputError
 
 BuildGraph = Callable[[range, str], Graph]
 

@@ -15,7 +15,7 @@ import ml_dtypes  # noqa: F401  (registers "bfloat16" with numpy)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _LENGTH_BYTES = 8  # the file begins with the header's length, little-endian

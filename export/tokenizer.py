@@ -14,8 +14,9 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from export.chat_template import COMPACT, is_supported
-from export.models.config import read_json
-from mobile_runtime.bundle import InputError, Prompt, SpecialToken
+from mobile_runtime.bundle import Prompt, SpecialToken
+from mobile_runtime.errors import InputError
+from mobile_runtime.files import read_json
 
 # Role in the manifest -> how the published checkpoint writes the token.
 SPECIAL_TOKENS: Mapping[str, str] = {

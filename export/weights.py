@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 _PER_WORD = 8  # eight indices of b bits fill b whole bytes, for every b from 1 to 8
 

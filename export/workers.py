@@ -21,7 +21,7 @@ from typing import Any
 from export.cache import Cache
 from export.parts import Part, PartRequest, build_part
 from export.progress import Progress
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 _POLL_SECONDS = 0.5
 

@@ -10,25 +10,18 @@ import dataclasses
 import hashlib
 import json
 import math
-import types
-import typing
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
+
+from mobile_runtime.errors import InputError
+from mobile_runtime.strict_json import decode
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 _HASH_BLOCK = 1 << 22
-_MAX_INT = (1 << 63) - 1  # what every reader can count
 _ITEM_SIZES = {"int8": 1, "float16": 2, "float32": 4}
-
-T = TypeVar("T")
-
-
-class InputError(ValueError):
-    """A mistake that the caller can correct. The text is one sentence: what was given, what is
-    allowed, what to do. Command lines print it and exit with 2; every other exception is a bug."""
 
 
 @dataclass(frozen=True)
@@ -220,63 +213,6 @@ class Manifest:
         return tuple(graph for graph in self.graphs if graph.role == role)
 
 
-def decode(cls: type[T], value: Any, where: str) -> T:
-    """Build dataclass `cls` from parsed JSON, refusing missing, unknown and mistyped fields."""
-    return typing.cast(T, _decode(cls, value, where))
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (types.UnionType, typing.Union):
-        kinds = [k for k in arguments if k is not type(None)]
-        return None if value is None else _decode(kinds[0], value, where)
-    if origin is Literal:
-        _require(value in arguments, where, f"one of {', '.join(map(str, arguments))}", value)
-        return value
-    if origin is tuple:
-        return _decode_tuple(arguments, value, where)
-    if origin is not None:  # Mapping[str, V]
-        _require(isinstance(value, dict), where, "an object", value)
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    good = type(value) is kind and (kind is not int or abs(value) <= _MAX_INT)
-    _require(good, where, f"a value of type {kind.__name__}", value)
-    return value
-
-
-def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
-    _require(isinstance(value, dict), where, "an object", value)
-    hints = typing.get_type_hints(kind)
-    if wrong := sorted(hints.keys() ^ value.keys()):
-        raise InputError(
-            f"{where} in {MANIFEST_NAME} has missing or unknown fields: {', '.join(wrong)}; "
-            f"it needs exactly {', '.join(hints)}; export the bundle again."
-        )
-    return kind(**{key: _decode(hints[key], value[key], f"{where}.{key}") for key in hints})
-
-
-def _decode_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    _require(isinstance(value, list), where, "a list", value)
-    if arguments[-1] is Ellipsis:
-        arguments = (arguments[0],) * len(value)
-    _require(len(value) == len(arguments), where, f"a list of {len(arguments)}", value)
-    pairs = zip(arguments, value, strict=True)
-    return tuple(_decode(kind, item, f"{where}[{n}]") for n, (kind, item) in enumerate(pairs))
-
-
-def _require(good: bool, where: str, wanted: str, value: Any) -> None:
-    if not good:
-        raise InputError(
-            f"{where} in {MANIFEST_NAME} must be {wanted}, not {str(value)[:80]!r}; "
-            "export the bundle again."
-        )
-
-
 def read_manifest(bundle: Path) -> Manifest:
     """Parse and check manifest.json; the files that it lists are not touched."""
     path = bundle / MANIFEST_NAME
@@ -295,7 +231,7 @@ def read_manifest(bundle: Path) -> Manifest:
             f"{path} has schema version {version!r}, this program reads {SCHEMA_VERSION}; "
             "use a matching version of the program or export the bundle again."
         )
-    manifest = decode(Manifest, value, "manifest")
+    manifest = decode(Manifest, value, "manifest", MANIFEST_NAME, "export the bundle again")
     listed = {entry.path for entry in manifest.files}
     for name in _referenced_paths(manifest):
         resolve_inside(bundle, name)

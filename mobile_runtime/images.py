@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 # Only formats that Pillow decodes itself: EPS, for one, would start another program.
 FORMATS = (

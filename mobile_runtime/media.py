@@ -13,7 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from mobile_runtime.bundle import InputError, Preprocessing
+from mobile_runtime.bundle import Preprocessing
+from mobile_runtime.errors import InputError
 from mobile_runtime.images import load_image, to_rgb
 from mobile_runtime.messages import collect_media
 from mobile_runtime.preprocess import View, plan_slices, preprocess_image

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 ROLES = ("system", "user", "assistant")
 

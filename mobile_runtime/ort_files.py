@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mobile_runtime.bundle import InputError, Manifest
+from mobile_runtime.bundle import Manifest
 from mobile_runtime.engines.onnx.reduced import (
     MAX_BYTES,
     OPERATORS_FILE,
     write_operators,
     write_ort,
 )
-from mobile_runtime.new_folder import new_folder
+from mobile_runtime.errors import InputError
+from mobile_runtime.files import new_folder
 
 
 def write_ort_files(bundle: Path, manifest: Manifest, output: Path) -> list[Path]:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobile_runtime.bundle import InputError, Preprocessing
+from mobile_runtime.bundle import Preprocessing
+from mobile_runtime.errors import InputError
 
 Size = tuple[int, int]  # (width, height) or (columns, rows), as in Pillow
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobile_runtime.bundle import InputError, Preprocessing, Prompt
+from mobile_runtime.bundle import Preprocessing, Prompt
+from mobile_runtime.errors import InputError
 from mobile_runtime.messages import Media, Turn, read_turns
 from mobile_runtime.tokenizer import Tokenizer
 

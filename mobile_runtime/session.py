@@ -14,15 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from mobile_runtime.bundle import (
-    InputError,
-    Manifest,
-    SamplingDefaults,
-    read_manifest,
-    verify_files,
-)
+from mobile_runtime.bundle import Manifest, SamplingDefaults, read_manifest, verify_files
 from mobile_runtime.conversation import ChatFormat, Key, PreparedPrompt, prepare_prompt
 from mobile_runtime.engines import EngineOptions
+from mobile_runtime.errors import InputError
 from mobile_runtime.model import open_model
 from mobile_runtime.preprocess import check_view
 from mobile_runtime.prompt import EncodedPrompt, PromptOptions, check_prompt

@@ -15,7 +15,7 @@ from typing import Any
 
 import tokenizers
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 TIME_SCALE = 0.1  # seconds a temporal id stands for
 

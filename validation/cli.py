@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
-from mobile_runtime.bundle import InputError, read_manifest
+from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines import ENGINE_NAMES, EngineOptions
+from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
 from validation.answers import ITEMS, ROWS, Candidate, candidate_name, score_candidates
 from validation.default_prompts import NamedChat, default_chats

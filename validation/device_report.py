@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 VERSION = 1
 UNITS = ("neural_engine", "gpu", "cpu")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from mobile_runtime.prompt import PromptOptions
 
 _KINDS: Mapping[str, type] = {

@@ -16,9 +16,10 @@ from export.graphs.graph import Graph
 from export.plan import Plan, build_plan
 from export.quant.quantize import quantize
 from export.quant.recipe import QuantRecipe
-from mobile_runtime.bundle import GraphSpec, InputError, Manifest, read_manifest
+from mobile_runtime.bundle import GraphSpec, Manifest, read_manifest
 from mobile_runtime.conversation import PreparedPrompt
 from mobile_runtime.engines import EngineOptions
+from mobile_runtime.errors import InputError
 from mobile_runtime.session import ChatOptions, Session
 from validation.default_prompts import NamedChat
 from validation.loaded import LoadedWeights

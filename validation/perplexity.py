@@ -15,8 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mobile_runtime.bundle import InputError
 from mobile_runtime.engines import EngineOptions
+from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
 from validation.reference import Reference
 from validation.sources import OpenCheckpoint

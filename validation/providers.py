@@ -10,12 +10,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mobile_runtime.bundle import InputError, read_manifest
+from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines.onnx.providers import (
     PROVIDERS,
     assigned_operators,
     available_providers,
 )
+from mobile_runtime.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from export.models.config import ModelConfig, load_config
 from export.models.preprocessor import load_preprocessing
 from export.models.tensors import tensor_shapes
 from export.tokenizer import build_tokenizer_files
-from mobile_runtime.bundle import InputError, Manifest, read_manifest
+from mobile_runtime.bundle import Manifest, read_manifest
 from mobile_runtime.conversation import ChatFormat
+from mobile_runtime.errors import InputError
 from mobile_runtime.tokenizer import Tokenizer
 
 

@@ -16,7 +16,7 @@ from examples.pocket.curriculum import CURRICULA, PAGES, STAGES, Stage
 from examples.pocket.objective import Probes
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.state import STATE_FILE, check_state, check_weights
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from validation.questions.fonts import FACES, load_face
 from validation.questions.handwritten import COLLECTIONS, Collection
 from validation.questions.tasks import TASKS

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
 
 QUESTIONS = ("What does it say?", "What do you see?")

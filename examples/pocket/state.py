@@ -18,10 +18,11 @@ from examples.pocket.architecture import CONFIG, PREPROCESSOR, RELEASE
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.tokenizer import write_tokenizer
 from export.checkpoint import Checkpoint
-from export.models.config import load_config, parse_config, read_json
+from export.models.config import load_config, parse_config
 from export.models.release import RELEASE_NAME
 from export.models.tensors import tensor_shapes
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
+from mobile_runtime.files import read_json
 from validation.sources import open_chat_format
 
 WEIGHTS_FILE = "model.safetensors"

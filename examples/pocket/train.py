@@ -22,7 +22,7 @@ from examples.pocket.plot import plot_losses
 from examples.pocket.state import prepare_checkpoint
 from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
 from examples.pocket.worker import Worker
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 _SAVE_SECONDS = 300
 _BUILD_QUESTIONS = 150  # a task, from which the tokenizer learns its words

@@ -6,13 +6,13 @@ published code: only what stands in the file counts).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
+from mobile_runtime.files import read_json
 
 # Attention heads of the resampler are always this wide (spec: heads = hidden size // 128).
 RESAMPLER_HEAD_DIM = 128
@@ -95,21 +95,6 @@ class ModelConfig:
 def load_config(checkpoint: Path) -> ModelConfig:
     """Read `checkpoint`/config.json."""
     return parse_config(read_json(checkpoint / "config.json"))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from `path`, or `InputError` saying what is wrong with the file."""
-    if not path.is_file():
-        raise InputError(
-            f"{path.parent} has no {path.name}; give the folder of a MiniCPM-V 4.5 checkpoint."
-        )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); download it again.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object; download it again.")
-    return value
 
 
 def parse_config(values: Mapping[str, Any]) -> ModelConfig:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from export.models.config import ModelConfig, read_json
+from export.models.config import ModelConfig
 from export.models.view_length import max_view_patches
-from mobile_runtime.bundle import InputError, Preprocessing
+from mobile_runtime.bundle import Preprocessing
+from mobile_runtime.errors import InputError
+from mobile_runtime.files import read_json
 
 _FILE = "preprocessor_config.json"
 # Class defaults of the published processor, for checkpoints that do not carry the file.

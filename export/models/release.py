@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from export.models.config import read_json
-from mobile_runtime.bundle import Generation, InputError, SamplingDefaults
+from mobile_runtime.bundle import Generation, SamplingDefaults
+from mobile_runtime.errors import InputError
+from mobile_runtime.files import read_json
 
 RELEASE_NAME = "release.json"
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 FLOAT16_MAX = 65504.0
 _TYPES = tuple(np.dtype(kind) for kind in (ml_dtypes.bfloat16, np.float16, np.float32))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 Method = Literal["kmeans", "affine", "block", "dense"]
 

@@ -14,7 +14,7 @@ from export.quant.recipe import (
     QuantRule,
     QuantSpec,
 )
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 EMBED_TOKENS = "llm.model.embed_tokens.weight"
 PARTS: Mapping[str, str] = {

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 State = dict[str, Any]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 
 class CoreMLEngine:

@@ -38,7 +38,7 @@ from export.checkpoint import Checkpoint
 from export.models.config import load_config, parse_config
 from export.models.qwen3 import KeyValueCache
 from export.models.tensors import tensor_shapes
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 from validation.questions.shapes import COLOURS, SHAPES
 from validation.questions.strings import CHARACTERS, MAX_LENGTH

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from export.quant.affine import quantize_affine
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 TYPES = [ml_dtypes.bfloat16, np.float16, np.float32]
 

@@ -6,7 +6,7 @@ import pytest
 
 from export.quant.blocks import quantize_blocks
 from export.quant.recipe import QuantSpec
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 TYPES = [ml_dtypes.bfloat16, np.float16, np.float32]
 MATRICES = {

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from export.checkpoint import Checkpoint, locate_checkpoint
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 INDEX = "model.safetensors.index.json"
 

@@ -8,7 +8,8 @@ import pytest
 from export.backends.coreml.layout import check_decoding
 from export.config import ExportConfig
 from export.models.config import DecoderConfig, VisionConfig, load_config, parse_config
-from mobile_runtime.bundle import Decoding, InputError
+from mobile_runtime.bundle import Decoding
+from mobile_runtime.errors import InputError
 
 
 def test_published_values(published_model):

@@ -17,7 +17,7 @@ from export.models.tensors import tensor_shapes
 from export.models.view_length import max_view_patches
 from export.plan import build_plan
 from export.quant.recipes import EMBED_TOKENS
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 # Tensors that the host reads; no graph holds them.
 TABLES = {EMBED_TOKENS, POSITION_EMBEDDING}

@@ -9,7 +9,7 @@ import pytest
 
 from export.quant.kmeans import palettize
 from export.quant.kmeans_kernels import cluster
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 BFLOAT16 = ml_dtypes.bfloat16
 TYPES = [BFLOAT16, np.float16]

@@ -17,7 +17,8 @@ from export.backends.coreml.package import build_program, check_state_writes  # 
 from export.backends.coreml.placeholders import Placeholders  # noqa: E402
 from export.quant.quantize import quantize  # noqa: E402
 from export.quant.recipe import QuantRecipe, QuantRule, QuantSpec  # noqa: E402
-from mobile_runtime.bundle import InputError, read_manifest  # noqa: E402
+from mobile_runtime.bundle import read_manifest  # noqa: E402
+from mobile_runtime.errors import InputError  # noqa: E402
 
 PACKAGES = ("vision_encoder", "resampler", "decoder", "lm_head")
 

@@ -15,7 +15,7 @@ from export.graphs.parameters import (
     vector_block,
 )
 from export.quant.quantize import quantize
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 DIM, HEADS, QUERIES, KEYS = 256, 2, 64, 50
 

@@ -17,7 +17,8 @@ from export.pipeline import export_bundle
 from export.progress import Progress
 from export.quant.affine import quantize_affine
 from export.quant.recipes import EMBED_TOKENS
-from mobile_runtime.bundle import InputError, read_manifest, verify_files
+from mobile_runtime.bundle import read_manifest, verify_files
+from mobile_runtime.errors import InputError
 
 BUNDLE = "minicpmv-4.5-coreml-int4"
 

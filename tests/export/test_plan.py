@@ -9,7 +9,8 @@ import pytest
 from export.graphs.lm_head import lm_head_slices
 from export.plan import count_groups, split_blocks, stored_bytes
 from export.quant.recipe import QuantRecipe, QuantRule, QuantSpec
-from mobile_runtime.bundle import InputError, read_manifest
+from mobile_runtime.bundle import read_manifest
+from mobile_runtime.errors import InputError
 
 LIMIT = 950_000_000
 

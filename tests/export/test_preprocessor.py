@@ -5,7 +5,8 @@ import json
 import pytest
 
 from export.models.preprocessor import load_preprocessing
-from mobile_runtime.bundle import InputError, Preprocessing
+from mobile_runtime.bundle import Preprocessing
+from mobile_runtime.errors import InputError
 
 HALF = (0.5, 0.5, 0.5)
 PUBLISHED = Preprocessing(448, 14, 9, True, True, HALF, HALF, 64, 70, 1088)

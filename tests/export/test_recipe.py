@@ -6,7 +6,7 @@ import pytest
 
 from export.quant.recipe import QuantRecipe, QuantRule, QuantSpec
 from export.quant.recipes import EMBED_TOKENS, LOOKUP_TABLES, build_recipe
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 RECIPES = LOOKUP_TABLES.recipes
 INT4 = QuantSpec(4, 16, "kmeans")

@@ -6,7 +6,7 @@ import pytest
 
 from export.checkpoint import DEFAULT_CHECKPOINT
 from export.models.release import PUBLISHED, RELEASE_NAME, load_release
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 
 def test_a_checkpoint_without_the_file_is_the_published_one(tmp_path):

@@ -21,7 +21,8 @@ from export.config import ExportConfig
 from export.parts import build_part
 from export.pipeline import export_bundle
 from export.progress import Progress
-from mobile_runtime.bundle import InputError, list_files, read_manifest, verify_files
+from mobile_runtime.bundle import list_files, read_manifest, verify_files
+from mobile_runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

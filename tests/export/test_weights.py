@@ -11,7 +11,7 @@ from export.weights import (
     packed_size,
     unpack_indices,
 )
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 ALL_BITS = tuple(range(1, 9))
 

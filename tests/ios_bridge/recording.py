@@ -13,7 +13,8 @@ import numpy as np
 
 import mobile_runtime.decoder
 import mobile_runtime.vision
-from mobile_runtime.bundle import InputError, read_manifest
+from mobile_runtime.bundle import read_manifest
+from mobile_runtime.errors import InputError
 from mobile_runtime.prompt import PromptOptions
 from mobile_runtime.session import ChatOptions, Session
 

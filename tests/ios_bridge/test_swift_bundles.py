@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from mobile_runtime.bundle import InputError, read_manifest, verify_files
+from mobile_runtime.bundle import read_manifest, verify_files
+from mobile_runtime.errors import InputError
 from tests.tampered_bundles import CASES, TABLE, tamper, write_bundle
 
 

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from mobile_runtime.bundle import InputError, Preprocessing
+from mobile_runtime.bundle import Preprocessing
+from mobile_runtime.errors import InputError
 from mobile_runtime.messages import collect_media
 from mobile_runtime.preprocess import plan_slices
 from mobile_runtime.prompt import MediaLayout, PromptOptions, encode_prompt

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from mobile_runtime.video import VideoInfo, VideoOptions, plan_frames
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from mobile_runtime.bundle import InputError, read_manifest, verify_files
+from mobile_runtime.bundle import read_manifest, verify_files
+from mobile_runtime.errors import InputError
 from tests.tampered_bundles import CASES, tamper, write_bundle
 
 

@@ -5,8 +5,8 @@ import platform
 import numpy as np
 import pytest
 
-from mobile_runtime.bundle import InputError
 from mobile_runtime.engines import EngineOptions, open_engine
+from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
 from validation.default_prompts import default_chats
 from validation.metrics import psnr

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from mobile_runtime.images import load_image, to_rgb
 
 

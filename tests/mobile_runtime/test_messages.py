@@ -1,6 +1,6 @@
 import pytest
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from mobile_runtime.messages import Media, collect_media
 
 

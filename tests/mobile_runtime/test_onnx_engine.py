@@ -5,10 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from mobile_runtime.bundle import InputError, read_manifest
+from mobile_runtime.bundle import read_manifest
 from mobile_runtime.cli import main
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.onnx import OnnxEngine
+from mobile_runtime.errors import InputError
 from mobile_runtime.onnx_graphs import OnnxGraphs
 from mobile_runtime.ort_files import write_ort_files
 from validation.cli import main as validate

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mobile_runtime.bundle import InputError, SpecialToken
+from mobile_runtime.bundle import SpecialToken
+from mobile_runtime.errors import InputError
 from mobile_runtime.messages import collect_media
 from mobile_runtime.preprocess import plan_slices, preprocess_image
 from mobile_runtime.prompt import (

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from mobile_runtime.sampling import Sampler, candidates, penalize
 
 torch = pytest.importorskip("torch", reason="computes Hugging Face's published formulas")

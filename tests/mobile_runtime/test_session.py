@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from mobile_runtime.bundle import InputError
 from mobile_runtime.engines import EngineOptions
+from mobile_runtime.errors import InputError
 from mobile_runtime.prompt import PromptOptions
 from mobile_runtime.session import GREEDY, ChatOptions, Session
 from tests.mobile_runtime.turns import gradient, user

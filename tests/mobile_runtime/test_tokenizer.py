@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 import tokenizers
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from mobile_runtime.tokenizer import StreamDecoder, Tokenizer
 
 TEXTS = [

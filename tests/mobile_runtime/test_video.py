@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from mobile_runtime.video import (
     VideoInfo,
     VideoOptions,

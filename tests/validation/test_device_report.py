@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 from validation.cli import main
 from validation.device_report import judge, read_device_report, read_floors
 

@@ -94,7 +94,7 @@ def test_stages_that_were_not_selected_are_not_run(make_bundle, source):
 
 
 def test_another_checkpoint_is_refused(make_bundle, random_checkpoint, tmp_path):
-    from mobile_runtime.bundle import InputError
+    from mobile_runtime.errors import InputError
 
     folder = tmp_path / "other"
     shutil.copytree(random_checkpoint, folder)

@@ -10,8 +10,9 @@ from export.backends.coreml import CoreMLBackend
 from export.checkpoint import Checkpoint
 from export.cli import main as export_main
 from export.quant.recipes import EMBED_TOKENS
-from mobile_runtime.bundle import InputError, read_manifest
+from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines import EngineOptions
+from mobile_runtime.errors import InputError
 from tests.random_checkpoint import write_random_checkpoint
 from validation import parity
 from validation.cli import main

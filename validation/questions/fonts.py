@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 # Package -> its faces. All are free to redistribute: Apache-2.0 or SIL OFL 1.1.
 FACES: tuple[tuple[str, str], ...] = (

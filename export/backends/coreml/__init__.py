@@ -15,7 +15,8 @@ from export.graphs.graph import Graph
 from export.models.config import ModelConfig
 from export.quant.recipe import Method
 from export.quant.recipes import LOOKUP_TABLES
-from mobile_runtime.bundle import Decoding, InputError, Manifest, Preprocessing
+from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
+from mobile_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from export.plan import Plan

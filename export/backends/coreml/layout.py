@@ -10,7 +10,8 @@ from export.graphs.resampler import resampler_graph
 from export.graphs.vision_encoder import vision_encoder_graph
 from export.models.config import ModelConfig
 from export.models.resampler_constants import MAX_FRAMES
-from mobile_runtime.bundle import Decoding, InputError, Preprocessing
+from mobile_runtime.bundle import Decoding, Preprocessing
+from mobile_runtime.errors import InputError
 
 # Sizes of states that the Neural Engine accepts (and fast last axes) are multiples of this.
 _ALIGNMENT = 32

@@ -18,7 +18,8 @@ from export.graphs.graph import Graph
 from export.models.config import ModelConfig
 from export.quant.recipe import Method
 from export.quant.recipes import BLOCKS
-from mobile_runtime.bundle import Decoding, InputError, Manifest, Preprocessing
+from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
+from mobile_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from export.plan import Plan

@@ -22,7 +22,8 @@ from export.graphs.resampler import resample
 from export.graphs.vision_encoder import encode_patches
 from export.models.config import DecoderConfig, ModelConfig, VisionConfig
 from export.quant.recipes import EMBED_TOKENS
-from mobile_runtime.bundle import Decoding, InputError, Preprocessing, TensorSpec
+from mobile_runtime.bundle import Decoding, Preprocessing, TensorSpec
+from mobile_runtime.errors import InputError
 
 ANY = -1  # a length that varies, in the manifest
 EMBED, DECODER = "embed_tokens", "decoder_model_merged"

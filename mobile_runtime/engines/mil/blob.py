@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 from .dtypes import Array, ElementType
 

@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from mobile_runtime.bundle import InputError, TensorSpec
+from mobile_runtime.bundle import TensorSpec
+from mobile_runtime.errors import InputError
 
 from . import ops as _operations  # noqa: F401 — registers them
 from .constexpr import WeightBuilder

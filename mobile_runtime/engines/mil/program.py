@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from mobile_runtime.bundle import InputError, TensorSpec
+from mobile_runtime.bundle import TensorSpec
+from mobile_runtime.errors import InputError
 
 from .blob import BlobFile
 from .dtypes import BY_PROGRAM_CODE, STRING_CODE, Array, ElementType

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 Result = Literal["computed", "copied", "viewed"]
 F = TypeVar("F", bound=Callable[..., Any])

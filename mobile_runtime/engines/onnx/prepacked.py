@@ -13,14 +13,14 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from mobile_runtime.bundle import InputError
 from mobile_runtime.engines.onnx.sessions import (
     SessionSettings,
     load_onnxruntime,
     open_session,
     session_options,
 )
-from mobile_runtime.new_folder import new_folder
+from mobile_runtime.errors import InputError
+from mobile_runtime.files import new_folder
 
 _INLINE = 1024  # bytes up to which an initializer stays within the graph
 _CPU_FACTS = ("model name", "flags", "Features", "CPU part")

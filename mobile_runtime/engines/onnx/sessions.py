@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 CPU = "CPUExecutionProvider"
 _EXACT = "1"  # accuracy level of products with quantized weights: float32 activations

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobile_runtime.bundle import InputError
 from mobile_runtime.engines.mil import MilEngine, UnsupportedOperation
 from mobile_runtime.engines.mil.registry import OPERATIONS, register
+from mobile_runtime.errors import InputError
 
 torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools")

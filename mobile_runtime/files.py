@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from mobile_runtime.bundle import InputError
+from mobile_runtime.errors import InputError
 
 
 @contextmanager
@@ -31,3 +33,18 @@ def new_folder(target: Path) -> Iterator[Path]:
         begun.rename(target)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from `path`, or `InputError` saying what is wrong with the file."""
+    if not path.is_file():
+        raise InputError(
+            f"{path.parent} has no {path.name}; give the folder of a MiniCPM-V 4.5 checkpoint."
+        )
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); download it again.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object; download it again.")
+    return value
