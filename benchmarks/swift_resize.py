@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.machine import describe_machine
 from mobile_runtime.bundle import Preprocessing
-from mobile_runtime.preprocess import patches, plan_slices, preprocess_image
+from mobile_runtime.pictures.preprocess import patches, plan_slices, preprocess_image
 
 ROOT = Path(__file__).resolve().parents[1]
 HALF = (0.5, 0.5, 0.5)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mobile_runtime.bundle import Preprocessing, Prompt
 from mobile_runtime.media import Frames, load_frames, view_digest
-from mobile_runtime.preprocess import View
+from mobile_runtime.pictures.preprocess import View
 from mobile_runtime.prompt import EncodedPrompt, PromptOptions, encode_prompt
 from mobile_runtime.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ from mobile_runtime.bundle import Manifest
 from mobile_runtime.decoder import Decoder, Embedding
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
-from mobile_runtime.preprocess import View
+from mobile_runtime.pictures.preprocess import View
 from mobile_runtime.vision import Vision
 
 Array = np.ndarray

@@ -15,8 +15,8 @@ from mobile_runtime.bundle import Manifest, exact_path
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.onnx import OnnxEngine, OnnxState, SessionSettings
 from mobile_runtime.engines.onnx.prepacked import open_prepacked
+from mobile_runtime.pictures.preprocess import View, check_view, patches
 from mobile_runtime.positions import position_ids
-from mobile_runtime.preprocess import View, check_view, patches
 
 Array = np.ndarray
 _CACHE_STEP = 128  # positions by which the cache grows: a copy of it for so many tokens

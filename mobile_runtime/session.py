@@ -19,7 +19,7 @@ from mobile_runtime.conversation import ChatFormat, Key, PreparedPrompt, prepare
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model import open_model
-from mobile_runtime.preprocess import check_view
+from mobile_runtime.pictures.preprocess import check_view
 from mobile_runtime.prompt import EncodedPrompt, PromptOptions, check_prompt
 from mobile_runtime.sampling import Sampler
 from mobile_runtime.tokenizer import StreamDecoder, Tokenizer

@@ -24,7 +24,7 @@ ARROWS = {
 IMPORTERS = {
     "coremltools": ("export/backends/coreml/*", "mobile_runtime/engines/coreml.py"),
     "torch": ("export/models/*", "validation/*", "examples/*"),
-    "av": ("mobile_runtime/video.py",),
+    "av": ("mobile_runtime/pictures/video.py",),
     "safetensors": ("export/*", "validation/*", "examples/*"),
     "matplotlib": ("examples/pocket/plot.py",),
     "huggingface_hub": ("export/*",),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from export.models.view_length import max_view_patches
-from mobile_runtime.preprocess import plan_slices
+from mobile_runtime.pictures.preprocess import plan_slices
 
 
 def view_lengths(width, height, config):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobile_runtime.preprocess import patches, preprocess_image
+from mobile_runtime.pictures.preprocess import patches, preprocess_image
 from tests.golden.synthetic import golden_picture
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mobile_runtime.preprocess import plan_slices
+from mobile_runtime.pictures.preprocess import plan_slices
 
 
 def _line(plan):

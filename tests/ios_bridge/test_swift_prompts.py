@@ -9,7 +9,7 @@ import pytest
 from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.errors import InputError
 from mobile_runtime.messages import collect_media
-from mobile_runtime.preprocess import plan_slices
+from mobile_runtime.pictures.preprocess import plan_slices
 from mobile_runtime.prompt import MediaLayout, PromptOptions, encode_prompt
 from mobile_runtime.tokenizer import Tokenizer
 from tests.mobile_runtime.test_prompt import (

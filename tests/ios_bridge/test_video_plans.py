@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.video import VideoInfo, VideoOptions, plan_frames
+from mobile_runtime.pictures.video import VideoInfo, VideoOptions, plan_frames
 
 
 def _videos(count):

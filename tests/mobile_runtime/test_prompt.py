@@ -9,7 +9,7 @@ import pytest
 from mobile_runtime.bundle import SpecialToken
 from mobile_runtime.errors import InputError
 from mobile_runtime.messages import collect_media
-from mobile_runtime.preprocess import plan_slices, preprocess_image
+from mobile_runtime.pictures.preprocess import plan_slices, preprocess_image
 from mobile_runtime.prompt import (
     MediaLayout,
     PromptOptions,

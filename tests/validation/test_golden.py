@@ -11,8 +11,8 @@ from export.models.minicpmv import build_empty, load_part
 from export.tokenizer import build_tokenizer_files
 from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.conversation import ChatFormat, prepare_prompt
+from mobile_runtime.pictures.preprocess import preprocess_image
 from mobile_runtime.positions import position_ids
-from mobile_runtime.preprocess import preprocess_image
 from mobile_runtime.prompt import PromptOptions
 from mobile_runtime.tokenizer import Tokenizer
 from tests.golden.synthetic import SyntheticWeights, golden_picture

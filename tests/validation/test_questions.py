@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from mobile_runtime.bundle import Preprocessing
-from mobile_runtime.preprocess import plan_slices
+from mobile_runtime.pictures.preprocess import plan_slices
 from validation.questions import strings
 from validation.questions.canvas import random_inks
 from validation.questions.handwritten import COLLECTIONS, load_digits

@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.preprocess import View, check_view, patches, plan_slices, preprocess_image
+from mobile_runtime.pictures.preprocess import (
+    View,
+    check_view,
+    patches,
+    plan_slices,
+    preprocess_image,
+)
 
 ENTRIES = json.loads((Path(__file__).parents[1] / "golden/preprocess.json").read_text())
 

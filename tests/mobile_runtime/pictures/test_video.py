@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.video import (
+from mobile_runtime.pictures.video import (
     VideoInfo,
     VideoOptions,
     group_frames,

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.images import load_image, to_rgb
+from mobile_runtime.pictures.images import load_image, to_rgb
 
 
 @pytest.fixture
