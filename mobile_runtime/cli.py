@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mobile_runtime.bundle import Manifest, read_manifest, verify_files
+from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.engines import ENGINE_NAMES, EngineOptions
 from mobile_runtime.errors import InputError
-from mobile_runtime.prompt import PromptOptions
 from mobile_runtime.session import ChatOptions, ChatStream, Session
 
 _INTERRUPTED = 130

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from mobile_runtime.bundle import Manifest, SamplingDefaults, read_manifest, verify_files
-from mobile_runtime.conversation import ChatFormat, Key, PreparedPrompt, prepare_prompt
+from mobile_runtime.chat.conversation import ChatFormat, Key, PreparedPrompt, prepare_prompt
+from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, check_prompt
+from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model import open_model
 from mobile_runtime.pictures.preprocess import check_view
-from mobile_runtime.prompt import EncodedPrompt, PromptOptions, check_prompt
 from mobile_runtime.sampling import Sampler
-from mobile_runtime.tokenizer import StreamDecoder, Tokenizer
 
 Array = np.ndarray
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from mobile_runtime.bundle import Manifest
+from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.session import Session
-from mobile_runtime.tokenizer import Tokenizer
 from validation.answer_report import AnswerReport, Score
 from validation.messages import Chat
 from validation.questions.handwritten import COLLECTIONS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mobile_runtime.prompt import PromptOptions
+from mobile_runtime.chat.prompt import PromptOptions
 from validation.messages import Chat
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mobile_runtime.bundle import list_files, read_manifest, write_manifest
-from mobile_runtime.conversation import PreparedPrompt
-from mobile_runtime.messages import collect_media
+from mobile_runtime.chat.conversation import PreparedPrompt
+from mobile_runtime.chat.messages import collect_media
 from mobile_runtime.pictures.preprocess import patches
 from validation.default_prompts import NamedChat
 from validation.reference import Reference

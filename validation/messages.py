@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.errors import InputError
-from mobile_runtime.prompt import PromptOptions
 
 _KINDS: Mapping[str, type] = {
     "messages": list,

@@ -17,7 +17,7 @@ from export.plan import Plan, build_plan
 from export.quant.quantize import quantize
 from export.quant.recipe import QuantRecipe
 from mobile_runtime.bundle import GraphSpec, Manifest, read_manifest
-from mobile_runtime.conversation import PreparedPrompt
+from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import ChatOptions, Session

@@ -20,7 +20,7 @@ from export.models.config import ModelConfig
 from export.models.minicpmv import build_empty, load_part
 from export.models.qwen3 import KeyValueCache
 from export.quant.recipes import EMBED_TOKENS
-from mobile_runtime.conversation import PreparedPrompt
+from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.pictures.preprocess import View, patches
 from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 from validation.loaded import LoadedWeights

@@ -12,9 +12,9 @@ from export.models.preprocessor import load_preprocessing
 from export.models.tensors import tensor_shapes
 from export.tokenizer import build_tokenizer_files
 from mobile_runtime.bundle import Manifest, read_manifest
-from mobile_runtime.conversation import ChatFormat
+from mobile_runtime.chat.conversation import ChatFormat
+from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.errors import InputError
-from mobile_runtime.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobile_runtime.conversation import ChatFormat, PreparedPrompt, prepare_prompt
+from mobile_runtime.chat.conversation import ChatFormat, PreparedPrompt, prepare_prompt
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import ChatOptions, Session
 from validation.continuation import continue_texts

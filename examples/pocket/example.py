@@ -16,9 +16,9 @@ from PIL import Image
 
 from examples.pocket.counting import KINDS, Counts, by_columns, nearest
 from mobile_runtime.bundle import Preprocessing
-from mobile_runtime.conversation import ChatFormat, prepare_prompt
+from mobile_runtime.chat.conversation import ChatFormat, prepare_prompt
+from mobile_runtime.chat.prompt import ViewGroup
 from mobile_runtime.pictures.preprocess import View, patches, plan_slices
-from mobile_runtime.prompt import ViewGroup
 from validation.questions.picture import Glyph, Mark, Picture
 from validation.questions.question import Question
 from validation.questions.shapes import COLOURS, SHAPES

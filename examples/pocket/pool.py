@@ -12,7 +12,7 @@ from examples.pocket.example import Example, make_example
 from examples.pocket.lessons import draw_lesson
 from examples.pocket.options import Options
 from export.models.config import load_config
-from mobile_runtime.conversation import ChatFormat
+from mobile_runtime.chat.conversation import ChatFormat
 from validation.questions.tasks import Source
 from validation.sources import open_chat_format
 

@@ -14,8 +14,8 @@ import numpy as np
 import mobile_runtime.decoder
 import mobile_runtime.vision
 from mobile_runtime.bundle import read_manifest
+from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.errors import InputError
-from mobile_runtime.prompt import PromptOptions
 from mobile_runtime.session import ChatOptions, Session
 
 # The score bias is a float32 matrix product, whose sums the two sides order differently: over 256

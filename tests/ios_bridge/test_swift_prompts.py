@@ -7,12 +7,12 @@ import random
 import pytest
 
 from mobile_runtime.bundle import Preprocessing
+from mobile_runtime.chat.messages import collect_media
+from mobile_runtime.chat.prompt import MediaLayout, PromptOptions, encode_prompt
+from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.errors import InputError
-from mobile_runtime.messages import collect_media
 from mobile_runtime.pictures.preprocess import plan_slices
-from mobile_runtime.prompt import MediaLayout, PromptOptions, encode_prompt
-from mobile_runtime.tokenizer import Tokenizer
-from tests.mobile_runtime.test_prompt import (
+from tests.mobile_runtime.chat.test_prompt import (
     GOLDEN_PROMPTS,
     HOSTILE,
     IMAGE,

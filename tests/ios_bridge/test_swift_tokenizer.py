@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer as Library
 from tokenizers import normalizers
 
-from mobile_runtime.tokenizer import StreamDecoder, Tokenizer
+from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
 from tests.ios_bridge.texts import SPECIAL, broken_lines, mixed_texts, source_lines
 
 TOKENIZERS = ("pocket_tokenizer", "published_tokenizer")

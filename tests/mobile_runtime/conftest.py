@@ -9,7 +9,7 @@ import pytest
 from export.chat_template import COMPACT
 from export.tokenizer import build_tokenizer_files
 from mobile_runtime.bundle import Preprocessing
-from mobile_runtime.tokenizer import Tokenizer
+from mobile_runtime.chat.tokenizer import Tokenizer
 from tests.golden.synthetic import golden_picture
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

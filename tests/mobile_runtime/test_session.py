@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
+from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
-from mobile_runtime.prompt import PromptOptions
 from mobile_runtime.session import GREEDY, ChatOptions, Session
 from tests.mobile_runtime.turns import gradient, user
 

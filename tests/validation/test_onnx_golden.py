@@ -9,8 +9,8 @@ import torch
 from safetensors.numpy import save_file
 
 from export.models.tensors import tensor_shapes
+from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.engines import EngineOptions
-from mobile_runtime.prompt import PromptOptions
 from mobile_runtime.session import ChatOptions, Session
 from tests.golden.synthetic import CONFIG, SyntheticWeights
 from tests.validation.test_golden import TOLERANCE, messages_of

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mobile_runtime.prompt import PromptOptions
+from mobile_runtime.chat.prompt import PromptOptions
 from validation.questions.picture import Picture
 
 

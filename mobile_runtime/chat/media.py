@@ -14,8 +14,9 @@ from typing import Any
 from PIL import Image
 
 from mobile_runtime.bundle import Preprocessing
+from mobile_runtime.chat.messages import collect_media
+from mobile_runtime.chat.prompt import MediaLayout
 from mobile_runtime.errors import InputError
-from mobile_runtime.messages import collect_media
 from mobile_runtime.pictures.images import load_image, to_rgb
 from mobile_runtime.pictures.preprocess import View, plan_slices, preprocess_image
 from mobile_runtime.pictures.video import (
@@ -25,7 +26,6 @@ from mobile_runtime.pictures.video import (
     probe_video,
     read_frames,
 )
-from mobile_runtime.prompt import MediaLayout
 
 _VIDEO_SLICES = 1  # the published setting: a frame is one view
 

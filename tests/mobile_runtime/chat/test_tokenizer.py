@@ -5,8 +5,8 @@ import unicodedata
 import pytest
 import tokenizers
 
+from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
 from mobile_runtime.errors import InputError
-from mobile_runtime.tokenizer import StreamDecoder, Tokenizer
 
 TEXTS = [
     "",

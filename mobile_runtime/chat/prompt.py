@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_runtime.bundle import Preprocessing, Prompt
+from mobile_runtime.chat.messages import Media, Turn, read_turns
+from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.errors import InputError
-from mobile_runtime.messages import Media, Turn, read_turns
-from mobile_runtime.tokenizer import Tokenizer
 
 MAX_FRAMES_PER_GROUP = 6  # what the 3D resampler was trained on
 Grid = tuple[int, int]  # (columns, rows)

@@ -1,7 +1,7 @@
 import pytest
 
+from mobile_runtime.chat.messages import Media, collect_media
 from mobile_runtime.errors import InputError
-from mobile_runtime.messages import Media, collect_media
 
 
 def _user(*parts):

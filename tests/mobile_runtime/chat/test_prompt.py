@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from mobile_runtime.bundle import SpecialToken
-from mobile_runtime.errors import InputError
-from mobile_runtime.messages import collect_media
-from mobile_runtime.pictures.preprocess import plan_slices, preprocess_image
-from mobile_runtime.prompt import (
+from mobile_runtime.chat.messages import collect_media
+from mobile_runtime.chat.prompt import (
     MediaLayout,
     PromptOptions,
     check_prompt,
     check_temporal_ids,
     encode_prompt,
 )
+from mobile_runtime.errors import InputError
+from mobile_runtime.pictures.preprocess import plan_slices, preprocess_image
 
 GOLDEN_PROMPTS = json.loads(
     (Path(__file__).parents[1] / "golden/prompts.json").read_text(encoding="utf-8")

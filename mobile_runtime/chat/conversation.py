@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from mobile_runtime.bundle import Preprocessing, Prompt
-from mobile_runtime.media import Frames, load_frames, view_digest
+from mobile_runtime.chat.media import Frames, load_frames, view_digest
+from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, encode_prompt
+from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.pictures.preprocess import View
-from mobile_runtime.prompt import EncodedPrompt, PromptOptions, encode_prompt
-from mobile_runtime.tokenizer import Tokenizer
 
 Key = int | tuple[bytes, int]  # a token, or one embedding of a group of views
 
