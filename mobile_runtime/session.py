@@ -22,7 +22,7 @@ from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model import open_model
 from mobile_runtime.pictures.preprocess import check_view
-from mobile_runtime.sampling import Sampler
+from mobile_runtime.sampling.sampling import Sampler
 
 Array = np.ndarray
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from mobile_runtime.sampling import Sampler
+from mobile_runtime.sampling.sampling import Sampler
 
 SETTINGS = [  # temperature, top_k, top_p, repetition_penalty
     (0.7, 100, 0.8, 1.03),  # published, without thinking

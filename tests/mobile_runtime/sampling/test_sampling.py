@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.sampling import Sampler, candidates, penalize
+from mobile_runtime.sampling.sampling import Sampler, candidates, penalize
 
 torch = pytest.importorskip("torch", reason="computes Hugging Face's published formulas")
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.xoshiro import MAX_SEED, Xoshiro256StarStar
+from mobile_runtime.sampling.xoshiro import MAX_SEED, Xoshiro256StarStar
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ from itertools import islice
 
 import numpy as np
 
-from mobile_runtime.xoshiro import Xoshiro256StarStar, splitmix64
+from mobile_runtime.sampling.xoshiro import Xoshiro256StarStar, splitmix64
 
 # Outputs of the authors' C code: splitmix64.c from 1234567, xoshiro256starstar.c from 1, 2, 3, 4.
 SPLITMIX = [
