@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.palettize import squared_error
 from export.checkpoint import Checkpoint
-from mobile_runtime.engines.mil.packing import decode
-from mobile_runtime.engines.mil.program import BlobTensor, Operation, load_program
+from mobile_runtime.mlprogram.packing import decode
+from mobile_runtime.mlprogram.program import BlobTensor, Operation, load_program
 
 _PREFIX = "llm.model."
 

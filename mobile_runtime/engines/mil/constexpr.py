@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .dtypes import ELEMENT_TYPES, Array
-from .program import BlobTensor
+from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
+from mobile_runtime.mlprogram.program import BlobTensor
+
 from .registry import UnsupportedOperation
 from .values import (
     AffineWeight,

@@ -15,12 +15,12 @@ import numpy as np
 
 from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.errors import InputError
+from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
+from mobile_runtime.mlprogram.program import ANY_SIZE, Function, load_program
 
 from . import ops as _operations  # noqa: F401 — registers them
 from .constexpr import WeightBuilder
-from .dtypes import ELEMENT_TYPES, Array
 from .plan import compile_function
-from .program import ANY_SIZE, Function, load_program
 from .rounding import round_to_half
 from .values import ExpandedWeights
 

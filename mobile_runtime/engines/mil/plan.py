@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
+from mobile_runtime.mlprogram.program import BlobTensor, Block, Constant, Function, Operation, Port
+
 from .constexpr import WeightBuilder
-from .dtypes import ELEMENT_TYPES, Array
 from .liveness import Draft, MemoryPlan, plan_memory
-from .program import BlobTensor, Block, Constant, Function, Operation, Port
 from .registry import OPERATIONS, Definition, UnsupportedOperation
 from .rounding import round_to_half
 from .values import Weight, dense

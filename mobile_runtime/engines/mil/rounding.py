@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .dtypes import Array
+from mobile_runtime.mlprogram.dtypes import Array
 
 _CAST_BELOW = 2048  # elements; for fewer the fixed cost of ten ufuncs exceeds the cast's
 _BLOCK = 1 << 14  # elements; the three buffers of a block stay in the processor's L2 cache

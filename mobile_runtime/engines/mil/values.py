@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from .dtypes import Array, ElementType
-from .packing import UNIT_BITS, decode, read_units, sign_extend, unpack
+from mobile_runtime.mlprogram.dtypes import Array, ElementType
+from mobile_runtime.mlprogram.packing import UNIT_BITS, decode, read_units, sign_extend, unpack
+
 from .rounding import round_to_half
 
 _ALWAYS_KEPT = 1 << 16  # bytes; gains, biases and tables do not count

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..dtypes import Array
+from mobile_runtime.mlprogram.dtypes import Array
+
 from ..registry import register
 
 Blocks = Sequence[Callable[..., tuple[Any, ...]]]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import Array
+from mobile_runtime.mlprogram.dtypes import Array
+
 from ..registry import register
 from ..values import Weight, dense
 from .windows import padding, sizes, windows

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import ALIASES, ELEMENT_TYPES, Array
+from mobile_runtime.mlprogram.dtypes import ALIASES, ELEMENT_TYPES, Array
+
 from ..registry import UnsupportedOperation, register
 from ..special import erf
 

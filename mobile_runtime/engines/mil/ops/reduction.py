@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import Array
+from mobile_runtime.mlprogram.dtypes import Array
+
 from ..registry import register
 
 

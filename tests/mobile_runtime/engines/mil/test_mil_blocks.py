@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mobile_runtime.engines.mil import MilEngine, values
-from mobile_runtime.engines.mil.packing import read_units, unpack
+from mobile_runtime.mlprogram.packing import read_units, unpack
 
 mb = pytest.importorskip("coremltools.converters.mil").Builder
 types = pytest.importorskip("coremltools.converters.mil").mil.types

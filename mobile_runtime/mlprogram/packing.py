@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from .dtypes import Array, ElementType
+from mobile_runtime.mlprogram.dtypes import Array, ElementType
 
 # Width of a value -> bits that are looked up at once: whole values, and tables that stay in cache.
 UNIT_BITS = {1: 8, 2: 8, 3: 12, 4: 8, 6: 12, 8: 8}

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mobile_runtime.errors import InputError
-
-from .dtypes import Array, ElementType
+from mobile_runtime.mlprogram.dtypes import Array, ElementType
 
 _HEADER = struct.Struct("<II")
 _METADATA = struct.Struct("<IIQQQ")

@@ -19,11 +19,10 @@ from google.protobuf.message import DecodeError
 
 from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.errors import InputError
-
-from .blob import BlobFile
-from .dtypes import BY_PROGRAM_CODE, STRING_CODE, Array, ElementType
-from .packing import decode
-from .schema import Model
+from mobile_runtime.mlprogram.blob import BlobFile
+from mobile_runtime.mlprogram.dtypes import BY_PROGRAM_CODE, STRING_CODE, Array, ElementType
+from mobile_runtime.mlprogram.packing import decode
+from mobile_runtime.mlprogram.schema import Model
 
 _MODEL_PATH = "@model_path"
 ANY_SIZE = -1
