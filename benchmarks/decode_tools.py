@@ -61,7 +61,7 @@ def measure_ours(bundle: Path, threads: int, context: int) -> dict[str, list[Sam
     """The runtime's own steps: embedding, decoder, the best token."""
     from mobile_runtime.bundle import read_manifest
     from mobile_runtime.engines import EngineOptions
-    from mobile_runtime.onnx_graphs import OnnxDecoder, OnnxEmbedding, OnnxGraphs
+    from mobile_runtime.model.onnx import OnnxDecoder, OnnxEmbedding, OnnxGraphs
 
     manifest = read_manifest(bundle)
     graphs = OnnxGraphs(bundle, manifest, EngineOptions(threads=threads))

@@ -30,7 +30,7 @@ def run_decoder(bundle: str, prepacked: str) -> None:
     """Open the decoder, read a prompt, write tokens; print seconds as JSON."""
     from mobile_runtime.bundle import read_manifest
     from mobile_runtime.engines import EngineOptions
-    from mobile_runtime.onnx_graphs import OnnxDecoder, OnnxEmbedding, OnnxGraphs
+    from mobile_runtime.model.onnx import OnnxDecoder, OnnxEmbedding, OnnxGraphs
 
     manifest = read_manifest(Path(bundle))
     options = EngineOptions(prepacked=Path(prepacked) if prepacked else None)

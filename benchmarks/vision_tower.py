@@ -59,7 +59,7 @@ def open_bundle(bundle: Path, threads: int) -> Tower:
     """The tower of a bundle, in the session that the runtime opens for it."""
     from mobile_runtime.bundle import read_manifest
     from mobile_runtime.engines import EngineOptions
-    from mobile_runtime.onnx_graphs import OnnxGraphs
+    from mobile_runtime.model.onnx import OnnxGraphs
 
     graphs = OnnxGraphs(bundle, read_manifest(bundle), EngineOptions(threads=threads))
     engine = graphs["vision_encoder"]

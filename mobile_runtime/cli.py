@@ -204,7 +204,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _ort(options: argparse.Namespace) -> int:
-    from mobile_runtime.ort_files import write_ort_files
+    from mobile_runtime.engines.onnx.ort_files import write_ort_files
 
     manifest = read_manifest(options.bundle)
     verify_files(options.bundle, manifest)

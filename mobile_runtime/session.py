@@ -20,7 +20,7 @@ from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, check_promp
 from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
-from mobile_runtime.model import open_model
+from mobile_runtime.model.model import open_model
 from mobile_runtime.pictures.preprocess import check_view
 from mobile_runtime.sampling.sampling import Sampler
 

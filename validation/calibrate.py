@@ -18,7 +18,7 @@ from export.backends.onnx.scales import read_cache_scales, write_cache_scales
 from mobile_runtime.bundle import FileEntry, Manifest, file_sha256, read_manifest, write_manifest
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
-from mobile_runtime.onnx_graphs import OnnxDecoder
+from mobile_runtime.model.onnx import OnnxDecoder
 from mobile_runtime.session import ChatOptions, Session
 from validation.default_prompts import NamedChat
 

@@ -21,8 +21,8 @@ from export.models.minicpmv import build_empty, load_part
 from export.models.qwen3 import KeyValueCache
 from export.quant.recipes import EMBED_TOKENS
 from mobile_runtime.chat.conversation import PreparedPrompt
+from mobile_runtime.model.positions import position_ids, sincos_2d, sincos_time
 from mobile_runtime.pictures.preprocess import View, patches
-from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
 from validation.loaded import LoadedWeights
 
 Array = np.ndarray

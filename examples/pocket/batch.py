@@ -23,7 +23,7 @@ from examples.pocket.counting import Counts, CountTargets, join_counts
 from examples.pocket.curriculum import Weights
 from examples.pocket.example import BLANK, Example, TrainingGroup, TrainingView
 from export.models.config import parse_config
-from mobile_runtime.positions import position_ids
+from mobile_runtime.model.positions import position_ids
 
 _BUCKETS = parse_config(CONFIG).vision.position_buckets
 GRID_SIDE = 64  # of the table of resampler positions: patches in a row or column of a view, at most

@@ -39,7 +39,7 @@ from export.models.config import load_config, parse_config
 from export.models.qwen3 import KeyValueCache
 from export.models.tensors import tensor_shapes
 from mobile_runtime.errors import InputError
-from mobile_runtime.positions import position_ids, sincos_2d, sincos_time
+from mobile_runtime.model.positions import position_ids, sincos_2d, sincos_time
 from validation.questions.shapes import COLOURS, SHAPES
 from validation.questions.strings import CHARACTERS, MAX_LENGTH
 from validation.questions.tasks import TASKS, Source, draw_question, follow_ups

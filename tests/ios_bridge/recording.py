@@ -9,10 +9,10 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 import mobile_runtime.decoder
 import mobile_runtime.vision
+import numpy as np
+
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.errors import InputError
@@ -33,7 +33,7 @@ class Recorder:
     @contextmanager
     def listening(self):
         """Let the packages that are opened inside be recorded."""
-        modules = (mobile_runtime.vision, mobile_runtime.decoder)
+        modules = (mobile_runtime.model.static_vision, mobile_runtime.model.static_decoder)
         opened = [module.open_engine for module in modules]
         try:
             for module, original in zip(modules, opened, strict=True):

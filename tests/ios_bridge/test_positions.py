@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mobile_runtime.decoder import Decoder
-from mobile_runtime.positions import (
+from mobile_runtime.model.positions import (
     bucket_positions,
     position_ids,
     rope_tables,
@@ -14,6 +13,7 @@ from mobile_runtime.positions import (
     sincos_2d,
     sincos_time,
 )
+from mobile_runtime.model.static_decoder import Decoder
 
 
 @pytest.fixture

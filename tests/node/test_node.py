@@ -10,8 +10,8 @@ import pytest
 
 from export.cli import main
 from mobile_runtime.engines import EngineOptions
+from mobile_runtime.model.positions import position_ids
 from mobile_runtime.pictures.preprocess import patches
-from mobile_runtime.positions import position_ids
 from mobile_runtime.session import GREEDY, Session
 
 FOLDER = Path(__file__).parent

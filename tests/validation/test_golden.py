@@ -13,8 +13,8 @@ from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.chat.conversation import ChatFormat, prepare_prompt
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.chat.tokenizer import Tokenizer
+from mobile_runtime.model.positions import position_ids
 from mobile_runtime.pictures.preprocess import preprocess_image
-from mobile_runtime.positions import position_ids
 from tests.golden.synthetic import SyntheticWeights, golden_picture
 from validation.continuation import continue_texts
 from validation.reference import Reference

@@ -15,8 +15,8 @@ from mobile_runtime.bundle import Manifest, exact_path
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.onnx import OnnxEngine, OnnxState, SessionSettings
 from mobile_runtime.engines.onnx.prepacked import open_prepacked
+from mobile_runtime.model.positions import position_ids
 from mobile_runtime.pictures.preprocess import View, check_view, patches
-from mobile_runtime.positions import position_ids
 
 Array = np.ndarray
 _CACHE_STEP = 128  # positions by which the cache grows: a copy of it for so many tokens
@@ -52,7 +52,7 @@ class OnnxGraphs:
 
 
 class OnnxEmbedding:
-    """Token embeddings; implements `mobile_runtime.model.TokenEmbedding`."""
+    """Token embeddings; implements `mobile_runtime.model.model.TokenEmbedding`."""
 
     def __init__(self, graphs: OnnxGraphs) -> None:
         self._graphs = graphs
@@ -65,7 +65,7 @@ class OnnxEmbedding:
 
 
 class OnnxVision:
-    """Views -> image embeddings; implements `mobile_runtime.model.VisionModel`."""
+    """Views -> image embeddings; implements `mobile_runtime.model.model.VisionModel`."""
 
     def __init__(self, graphs: OnnxGraphs, manifest: Manifest) -> None:
         self._graphs, self._preprocessing = graphs, manifest.preprocessing
@@ -101,7 +101,7 @@ class OnnxVision:
 
 
 class OnnxDecoder:
-    """The decoder with its cache; implements `mobile_runtime.model.TextModel`."""
+    """The decoder with its cache; implements `mobile_runtime.model.model.TextModel`."""
 
     def __init__(self, graphs: OnnxGraphs, manifest: Manifest) -> None:
         self._graphs, self._decoding = graphs, manifest.decoding

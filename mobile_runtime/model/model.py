@@ -10,11 +10,11 @@ from typing import Protocol
 import numpy as np
 
 from mobile_runtime.bundle import Manifest
-from mobile_runtime.decoder import Decoder, Embedding
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.model.static_decoder import Decoder, Embedding
+from mobile_runtime.model.static_vision import Vision
 from mobile_runtime.pictures.preprocess import View
-from mobile_runtime.vision import Vision
 
 Array = np.ndarray
 
@@ -81,7 +81,7 @@ def open_model(bundle: Path, manifest: Manifest, options: EngineOptions) -> Mode
             Vision(bundle, manifest, options),
             Decoder(bundle, manifest, options),
         )
-    from mobile_runtime.onnx_graphs import OnnxDecoder, OnnxEmbedding, OnnxGraphs, OnnxVision
+    from mobile_runtime.model.onnx import OnnxDecoder, OnnxEmbedding, OnnxGraphs, OnnxVision
 
     graphs = OnnxGraphs(bundle, manifest, options)
     return Model(OnnxEmbedding(graphs), OnnxVision(graphs, manifest), OnnxDecoder(graphs, manifest))

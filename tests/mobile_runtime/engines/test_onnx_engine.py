@@ -9,9 +9,9 @@ from mobile_runtime.bundle import read_manifest
 from mobile_runtime.cli import main
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.onnx import OnnxEngine
+from mobile_runtime.engines.onnx.ort_files import write_ort_files
 from mobile_runtime.errors import InputError
-from mobile_runtime.onnx_graphs import OnnxGraphs
-from mobile_runtime.ort_files import write_ort_files
+from mobile_runtime.model.onnx import OnnxGraphs
 from validation.cli import main as validate
 
 DATA = ("decoder_model_merged", "resampler", "vision_encoder")
@@ -122,11 +122,11 @@ def test_ort_refuses_what_it_cannot_write_and_leaves_nothing(
     assert main(["ort", str(bundle), str(tmp_path / "file" / "new")]) == 2
     assert "file/new cannot be made" in capsys.readouterr().err
     (tmp_path / "file").unlink()
-    monkeypatch.setattr("mobile_runtime.ort_files.MAX_BYTES", 1000)
+    monkeypatch.setattr("mobile_runtime.engines.onnx.ort_files.MAX_BYTES", 1000)
     assert main(["ort", str(bundle), str(tmp_path / "new")]) == 2
     assert "more weights than the 2 GB" in capsys.readouterr().err
     monkeypatch.undo()
-    monkeypatch.setattr("mobile_runtime.ort_files.write_operators", _full_disk)
+    monkeypatch.setattr("mobile_runtime.engines.onnx.ort_files.write_operators", _full_disk)
     assert main(["ort", str(bundle), str(tmp_path / "new")]) == 2
     assert not list(tmp_path.iterdir())
 

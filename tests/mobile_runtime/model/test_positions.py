@@ -3,7 +3,7 @@ import platform
 import numpy as np
 import pytest
 
-from mobile_runtime.positions import (
+from mobile_runtime.model.positions import (
     bucket_positions,
     position_ids,
     rope_tables,

@@ -13,8 +13,8 @@ import numpy as np
 
 from mobile_runtime.bundle import GraphSpec, Manifest
 from mobile_runtime.engines import EngineOptions, open_engine
-from mobile_runtime.positions import rope_tables
-from mobile_runtime.vision import MASKED, map_table
+from mobile_runtime.model.positions import rope_tables
+from mobile_runtime.model.static_vision import MASKED, map_table
 
 CACHE = "key_value_cache"
 Array = np.ndarray

@@ -14,8 +14,8 @@ import numpy as np
 
 from mobile_runtime.bundle import Manifest, TensorFile, resolve_inside
 from mobile_runtime.engines import Engine, EngineOptions, open_engine
+from mobile_runtime.model.positions import position_ids, sincos_1d, sincos_time
 from mobile_runtime.pictures.preprocess import View, check_view, patches
-from mobile_runtime.positions import position_ids, sincos_1d, sincos_time
 
 MASKED = np.float32(-1e4)  # finite, and far below any score in float16
 Array = np.ndarray
