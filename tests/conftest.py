@@ -4,7 +4,6 @@ import json
 import logging
 import platform
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -12,9 +11,8 @@ from export.backends import BACKENDS
 from export.config import ExportConfig
 from export.pipeline import export_bundle
 from export.progress import Progress
+from tests.paths import SHARED
 from tests.random_checkpoint import write_random_checkpoint
-
-SHARED = Path(__file__).resolve().parents[1] / "../shared"
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 

@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.paths import ROOT
+
 GOLDEN_TOKENIZER = ROOT / "../shared/upstream"
 EXPORTS: tuple[tuple[str, ...], ...] = (
     *(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.paths import ROOT
+
 PACKAGES = ("export", "mobile_runtime", "validation", "benchmarks", "examples")
 # Package -> the modules of ours that it may import, besides itself.
 ARROWS = {

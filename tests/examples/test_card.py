@@ -1,12 +1,12 @@
 """The pocket model's card tells what was measured."""
 
 import shutil
-from pathlib import Path
 
 from examples.pocket.card import main
 from export.checkpoint import DEFAULT_CHECKPOINT
+from tests.paths import ROOT
 
-RESULTS = Path(__file__).parents[2] / "benchmarks/results"
+RESULTS = ROOT / "benchmarks/results"
 
 
 def test_the_shipped_card_is_what_the_measurements_say(tmp_path):

@@ -24,8 +24,7 @@ from export.plan import build_plan
 from export.quant.quantize import quantize
 from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.engines.mil import MilEngine
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 
 @pytest.fixture

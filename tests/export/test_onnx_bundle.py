@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -25,13 +24,13 @@ from mobile_runtime import cli as runtime_cli
 from mobile_runtime.bundle import list_files, read_manifest, verify_files, write_manifest
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.session import GREEDY, Session
+from tests.paths import ROOT
 from tests.random_checkpoint import write_random_checkpoint
 from validation import cli as validation_cli
 from validation.default_prompts import default_chats
 from validation.parity import ParityOptions, run_parity
 from validation.sources import open_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
 BOTH = ["onnx", "onnx-portable"]
 LAYERS, KV_HEADS, HEAD_DIM = 2, 2, 64  # of the random checkpoint
 

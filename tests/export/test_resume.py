@@ -23,8 +23,7 @@ from export.pipeline import export_bundle
 from export.progress import Progress
 from mobile_runtime.bundle import list_files, read_manifest, verify_files
 from mobile_runtime.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 
 @pytest.fixture

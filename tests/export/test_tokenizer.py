@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
@@ -8,9 +7,7 @@ from tokenizers import Tokenizer
 from export.chat_template import COMPACT
 from export.tokenizer import build_tokenizer_files
 from mobile_runtime.errors import InputError
-
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-UPSTREAM = Path(__file__).resolve().parents[2] / "../shared/upstream"
+from tests.paths import GOLDEN, UPSTREAM
 
 
 @pytest.fixture

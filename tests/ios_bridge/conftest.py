@@ -10,9 +10,9 @@ import pytest
 
 from export.tokenizer import build_tokenizer_files
 from tests.mobile_runtime.conftest import picture, preprocessing, published  # noqa: F401
+from tests.paths import ROOT
 from tests.tampered_bundles import tamper, write_bundle
 
-ROOT = Path(__file__).resolve().parents[2]
 TOOLCHAIN = ROOT / "ios_bridge/toolchain.sh"
 
 

@@ -9,13 +9,12 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-import mobile_runtime.decoder
-import mobile_runtime.vision
 import numpy as np
 
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.model import static_decoder, static_vision
 from mobile_runtime.session import ChatOptions, Session
 
 # The score bias is a float32 matrix product, whose sums the two sides order differently: over 256
@@ -33,7 +32,7 @@ class Recorder:
     @contextmanager
     def listening(self):
         """Let the packages that are opened inside be recorded."""
-        modules = (mobile_runtime.model.static_vision, mobile_runtime.model.static_decoder)
+        modules = (static_vision, static_decoder)
         opened = [module.open_engine for module in modules]
         try:
             for module, original in zip(modules, opened, strict=True):

@@ -1,11 +1,12 @@
 """House rules of the Swift sources: sizes, no crash on purpose, everything public documented."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "ios_bridge"
+from tests.paths import ROOT
+
+FOLDER = ROOT / "ios_bridge"
 SOURCES = sorted((FOLDER / "Sources").rglob("*.swift"))
 TESTS = sorted((FOLDER / "Tests").rglob("*.swift"))
 CRASHES = re.compile(r"\btry!|\bas!|\bfatalError\b|\bpreconditionFailure\b|[\w)\]]!(?![=\w])")

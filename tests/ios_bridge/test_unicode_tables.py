@@ -1,11 +1,12 @@
 """The Swift package's Unicode tables are those of the installed `tokenizers` library."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "ios_bridge/unicode_tables.py"
+from tests.paths import ROOT
+
+SCRIPT = ROOT / "ios_bridge/unicode_tables.py"
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import random
 import sysconfig
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 SPECIAL = (
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>", "<image>", "</image>"),
     *("<slice>", "</slice>", "<image_id>", "</image_id>", "<unk>", "<box>", "<|reserved_0|>"),

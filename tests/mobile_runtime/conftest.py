@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -11,9 +10,7 @@ from export.tokenizer import build_tokenizer_files
 from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.chat.tokenizer import Tokenizer
 from tests.golden.synthetic import golden_picture
-
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-UPSTREAM = Path(__file__).resolve().parents[2] / "../shared/upstream"
+from tests.paths import GOLDEN, UPSTREAM
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from mobile_runtime.engines import EngineOptions
 from mobile_runtime.model.positions import position_ids
 from mobile_runtime.pictures.preprocess import patches
 from mobile_runtime.session import GREEDY, Session
+from tests.paths import PICTURES
 
 FOLDER = Path(__file__).parent
 NEW_TOKENS = 12
@@ -81,9 +82,6 @@ def request_of(session, prompt):
         "groups": groups,
         "max_new_tokens": NEW_TOKENS,
     }
-
-
-PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
 
 
 @pytest.mark.parametrize("picture", ["sign.png", "shapes.png"])

@@ -1,7 +1,5 @@
 """What a newcomer sees first: the default model, exported at int4, answers about a picture."""
 
-from pathlib import Path
-
 import pytest
 
 from export.backends import BACKENDS
@@ -9,8 +7,9 @@ from export.config import ExportConfig
 from export.pipeline import export_bundle
 from export.progress import Progress
 from mobile_runtime.session import Session
+from tests.paths import ROOT
 
-SIGN = Path(__file__).parents[2] / "examples/pictures/sign.png"
+SIGN = ROOT / "examples/pictures/sign.png"
 
 
 @pytest.mark.parametrize("backend", ["coreml", "onnx"])

@@ -1,7 +1,6 @@
 """The PyTorch reference computes what the published code computes, in fp32."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +15,10 @@ from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.model.positions import position_ids
 from mobile_runtime.pictures.preprocess import preprocess_image
 from tests.golden.synthetic import SyntheticWeights, golden_picture
+from tests.paths import GOLDEN
 from validation.continuation import continue_texts
 from validation.reference import Reference
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TOLERANCE = 2e-4
 PROMPTS = json.loads((GOLDEN / "prompts.json").read_text(encoding="utf-8"))
 HALF = (0.5, 0.5, 0.5)

@@ -2,7 +2,6 @@ import dataclasses
 import json
 import random
 from itertools import chain
-from pathlib import Path
 
 import pytest
 
@@ -17,10 +16,9 @@ from mobile_runtime.chat.prompt import (
 )
 from mobile_runtime.errors import InputError
 from mobile_runtime.pictures.preprocess import plan_slices, preprocess_image
+from tests.paths import GOLDEN
 
-GOLDEN_PROMPTS = json.loads(
-    (Path(__file__).parents[1] / "golden/prompts.json").read_text(encoding="utf-8")
-)
+GOLDEN_PROMPTS = json.loads((GOLDEN / "prompts.json").read_text(encoding="utf-8"))
 HOSTILE = (
     *("<image>", "</image>", "<slice>", "</slice>", "<image_id>", "</image_id>", "<unk>"),
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "(<image>./</image>)", "<think>", "</think>"),

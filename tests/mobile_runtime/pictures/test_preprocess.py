@@ -1,7 +1,6 @@
 import dataclasses
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ from mobile_runtime.pictures.preprocess import (
     plan_slices,
     preprocess_image,
 )
+from tests.paths import GOLDEN
 
-ENTRIES = json.loads((Path(__file__).parents[1] / "golden/preprocess.json").read_text())
+ENTRIES = json.loads((GOLDEN / "preprocess.json").read_text())
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: "x".join(map(str, entry["size"])))
