@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from export.models.config import DecoderConfig
-from export.models.qwen3 import DecoderLayer
 from export.quant.recipe import QuantSpec
 from mobile_runtime.bundle import Decoding
+from validation.reference.qwen3 import DecoderLayer
 
 STATES = ("key_cache", "value_cache")
 _TARGET = ct.target.iOS18

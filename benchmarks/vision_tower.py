@@ -72,10 +72,10 @@ def open_bundle(bundle: Path, threads: int) -> Tower:
 
 
 def load_reference(checkpoint: Path) -> Any:
-    """`export.models.siglip.VisionEncoder` of a checkpoint, float32."""
+    """`validation.reference.siglip.VisionEncoder` of a checkpoint, float32."""
     from export.checkpoint import Checkpoint
     from export.models.config import load_config
-    from export.models.minicpmv import build_empty, load_part
+    from validation.reference.minicpmv import build_empty, load_part
 
     return load_part(build_empty(load_config(checkpoint)), "vpm", Checkpoint(checkpoint))
 

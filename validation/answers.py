@@ -24,7 +24,7 @@ from validation.messages import Chat
 from validation.questions.handwritten import COLLECTIONS
 from validation.questions.question import Question
 from validation.questions.tasks import TASKS, Source, draw_question
-from validation.reference import Reference
+from validation.reference.reference import Reference
 from validation.sources import open_checkpoint
 from validation.trace import prepare_chat, trace_bundle, trace_reference
 

@@ -21,7 +21,7 @@ from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.chat.messages import collect_media
 from mobile_runtime.pictures.preprocess import patches
 from validation.default_prompts import NamedChat
-from validation.reference import Reference
+from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint
 from validation.trace import prepare_chat, trace_reference
 

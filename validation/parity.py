@@ -22,12 +22,12 @@ from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import ChatOptions, Session
 from validation.default_prompts import NamedChat
-from validation.loaded import LoadedWeights
 from validation.meter import Meter
 from validation.metrics import cosine, kl_divergence, psnr, top_agreement
-from validation.reference import LOADED_BYTES, Reference
+from validation.reference.loaded import LoadedWeights
+from validation.reference.reference import LOADED_BYTES, Reference
+from validation.reference.same_weights import SameWeights
 from validation.report import ParityReport, StageResult, Status
-from validation.same_weights import SameWeights
 from validation.sources import OpenCheckpoint, check_source
 from validation.stages import Compared, Comparison, Stage, TextOptions
 from validation.trace import prepare_chat

@@ -18,7 +18,7 @@ from rich.table import Table
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
-from validation.reference import Reference
+from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint
 
 Array = np.ndarray

@@ -16,8 +16,8 @@ import numpy as np
 from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.model.static_decoder import Decoder, DecoderPackage
 from mobile_runtime.session import Session
-from validation.continuation import continue_texts
-from validation.reference import Group, Reference, picture_groups
+from validation.reference.continuation import continue_texts
+from validation.reference.reference import Group, Reference, picture_groups
 
 Array = np.ndarray
 

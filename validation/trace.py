@@ -11,9 +11,9 @@ import numpy as np
 from mobile_runtime.chat.conversation import ChatFormat, PreparedPrompt, prepare_prompt
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import ChatOptions, Session
-from validation.continuation import continue_texts
 from validation.messages import Chat
-from validation.reference import Reference
+from validation.reference.continuation import continue_texts
+from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint
 
 Array = np.ndarray

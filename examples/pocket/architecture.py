@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from examples.pocket.example import QUERY_TIME
 from export.models.config import parse_config
-from export.models.minicpmv import MiniCPMV
 from export.models.release import Release
-from export.models.resampler import Resampler
 from mobile_runtime.bundle import Generation, SamplingDefaults
+from validation.reference.minicpmv import MiniCPMV
+from validation.reference.resampler import Resampler
 
 VOCAB_SIZE = 448
 CONFIG: dict[str, Any] = {

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from export.models.qwen3 import Attention, DecoderLayer, Qwen3, RMSNorm, rope_frequencies
-from export.models.resampler import Resampler
-from export.models.siglip import EncoderLayer, VisionEncoder
+from validation.reference.qwen3 import Attention, DecoderLayer, Qwen3, RMSNorm, rope_frequencies
+from validation.reference.resampler import Resampler
+from validation.reference.siglip import EncoderLayer, VisionEncoder
 
 _EXCLUDED = -1e9  # added to the score of a padded key
 

@@ -23,7 +23,7 @@ from examples.pocket.objective import (
 )
 from examples.pocket.options import Options
 from examples.pocket.pool import open_pool
-from export.models.minicpmv import MiniCPMV
+from validation.reference.minicpmv import MiniCPMV
 
 
 class Learning(Protocol):

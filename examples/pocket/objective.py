@@ -44,8 +44,8 @@ from examples.pocket.example import (
 )
 from examples.pocket.forward import encode_views, resample, run_decoder
 from examples.pocket.recolour import recolour
-from export.models.minicpmv import MiniCPMV
 from mobile_runtime.model.positions import sincos_2d, sincos_time
+from validation.reference.minicpmv import MiniCPMV
 
 _SHAPE_WEIGHT = 0.5  # of the losses on shapes, next to those on characters
 _EMPTY_PATCH = 0.05  # weight of patches that hold nothing

@@ -24,10 +24,10 @@ from benchmarks.stock import STATES, load_module, palettize
 from export.checkpoint import Checkpoint
 from export.config import ExportConfig
 from export.models.config import parse_config
-from export.models.qwen3 import KeyValueCache, Qwen3
 from export.quant.quantize import quantize
 from export.quant.recipe import QuantSpec
 from mobile_runtime.engines.mil import MilEngine
+from validation.reference.qwen3 import KeyValueCache, Qwen3
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the stock way
 HIDDEN, HEAD_DIM, CONTEXT = 640, 64, 2048

@@ -20,10 +20,10 @@ from benchmarks.weights import HeavyTailed, draw_tensor
 from export.checkpoint import Checkpoint
 from export.models.config import load_config, parse_config
 from export.models.preprocessor import load_preprocessing
-from export.models.qwen3 import KeyValueCache, Qwen3
 from export.models.release import PUBLISHED, load_release
 from export.models.tensors import tensor_shapes
 from export.tokenizer import SPECIAL_TOKENS, build_tokenizer_files
+from validation.reference.qwen3 import KeyValueCache, Qwen3
 
 QUIET = Console(quiet=True)
 # Bytes and tensors of the published shards.

@@ -36,7 +36,6 @@ from examples.pocket.state import (
 from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
 from export.checkpoint import Checkpoint
 from export.models.config import load_config, parse_config
-from export.models.qwen3 import KeyValueCache
 from export.models.tensors import tensor_shapes
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.positions import position_ids, sincos_2d, sincos_time
@@ -44,6 +43,7 @@ from validation.questions.shapes import COLOURS, SHAPES
 from validation.questions.strings import CHARACTERS, MAX_LENGTH
 from validation.questions.tasks import TASKS, Source, draw_question, follow_ups
 from validation.questions.video import DIRECTIONS
+from validation.reference.qwen3 import KeyValueCache
 from validation.sources import open_chat_format
 
 

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from export.models.config import parse_config
-from export.models.minicpmv import build_empty
 from export.models.tensors import tensor_shapes
+from validation.reference.minicpmv import build_empty
 
 
 def count(shapes, prefix):

@@ -13,7 +13,7 @@ from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.session import ChatOptions, Session
 from tests.golden.synthetic import CONFIG, SyntheticWeights
-from tests.validation.test_golden import TOLERANCE, messages_of
+from tests.validation.reference.test_golden import TOLERANCE, messages_of
 
 TOKENIZER = (
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json"),

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from export.models.minicpmv import build_empty, load_part
 from export.tokenizer import build_tokenizer_files
 from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.chat.conversation import ChatFormat, prepare_prompt
@@ -16,8 +15,9 @@ from mobile_runtime.model.positions import position_ids
 from mobile_runtime.pictures.preprocess import preprocess_image
 from tests.golden.synthetic import SyntheticWeights, golden_picture
 from tests.paths import GOLDEN
-from validation.continuation import continue_texts
-from validation.reference import Reference
+from validation.reference.continuation import continue_texts
+from validation.reference.minicpmv import build_empty, load_part
+from validation.reference.reference import Reference
 
 TOLERANCE = 2e-4
 PROMPTS = json.loads((GOLDEN / "prompts.json").read_text(encoding="utf-8"))

@@ -13,9 +13,9 @@ from torch import nn
 
 from export.checkpoint import TensorSource
 from export.models.config import ModelConfig
-from export.models.qwen3 import Qwen3
-from export.models.resampler import Resampler
-from export.models.siglip import VisionEncoder
+from validation.reference.qwen3 import Qwen3
+from validation.reference.resampler import Resampler
+from validation.reference.siglip import VisionEncoder
 
 
 class MiniCPMV(nn.Module):

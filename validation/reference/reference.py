@@ -17,13 +17,13 @@ from torch.nn import functional
 from export.checkpoint import TensorSource
 from export.graphs.lm_head import lm_head_slices
 from export.models.config import ModelConfig
-from export.models.minicpmv import build_empty, load_part
-from export.models.qwen3 import KeyValueCache
 from export.quant.recipes import EMBED_TOKENS
 from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.model.positions import position_ids, sincos_2d, sincos_time
 from mobile_runtime.pictures.preprocess import View, patches
-from validation.loaded import LoadedWeights
+from validation.reference.loaded import LoadedWeights
+from validation.reference.minicpmv import build_empty, load_part
+from validation.reference.qwen3 import KeyValueCache
 
 Array = np.ndarray
 LOADED_BYTES = 2 << 30  # the vision tower, the largest part, takes 1.65 GB

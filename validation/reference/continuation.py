@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from validation.reference import Reference
+from validation.reference.reference import Reference
 
 Array = np.ndarray
 

@@ -16,12 +16,12 @@ from mobile_runtime.errors import InputError
 from tests.random_checkpoint import write_random_checkpoint
 from validation import parity
 from validation.cli import main
-from validation.continuation import continue_texts
 from validation.default_prompts import default_chats
-from validation.loaded import LoadedWeights
 from validation.meter import Meter
 from validation.parity import ParityOptions, run_parity, wanted_stages
-from validation.reference import LOADED_BYTES, Reference
+from validation.reference.continuation import continue_texts
+from validation.reference.loaded import LoadedWeights
+from validation.reference.reference import LOADED_BYTES, Reference
 from validation.sources import open_checkpoint
 
 CONTEXT = 320

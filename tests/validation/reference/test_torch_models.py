@@ -6,8 +6,8 @@ import torch
 
 from export.checkpoint import Checkpoint
 from export.models.config import load_config
-from export.models.minicpmv import build_empty, load_part
-from export.models.qwen3 import KeyValueCache, rotate
+from validation.reference.minicpmv import build_empty, load_part
+from validation.reference.qwen3 import KeyValueCache, rotate
 
 CONTEXT = 32
 
