@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.palettize import squared_error
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from mobile_runtime.mlprogram.packing import decode
 from mobile_runtime.mlprogram.program import BlobTensor, Operation, load_program
 

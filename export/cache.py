@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from export.checkpoint import Checkpoint
-from export.readings import Reading
+from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.readings import Reading
 from mobile_runtime.bundle import FileEntry, list_files
 
 _ENTRY = "entry.json"

@@ -24,7 +24,9 @@ import numpy as np
 from export.backends import BACKENDS
 from export.backends.base import Backend
 from export.cache import Cache, Entry
-from export.checkpoint import Checkpoint, TensorSource
+from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.readings import HashedSource
+from export.checkpoint.source import TensorSource
 from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter
 from export.models.config import ModelConfig, load_config
@@ -32,7 +34,6 @@ from export.models.preprocessor import load_preprocessing
 from export.plan import Plan, build_plan
 from export.quant.quantize import quantize_values
 from export.quant.recipes import EMBED_TOKENS
-from export.readings import HashedSource
 from export.tables import write_tables
 from export.weights import Weight
 from mobile_runtime.bundle import Preprocessing

@@ -21,7 +21,7 @@ import numpy as np
 from export.backends.base import Backend
 from export.cache import Cache, place, this_process
 from export.card import write_card
-from export.checkpoint import local_checkpoint, locate_checkpoint
+from export.checkpoint.locate import local_checkpoint, locate_checkpoint
 from export.config import ExportConfig, check_resources, default_jobs
 from export.estimate import estimate
 from export.graphs.graph import Graph

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.checkpoint import TensorSource
+from export.checkpoint.source import TensorSource
 from export.graphs.graph import Parameter
 from export.graphs.parameters import POSITION_EMBEDDING, key_query, stored
 from export.models.config import ModelConfig

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.models.config import load_config
 from export.models.tensors import tensor_shapes
 from export.tokenizer import SPECIAL_TOKENS

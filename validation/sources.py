@@ -6,7 +6,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.checkpoint import DEFAULT_CHECKPOINT, Checkpoint, locate_checkpoint
+from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.locate import DEFAULT_CHECKPOINT, locate_checkpoint
 from export.models.config import ModelConfig, load_config
 from export.models.preprocessor import load_preprocessing
 from export.models.tensors import tensor_shapes

@@ -18,7 +18,7 @@ from examples.pocket.curriculum import (
     Stage,
 )
 from examples.pocket.state import FACTS_FILE
-from export.checkpoint import DEFAULT_CHECKPOINT
+from export.checkpoint.locate import DEFAULT_CHECKPOINT
 from validation.answer_report import answers_table
 from validation.questions.fonts import FACES
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from examples.pocket.architecture import CONFIG, PREPROCESSOR, RELEASE
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.tokenizer import write_tokenizer
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.models.config import load_config, parse_config
 from export.models.release import RELEASE_NAME
 from export.models.tensors import tensor_shapes

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from export.checkpoint import TensorSource
+from export.checkpoint.source import TensorSource
 from export.graphs.graph import Parameter
 from export.models.config import DecoderConfig
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from export.checkpoint import TensorSource
+from export.checkpoint.source import TensorSource
 from mobile_runtime.bundle import FunctionSpec, GraphSpec, TensorSpec
 
 Role = Literal["vision_encoder", "resampler", "embed_tokens", "decoder", "lm_head"]

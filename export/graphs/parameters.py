@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from export.checkpoint import TensorSource
+from export.checkpoint.source import TensorSource
 from export.graphs.graph import Parameter
 from export.models.config import ModelConfig
 from export.models.resampler_constants import LAYER_NORM_EPS

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from export.checkpoint import TensorSource
+from export.checkpoint.source import TensorSource
 from export.graphs.graph import Parameter
 from export.quant.affine import quantize_affine
 from export.quant.blocks import quantize_blocks

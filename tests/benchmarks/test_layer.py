@@ -21,7 +21,7 @@ from benchmarks.machine import describe_machine, run_child
 from benchmarks.package import folder_bytes, package_error, read_tables
 from benchmarks.published import config_values
 from benchmarks.stock import STATES, load_module, palettize
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.config import ExportConfig
 from export.models.config import parse_config
 from export.quant.quantize import quantize

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.onnx_full import WAYS
 from benchmarks.readme import onnx_full_table
-from export.checkpoint import DEFAULT_CHECKPOINT
+from export.checkpoint.locate import DEFAULT_CHECKPOINT
 
 pytest.importorskip("onnxruntime")
 

@@ -17,7 +17,7 @@ from benchmarks.shards import assign_shards, tensor_bytes, write_shard
 from benchmarks.synthesize import main, write_checkpoint
 from benchmarks.vocabulary import build_tokenizer
 from benchmarks.weights import HeavyTailed, draw_tensor
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.models.config import load_config, parse_config
 from export.models.preprocessor import load_preprocessing
 from export.models.release import PUBLISHED, load_release

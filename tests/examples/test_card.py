@@ -3,7 +3,7 @@
 import shutil
 
 from examples.pocket.card import main
-from export.checkpoint import DEFAULT_CHECKPOINT
+from export.checkpoint.locate import DEFAULT_CHECKPOINT
 from tests.paths import ROOT
 
 RESULTS = ROOT / "benchmarks/results"

@@ -34,7 +34,7 @@ from examples.pocket.state import (
     write_weights,
 )
 from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.models.config import load_config, parse_config
 from export.models.tensors import tensor_shapes
 from mobile_runtime.errors import InputError

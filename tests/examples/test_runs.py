@@ -21,7 +21,8 @@ from examples.pocket.curriculum import (
 )
 from examples.pocket.feed import Feed
 from examples.pocket.options import parse_options
-from export.checkpoint import DEFAULT_CHECKPOINT, Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.locate import DEFAULT_CHECKPOINT
 from export.models.config import load_config
 from export.models.tensors import tensor_shapes
 from validation.questions import fonts

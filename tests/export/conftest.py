@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from benchmarks.published import CONFIG
 from export.backends import BACKENDS
 from export.backends.coreml.package import write_package
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.config import ExportConfig
 from export.graphs.graph import Function, Graph, Parameter
 from export.models.config import load_config, parse_config

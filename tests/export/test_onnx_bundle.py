@@ -363,7 +363,7 @@ def test_another_engine_is_one_sentence(make_onnx_bundle, capsys, engine):
 
 def test_weights_come_out_of_the_data_files_as_they_went_in(make_onnx_bundle, random_checkpoint):
     """Read by plain onnx: the embedding's rows, scale a row, against the checkpoint's."""
-    from export.checkpoint import Checkpoint
+    from export.checkpoint.checkpoint import Checkpoint
 
     bundle = make_onnx_bundle()
     model = onnx.load(bundle / "embed_tokens.onnx")

@@ -11,7 +11,7 @@ import pytest
 
 from export import cache, parts, pipeline, tables
 from export.backends import BACKENDS
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.config import ExportConfig
 from export.pipeline import export_bundle
 from export.progress import Progress

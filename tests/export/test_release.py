@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from export.checkpoint import DEFAULT_CHECKPOINT
+from export.checkpoint.locate import DEFAULT_CHECKPOINT
 from export.models.release import PUBLISHED, RELEASE_NAME, load_release
 from mobile_runtime.errors import InputError
 

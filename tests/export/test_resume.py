@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from export import parts
 from export.backends import BACKENDS
 from export.cache import Cache
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.config import ExportConfig
 from export.parts import build_part
 from export.pipeline import export_bundle

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from export.checkpoint import TensorSource
+from export.checkpoint.source import TensorSource
 from export.models.config import ModelConfig
 from validation.reference.qwen3 import Qwen3
 from validation.reference.resampler import Resampler

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.checkpoint import TensorSource
+from export.checkpoint.source import TensorSource
 from export.graphs.lm_head import lm_head_slices
 from export.models.config import ModelConfig
 from export.quant.recipes import EMBED_TOKENS

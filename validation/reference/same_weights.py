@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.graphs.graph import Parameter
 from export.graphs.parameters import KEY_QUERY, POSITION_EMBEDDING, row_block, stored
 from export.models.config import ModelConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from export.backends.coreml import CoreMLBackend
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.cli import main as export_main
 from export.quant.recipes import EMBED_TOKENS
 from mobile_runtime.bundle import read_manifest

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.checkpoint import Checkpoint
+from export.checkpoint.checkpoint import Checkpoint
 from export.models.config import load_config
 from validation.reference.minicpmv import build_empty, load_part
 from validation.reference.qwen3 import KeyValueCache, rotate

@@ -10,28 +10,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from export.shards import Shard, TensorInfo
+from export.checkpoint.shards import Shard, TensorInfo
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-DEFAULT_CHECKPOINT = Path(__file__).parent / "pocket"  # a small trained model, see its README.md
-_HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
 _LISTED = 12
 _BLOCK_BYTES = 1 << 26  # that are read at once where nobody needs a whole tensor
-
-
-class TensorSource(Protocol):
-    """Anything that hands out tensors by name."""
-
-    def read(self, name: str) -> np.ndarray: ...
-
-    def read_rows(self, name: str, begin: int, end: int) -> np.ndarray: ...
 
 
 class Checkpoint:
@@ -158,33 +147,3 @@ def _some(names: Iterable[str]) -> str:
     ordered = sorted(names)
     rest = len(ordered) - _LISTED
     return ", ".join(ordered[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def local_checkpoint(given: str | None) -> Path | None:
-    """The folder that is meant, the pocket model's for None; None where it is not on this disk."""
-    folder = DEFAULT_CHECKPOINT if given is None else Path(given).expanduser()
-    return folder if folder.is_dir() else None
-
-
-def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
-    """A folder as it is; a hub id ("openbmb/MiniCPM-V-4_5") downloaded to the hub's cache, with or
-    without the shards; the pocket model for None."""
-    if (local := local_checkpoint(given)) is not None:
-        return local
-    assert given is not None, "the pocket model is part of the package"
-    folder = Path(given).expanduser()
-    if given.count("/") != 1 or folder.is_absolute() or given.startswith("."):
-        raise InputError(
-            f"no checkpoint at {given}; give a folder with config.json and safetensors, "
-            "or a hub id such as openbmb/MiniCPM-V-4_5."
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = [*_HUB_FILES, "*.safetensors"] if weights else _HUB_FILES
-        return Path(snapshot_download(given, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises its own, httpx's and OS errors
-        raise InputError(
-            f"{given} is no folder, and could not be fetched from the hub either "
-            f"({type(error).__name__}); check the name and the network, or give a folder."
-        ) from error

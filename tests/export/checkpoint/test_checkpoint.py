@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from export.checkpoint import Checkpoint, locate_checkpoint
+from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.locate import locate_checkpoint
 from mobile_runtime.errors import InputError
 
 INDEX = "model.safetensors.index.json"

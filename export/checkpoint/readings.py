@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from export.checkpoint import Checkpoint, bytes_of
+from export.checkpoint.checkpoint import Checkpoint, bytes_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Reading:
 
 class HashedSource:
     """Hands out a checkpoint's tensors and remembers what it handed out. Implements
-    `export.checkpoint.TensorSource`."""
+    `export.checkpoint.source.TensorSource`."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint

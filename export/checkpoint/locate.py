@@ -1,0 +1,42 @@
+"""Where a checkpoint lies: a folder, a hub id, or the pocket model that ships with the program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mobile_runtime.errors import InputError
+
+DEFAULT_CHECKPOINT = Path(__file__).parent / "pocket"  # a small trained model, see its README.md
+
+
+_HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
+
+
+def local_checkpoint(given: str | None) -> Path | None:
+    """The folder that is meant, the pocket model's for None; None where it is not on this disk."""
+    folder = DEFAULT_CHECKPOINT if given is None else Path(given).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
+    """A folder as it is; a hub id ("openbmb/MiniCPM-V-4_5") downloaded to the hub's cache, with or
+    without the shards; the pocket model for None."""
+    if (local := local_checkpoint(given)) is not None:
+        return local
+    assert given is not None, "the pocket model is part of the package"
+    folder = Path(given).expanduser()
+    if given.count("/") != 1 or folder.is_absolute() or given.startswith("."):
+        raise InputError(
+            f"no checkpoint at {given}; give a folder with config.json and safetensors, "
+            "or a hub id such as openbmb/MiniCPM-V-4_5."
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = [*_HUB_FILES, "*.safetensors"] if weights else _HUB_FILES
+        return Path(snapshot_download(given, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises its own, httpx's and OS errors
+        raise InputError(
+            f"{given} is no folder, and could not be fetched from the hub either "
+            f"({type(error).__name__}); check the name and the network, or give a folder."
+        ) from error
