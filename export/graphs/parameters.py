@@ -11,8 +11,7 @@ import numpy as np
 
 from export.checkpoint.source import TensorSource
 from export.graphs.graph import Parameter
-from export.models.config import ModelConfig
-from export.models.resampler_constants import LAYER_NORM_EPS
+from export.models.config import LAYER_NORM_EPS, ModelConfig
 
 KEY_QUERY = "resampler.attn.key_query.weight"
 POSITION_EMBEDDING = "vpm.embeddings.position_embedding.weight"

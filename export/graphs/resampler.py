@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 
 from export.graphs.graph import Function, Graph, Ops, Value
 from export.graphs.parameters import key_query, row_block, stored, transposed, vector_block
-from export.models.config import ModelConfig
-from export.models.resampler_constants import LAYER_NORM_EPS, MAX_FRAMES
+from export.models.config import LAYER_NORM_EPS, MAX_FRAMES, ModelConfig
 from mobile_runtime.bundle import TensorSpec
 
 

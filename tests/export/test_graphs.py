@@ -13,8 +13,8 @@ from export.backends.coreml.package import build_program
 from export.backends.coreml.placeholders import Placeholders
 from export.config import ExportConfig
 from export.graphs.parameters import KEY_QUERY, POSITION_EMBEDDING
+from export.models.preprocessor import max_view_patches
 from export.models.tensors import tensor_shapes
-from export.models.view_length import max_view_patches
 from export.plan import build_plan
 from export.quant.recipes import EMBED_TOKENS
 from mobile_runtime.errors import InputError

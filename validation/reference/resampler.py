@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.models.config import ModelConfig
-from export.models.resampler_constants import LAYER_NORM_EPS
+from export.models.config import LAYER_NORM_EPS, ModelConfig
 
 
 class ResamplerAttention(nn.Module):

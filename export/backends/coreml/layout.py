@@ -8,8 +8,7 @@ from export.graphs.decoder import decoder_graph
 from export.graphs.lm_head import MAX_DIMENSION, lm_head_graph, lm_head_slices
 from export.graphs.resampler import resampler_graph
 from export.graphs.vision_encoder import vision_encoder_graph
-from export.models.config import ModelConfig
-from export.models.resampler_constants import MAX_FRAMES
+from export.models.config import MAX_FRAMES, ModelConfig
 from mobile_runtime.bundle import Decoding, Preprocessing
 from mobile_runtime.errors import InputError
 

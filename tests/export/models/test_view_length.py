@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from export.models.view_length import max_view_patches
+from export.models.preprocessor import max_view_patches
 from mobile_runtime.pictures.preprocess import plan_slices
 
 
