@@ -6,26 +6,9 @@ slices; the reader drops the padded logits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from export.graphs.graph import Function, Graph, Ops, Parameter, Value
-from export.graphs.parameters import row_block, stored
+from export.graphs.graph import Parameter
+from export.graphs.parameters import row_block
 from export.models.config import DecoderConfig
-from mobile_runtime.bundle import TensorSpec
-
-MAX_DIMENSION = 16_384
-_ALIGNMENT = 32
-
-
-def lm_head_slices(vocab_size: int) -> tuple[int, int]:
-    """(count, rows): a power of two slices of at most 16,384 rows, rows a multiple of 32.
-
-    151,748 gives 16 slices of 9,504.
-    """
-    needed = -(-vocab_size // MAX_DIMENSION)
-    count = 1 << (needed - 1).bit_length()
-    rows = -(-vocab_size // (count * _ALIGNMENT)) * _ALIGNMENT
-    return count, rows
 
 
 def head_rows(config: DecoderConfig, number: int, begin: int, end: int) -> Parameter:
@@ -33,21 +16,3 @@ def head_rows(config: DecoderConfig, number: int, begin: int, end: int) -> Param
     tied = config.tie_word_embeddings
     tensor = "llm.model.embed_tokens.weight" if tied else "llm.lm_head.weight"
     return row_block(f"llm.lm_head.{number:02d}.weight", tensor, begin, end, config.hidden_size)
-
-
-def lm_head_graph(config: DecoderConfig, slices: range, name: str) -> Graph:
-    """The package of `slices`; each package repeats the final norm."""
-    size = config.hidden_size
-    _, rows = lm_head_slices(config.vocab_size)
-
-    def body(ops: Ops, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
-        weight = stored("llm.model.norm.weight", size)
-        x = ops.rms_norm(inputs["hidden_states"], weight, config.rms_norm_eps)
-        return {
-            f"logits_{n:02d}": ops.linear(x, head_rows(config, n, n * rows, (n + 1) * rows))
-            for n in slices
-        }
-
-    hidden = TensorSpec("hidden_states", (1, size, 1, 1), "float16")
-    outputs = tuple(TensorSpec(f"logits_{n:02d}", (1, rows, 1, 1), "float16") for n in slices)
-    return Graph(name, "lm_head", (Function("main", (hidden,), outputs, body),), (), slices)

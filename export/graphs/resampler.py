@@ -6,36 +6,11 @@ and the mask of padded patches. The host computes it from the folded queries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from export.graphs.graph import Function, Graph, Ops, Value
-from export.graphs.parameters import key_query, row_block, stored, transposed, vector_block
-from export.models.config import LAYER_NORM_EPS, MAX_FRAMES, ModelConfig
-from mobile_runtime.bundle import TensorSpec
-
-
-def resampler_graph(config: ModelConfig, max_patches: int, name: str = "resampler") -> Graph:
-    """The package; function `frames_n` takes n frames side by side along the length."""
-    functions = tuple(_function(config, max_patches, n) for n in range(1, MAX_FRAMES + 1))
-    return Graph(name, "resampler", functions, (), range(1))
-
-
-def _function(config: ModelConfig, max_patches: int, frames: int) -> Function:
-    size, length = config.decoder.hidden_size, frames * max_patches
-    score_rows = config.resampler_heads * config.num_queries
-
-    def body(ops: Ops, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
-        def scores(x: Value) -> Value:
-            return ops.add(ops.linear(x, key_query(config)), inputs["score_bias"])
-
-        return {"image_embeds": resample(ops, inputs["image_features"], scores, config)}
-
-    inputs = (
-        TensorSpec("image_features", (1, config.vision.hidden_size, 1, length), "float16"),
-        TensorSpec("score_bias", (1, score_rows, 1, length), "float16"),
-    )
-    output = TensorSpec("image_embeds", (1, size, 1, config.num_queries), "float16")
-    return Function(f"frames_{frames}", inputs, (output,), body)
+from export.graphs.graph import Ops, Value
+from export.graphs.parameters import row_block, stored, transposed, vector_block
+from export.models.config import LAYER_NORM_EPS, ModelConfig
 
 
 def resample(

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from export.graphs.lm_head import lm_head_slices
+from export.graphs.static.lm_head import lm_head_slices
 from export.plan import count_groups, split_blocks, stored_bytes
 from export.quant.recipe import QuantRecipe, QuantRule, QuantSpec
 from mobile_runtime.bundle import read_manifest

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.checkpoint.source import TensorSource
-from export.graphs.lm_head import lm_head_slices
+from export.graphs.static.lm_head import lm_head_slices
 from export.models.config import ModelConfig
 from export.quant.recipes import EMBED_TOKENS
 from mobile_runtime.chat.conversation import PreparedPrompt

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from export.backends.base import Layout
 from export.config import ExportConfig
-from export.graphs.decoder import decoder_graph
-from export.graphs.lm_head import MAX_DIMENSION, lm_head_graph, lm_head_slices
-from export.graphs.resampler import resampler_graph
-from export.graphs.vision_encoder import vision_encoder_graph
+from export.graphs.static.decoder import decoder_graph
+from export.graphs.static.lm_head import MAX_DIMENSION, lm_head_graph, lm_head_slices
+from export.graphs.static.resampler import resampler_graph
+from export.graphs.static.vision_encoder import vision_encoder_graph
 from export.models.config import MAX_FRAMES, ModelConfig
 from mobile_runtime.bundle import Decoding, Preprocessing
 from mobile_runtime.errors import InputError
