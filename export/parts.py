@@ -34,8 +34,8 @@ from export.models.preprocessor import load_preprocessing
 from export.plan import Plan, build_plan
 from export.quant.quantize import quantize_values
 from export.quant.recipes import EMBED_TOKENS
+from export.quant.weights import Weight
 from export.tables import write_tables
-from export.weights import Weight
 from mobile_runtime.bundle import Preprocessing
 
 TABLES = "tables"

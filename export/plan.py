@@ -15,7 +15,7 @@ from export.graphs.graph import Graph, Parameter, Role
 from export.models.config import ModelConfig
 from export.quant.recipe import QuantRecipe, QuantSpec
 from export.quant.recipes import EMBED_TOKENS, build_recipe
-from export.weights import packed_size
+from export.quant.weights import packed_size
 from mobile_runtime.bundle import Decoding, Preprocessing
 from mobile_runtime.errors import InputError
 

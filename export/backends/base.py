@@ -11,7 +11,7 @@ from export.graphs.graph import Graph, Parameter, Role
 from export.models.config import ModelConfig
 from export.quant.recipe import Method, QuantSpec
 from export.quant.recipes import Forms
-from export.weights import Weight
+from export.quant.weights import Weight
 from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.quant.checks import FLOAT16_MAX, check_bits, check_finite, check_matrix
-from export.weights import AffineWeight
+from export.quant.weights import AffineWeight
 
 _VALUES_PER_BLOCK = 1 << 18  # stays in the cache
 

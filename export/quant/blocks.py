@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from export.quant.blocks_kernels import quantize_asymmetric, quantize_symmetric
 from export.quant.checks import FLOAT16_MAX, check_bits, check_finite, check_matrix
 from export.quant.recipe import QuantSpec
-from export.weights import AffineWeight
+from export.quant.weights import AffineWeight
 from mobile_runtime.errors import InputError
 
 _VALUES_PER_TASK = 1 << 20

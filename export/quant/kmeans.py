@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from export.quant.checks import check_bits, check_finite, check_groups, check_matrix
 from export.quant.kmeans_kernels import CODES, palettize_groups
-from export.weights import LutWeight, pack_indices, packed_size
+from export.quant.weights import LutWeight, pack_indices, packed_size
 
 _VALUES_PER_TASK = 1 << 22
 _TASKS_PER_THREAD = 4

@@ -13,7 +13,7 @@ from export.quant.blocks import quantize_blocks
 from export.quant.checks import check_finite
 from export.quant.kmeans import palettize
 from export.quant.recipe import DENSE32, QuantSpec
-from export.weights import DenseWeight, Weight
+from export.quant.weights import DenseWeight, Weight
 
 
 def quantize(parameter: Parameter, source: TensorSource, spec: QuantSpec | None) -> Weight:

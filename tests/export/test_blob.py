@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from export.backends.coreml.blob import DATA_TYPES, BlobWriter
-from export.weights import pack_indices
+from export.quant.weights import pack_indices
 
 storage = pytest.importorskip("coremltools.libmilstoragepython")
 

@@ -16,7 +16,7 @@ from coremltools.converters.mil.mil import types
 
 from export.graphs.graph import Parameter
 from export.quant.recipe import QuantSpec
-from export.weights import AffineWeight, DenseWeight, LutWeight, Weight, packed_size
+from export.quant.weights import AffineWeight, DenseWeight, LutWeight, Weight, packed_size
 from mobile_runtime.errors import InputError
 
 _INDEX_TYPES = {

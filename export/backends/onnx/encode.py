@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.weights import AffineWeight, DenseWeight, Weight, pack_indices
+from export.quant.weights import AffineWeight, DenseWeight, Weight, pack_indices
 
 
 def values(weight: Weight) -> np.ndarray:

@@ -22,7 +22,7 @@ from export.backends.onnx.model import ModelBuilder, Piece
 from export.backends.onnx.profile import Profile
 from export.graphs.graph import Parameter
 from export.quant.recipe import QuantSpec
-from export.weights import Weight
+from export.quant.weights import Weight
 
 _FLOATS = {16: TensorProto.FLOAT16, 32: TensorProto.FLOAT}
 _INTEGERS = {4: TensorProto.INT4, 8: TensorProto.INT8}

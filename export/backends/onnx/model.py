@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from export.backends.onnx.data import DataLayout, DataWriter, data_name
 from export.backends.onnx.fuse import fuse
-from export.weights import Weight
+from export.quant.weights import Weight
 from mobile_runtime.bundle import TensorSpec
 
 CONTRIB = "com.microsoft"

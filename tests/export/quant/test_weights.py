@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from export.weights import (
+from export.quant.weights import (
     AffineWeight,
     DenseWeight,
     LutWeight,
