@@ -14,8 +14,8 @@ from benchmarks.published import CONFIG, PREPROCESSOR
 from benchmarks.shards import Shapes, safetensors_header, tensor_bytes, write_shard
 from benchmarks.vocabulary import build_tokenizer
 from export.models.config import parse_config
-from export.models.release import PUBLISHED, RELEASE_NAME
 from export.models.tensors import tensor_shapes
+from export.releases.release import PUBLISHED, RELEASE_NAME
 
 WEIGHTS = "model.safetensors"
 _TEXT = "llm."

@@ -30,8 +30,8 @@ from benchmarks.published import CONFIG, PREPROCESSOR, config_values
 from benchmarks.shards import tensor_bytes, write_shards
 from benchmarks.vocabulary import build_tokenizer
 from export.models.config import parse_config
-from export.models.release import PUBLISHED, RELEASE_NAME
 from export.models.tensors import tensor_shapes
+from export.releases.release import PUBLISHED, RELEASE_NAME
 from export.scratch import scratch_folder
 from mobile_runtime.errors import InputError
 

@@ -26,10 +26,10 @@ from export.config import ExportConfig, check_resources, default_jobs
 from export.estimate import estimate
 from export.graphs.graph import Graph
 from export.models.config import ModelConfig
-from export.models.release import PUBLISHED, Release, load_release
 from export.models.tensors import tensor_shapes
 from export.parts import Job, Part, PartRequest, open_job
 from export.progress import Progress
+from export.releases.release import PUBLISHED, Release, load_release
 from export.scratch import scratch_folder
 from export.tables import describe_tables
 from export.tokenizer import build_tokenizer_files

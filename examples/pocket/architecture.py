@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from examples.pocket.example import QUERY_TIME
 from export.models.config import parse_config
-from export.models.release import Release
+from export.releases.release import Release
 from mobile_runtime.bundle import Generation, SamplingDefaults
 from validation.reference.minicpmv import MiniCPMV
 from validation.reference.resampler import Resampler

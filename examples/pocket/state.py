@@ -19,8 +19,8 @@ from examples.pocket.optimizers import Optimizers
 from examples.pocket.tokenizer import write_tokenizer
 from export.checkpoint.checkpoint import Checkpoint
 from export.models.config import load_config, parse_config
-from export.models.release import RELEASE_NAME
 from export.models.tensors import tensor_shapes
+from export.releases.release import RELEASE_NAME
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
 from validation.sources import open_chat_format

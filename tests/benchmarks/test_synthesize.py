@@ -20,8 +20,8 @@ from benchmarks.weights import HeavyTailed, draw_tensor
 from export.checkpoint.checkpoint import Checkpoint
 from export.models.config import load_config, parse_config
 from export.models.preprocessor import load_preprocessing
-from export.models.release import PUBLISHED, load_release
 from export.models.tensors import tensor_shapes
+from export.releases.release import PUBLISHED, load_release
 from export.tokenizer import SPECIAL_TOKENS, build_tokenizer_files
 from validation.reference.qwen3 import KeyValueCache, Qwen3
 

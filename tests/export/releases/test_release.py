@@ -5,7 +5,7 @@ import json
 import pytest
 
 from export.checkpoint.locate import DEFAULT_CHECKPOINT
-from export.models.release import PUBLISHED, RELEASE_NAME, load_release
+from export.releases.release import PUBLISHED, RELEASE_NAME, load_release
 from mobile_runtime.errors import InputError
 
 
