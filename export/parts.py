@@ -29,13 +29,13 @@ from export.checkpoint.readings import HashedSource
 from export.checkpoint.source import TensorSource
 from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter
+from export.host.tables import write_tables
 from export.models.config import ModelConfig, load_config
 from export.models.preprocessor import load_preprocessing
 from export.plan import Plan, build_plan
 from export.quant.quantize import quantize_values
 from export.quant.recipes import EMBED_TOKENS
 from export.quant.weights import Weight
-from export.tables import write_tables
 from mobile_runtime.bundle import Preprocessing
 
 TABLES = "tables"

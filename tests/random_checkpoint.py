@@ -15,10 +15,10 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from export.chat_template import COMPACT
+from export.host.chat_template import COMPACT
+from export.host.tokenizer import SPECIAL_TOKENS, WORD_PATTERN
 from export.models.config import parse_config
 from export.models.tensors import tensor_shapes
-from export.tokenizer import SPECIAL_TOKENS, WORD_PATTERN
 
 _SEED = 0
 _CONFIG: dict[str, Any] = {

@@ -5,9 +5,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from export.checkpoint.checkpoint import Checkpoint
+from export.host.tokenizer import SPECIAL_TOKENS
 from export.models.config import load_config
 from export.models.tensors import tensor_shapes
-from export.tokenizer import SPECIAL_TOKENS
 from tests.random_checkpoint import write_random_checkpoint
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.locate import DEFAULT_CHECKPOINT, locate_checkpoint
+from export.host.tokenizer import build_tokenizer_files
 from export.models.config import ModelConfig, load_config
 from export.models.preprocessor import load_preprocessing
 from export.models.tensors import tensor_shapes
-from export.tokenizer import build_tokenizer_files
 from mobile_runtime.bundle import Manifest, read_manifest
 from mobile_runtime.chat.conversation import ChatFormat
 from mobile_runtime.chat.tokenizer import Tokenizer

@@ -18,11 +18,11 @@ from benchmarks.synthesize import main, write_checkpoint
 from benchmarks.vocabulary import build_tokenizer
 from benchmarks.weights import HeavyTailed, draw_tensor
 from export.checkpoint.checkpoint import Checkpoint
+from export.host.tokenizer import SPECIAL_TOKENS, build_tokenizer_files
 from export.models.config import load_config, parse_config
 from export.models.preprocessor import load_preprocessing
 from export.models.tensors import tensor_shapes
 from export.releases.release import PUBLISHED, load_release
-from export.tokenizer import SPECIAL_TOKENS, build_tokenizer_files
 from validation.reference.qwen3 import KeyValueCache, Qwen3
 
 QUIET = Console(quiet=True)

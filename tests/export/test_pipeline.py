@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import cache, parts, pipeline, tables
+from export import cache, parts, pipeline
 from export.backends import BACKENDS
 from export.checkpoint.checkpoint import Checkpoint
 from export.config import ExportConfig
+from export.host import tables
 from export.pipeline import export_bundle
 from export.progress import Progress
 from export.quant.affine import quantize_affine

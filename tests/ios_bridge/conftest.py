@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from export.tokenizer import build_tokenizer_files
+from export.host.tokenizer import build_tokenizer_files
 from tests.mobile_runtime.conftest import picture, preprocessing, published  # noqa: F401
 from tests.paths import ROOT
 from tests.tampered_bundles import tamper, write_bundle

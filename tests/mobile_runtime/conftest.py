@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from export.chat_template import COMPACT
-from export.tokenizer import build_tokenizer_files
+from export.host.chat_template import COMPACT
+from export.host.tokenizer import build_tokenizer_files
 from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.chat.tokenizer import Tokenizer
 from tests.golden.synthetic import golden_picture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.tokenizer import build_tokenizer_files
+from export.host.tokenizer import build_tokenizer_files
 from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.chat.conversation import ChatFormat, prepare_prompt
 from mobile_runtime.chat.prompt import PromptOptions

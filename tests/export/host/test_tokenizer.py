@@ -4,8 +4,8 @@ import shutil
 import pytest
 from tokenizers import Tokenizer
 
-from export.chat_template import COMPACT
-from export.tokenizer import build_tokenizer_files
+from export.host.chat_template import COMPACT
+from export.host.tokenizer import build_tokenizer_files
 from mobile_runtime.errors import InputError
 from tests.paths import GOLDEN, UPSTREAM
 

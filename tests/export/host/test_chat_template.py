@@ -6,7 +6,7 @@ from functools import cache
 import jinja2
 import pytest
 
-from export.chat_template import COMPACT, is_supported
+from export.host.chat_template import COMPACT, is_supported
 
 PIECES = [
     "",

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from export.chat_template import COMPACT, is_supported
+from export.host.chat_template import COMPACT, is_supported
 from mobile_runtime.bundle import Prompt, SpecialToken
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
