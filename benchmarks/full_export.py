@@ -27,10 +27,10 @@ _BLOCK = 1 << 24
 def export_child(checkpoint: str, output: str, jobs: str, backend: str) -> None:
     """Run one export in this process; print its parts as JSON."""
     from export.backends import BACKENDS
+    from export.build.parts import Part
+    from export.build.progress import Progress
     from export.config import ExportConfig
-    from export.parts import Part
     from export.pipeline import export_bundle
-    from export.progress import Progress
 
     parts: list[Part] = []
 

@@ -32,13 +32,13 @@ from benchmarks.published import PREPROCESSOR, config_values
 from benchmarks.shards import write_shard
 from export.backends.coreml import CoreMLBackend
 from export.backends.coreml.layout import check_decoding
-from export.cache import place, this_process
+from export.build.part_cache import place, this_process
+from export.build.parts import PartRequest, build_part
 from export.config import ExportConfig
 from export.graphs.graph import Graph
 from export.models.config import load_config, parse_config
 from export.models.preprocessor import load_preprocessing
 from export.models.tensors import tensor_shapes
-from export.parts import PartRequest, build_part
 from export.plan import Plan, build_plan
 from export.quant.kmeans import palettize
 from export.quant.recipe import QuantSpec

@@ -29,10 +29,10 @@ from rich.progress import (
 from benchmarks.published import CONFIG, PREPROCESSOR, config_values
 from benchmarks.shards import tensor_bytes, write_shards
 from benchmarks.vocabulary import build_tokenizer
+from export.build.scratch import scratch_folder
 from export.models.config import parse_config
 from export.models.tensors import tensor_shapes
 from export.releases.release import PUBLISHED, RELEASE_NAME
-from export.scratch import scratch_folder
 from mobile_runtime.errors import InputError
 
 _SPARE_BYTES = 50_000_000  # tokenizer, file system

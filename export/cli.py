@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.backends import BACKENDS
+from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
-from export.progress import Progress
 from export.quant.recipes import PARTS
 from mobile_runtime.errors import InputError
 

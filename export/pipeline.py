@@ -19,21 +19,22 @@ from typing import Any
 import numpy as np
 
 from export.backends.base import Backend
-from export.cache import Cache, place, this_process
+from export.build.estimate import estimate
+from export.build.job import Job, open_job
+from export.build.part_cache import Cache, place, this_process
+from export.build.parts import Part, PartRequest
+from export.build.progress import Progress
+from export.build.scratch import scratch_folder
+from export.build.workers import build_parts
 from export.checkpoint.locate import local_checkpoint, locate_checkpoint
 from export.config import ExportConfig, check_resources, default_jobs
-from export.estimate import estimate
 from export.graphs.graph import Graph
 from export.host.card import write_card
 from export.host.tables import describe_tables
 from export.host.tokenizer import build_tokenizer_files
 from export.models.config import ModelConfig
 from export.models.tensors import tensor_shapes
-from export.parts import Job, Part, PartRequest, open_job
-from export.progress import Progress
 from export.releases.release import PUBLISHED, Release, load_release
-from export.scratch import scratch_folder
-from export.workers import build_parts
 from mobile_runtime.bundle import (
     SCHEMA_VERSION,
     Architecture,

@@ -8,9 +8,9 @@ from functools import cache
 import pytest
 
 from export.backends import BACKENDS
+from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
-from export.progress import Progress
 from tests.paths import SHARED
 from tests.random_checkpoint import write_random_checkpoint
 

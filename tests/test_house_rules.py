@@ -30,7 +30,7 @@ IMPORTERS = {
     "matplotlib": ("examples/pocket/plot.py",),
     "huggingface_hub": ("export/*",),
     "numba": ("export/quant/*",),
-    "distributed": ("export/workers.py",),
+    "distributed": ("export/build/workers.py",),
     "onnx": ("export/backends/onnx/*",),
     "onnxruntime": ("mobile_runtime/engines/onnx/*",),
     "transformers": (),

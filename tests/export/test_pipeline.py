@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import cache, parts, pipeline
+from export import pipeline
 from export.backends import BACKENDS
+from export.build import part_cache as cache
+from export.build import parts
+from export.build.progress import Progress
 from export.checkpoint.checkpoint import Checkpoint
 from export.config import ExportConfig
 from export.host import tables
 from export.pipeline import export_bundle
-from export.progress import Progress
 from export.quant.affine import quantize_affine
 from export.quant.recipes import EMBED_TOKENS
 from mobile_runtime.bundle import read_manifest, verify_files

@@ -17,9 +17,9 @@ from pathlib import Path
 from PIL import Image
 
 from export.backends import BACKENDS
+from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
-from export.progress import Progress
 from mobile_runtime.bundle import read_manifest, write_manifest
 from mobile_runtime.session import ChatOptions, Session
 from tests.golden.synthetic import golden_picture

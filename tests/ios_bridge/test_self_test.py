@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from export.backends import BACKENDS
+from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
-from export.progress import Progress
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.session import Session
 from tests.ios_bridge.recording import TOLERANCE, Recorder

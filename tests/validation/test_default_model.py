@@ -3,9 +3,9 @@
 import pytest
 
 from export.backends import BACKENDS
+from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
-from export.progress import Progress
 from mobile_runtime.session import Session
 from tests.paths import ROOT
 

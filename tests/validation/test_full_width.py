@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from export.backends import BACKENDS
+from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
-from export.progress import Progress
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.mil import MilEngine
 from tests.random_checkpoint import write_random_checkpoint

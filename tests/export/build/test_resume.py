@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from export import parts
+from export.build import parts
 from export.backends import BACKENDS
-from export.cache import Cache
+from export.build.part_cache import Cache
 from export.checkpoint.checkpoint import Checkpoint
 from export.config import ExportConfig
-from export.parts import build_part
+from export.build.parts import build_part
 from export.pipeline import export_bundle
-from export.progress import Progress
+from export.build.progress import Progress
 from mobile_runtime.bundle import list_files, read_manifest, verify_files
 from mobile_runtime.errors import InputError
 from tests.paths import ROOT
@@ -213,7 +213,7 @@ def die(request):
 
 
 def test_dead_worker_is_one_sentence(config, monkeypatch):
-    from export import workers
+    from export.build import workers
 
     monkeypatch.setattr(workers, "build_part", die)
     with pytest.raises(InputError, match="--jobs 1"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from export.parts import Job
+from export.build.job import Job
 from export.quant.kmeans import palettize
 
 _SAMPLE = (128, 4096)  # weights

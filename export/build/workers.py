@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from export.cache import Cache
-from export.parts import Part, PartRequest, build_part
-from export.progress import Progress
+from export.build.part_cache import Cache
+from export.build.parts import Part, PartRequest, build_part
+from export.build.progress import Progress
 from mobile_runtime.errors import InputError
 
 _POLL_SECONDS = 0.5

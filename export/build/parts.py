@@ -23,7 +23,7 @@ import numpy as np
 
 from export.backends import BACKENDS
 from export.backends.base import Backend
-from export.cache import Cache, Entry
+from export.build.part_cache import Cache, Entry
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.readings import HashedSource
 from export.checkpoint.source import TensorSource
@@ -37,39 +37,13 @@ from export.quant.quantize import quantize_values
 from export.quant.recipes import EMBED_TOKENS
 from export.quant.weights import Weight
 from mobile_runtime.bundle import Preprocessing
+from export.build.job import Job
+from export.build.job import open_job
 
-TABLES = "tables"
 Advance = Callable[[int], None]
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-@dataclass(frozen=True)
-class Job:
-    """One export, open: what is known before anything is written."""
-
-    folder: Path  # of the checkpoint
-    model: ModelConfig
-    preprocessing: Preprocessing
-    plan: Plan
-    backend: Backend
-
-    @cached_property
-    def checkpoint(self) -> Checkpoint:
-        """The tensors; a plan does without, so that it can be made before they are there."""
-        return Checkpoint(self.folder)
-
-    @property
-    def parameters(self) -> int:
-        """Weights that the export stores, paddings included, with the embedding table."""
-        return sum(self.part_sizes.values())
-
-    @property
-    def part_sizes(self) -> dict[str, int]:
-        """Parts in the order of the bundle, with the number of their weights."""
-        packages = {g.name: sum(p.size for p in g.parameters) for g in self.plan.graphs}
-        decoder = self.model.decoder
-        tables = {TABLES: decoder.vocab_size * decoder.hidden_size}
-        return {**tables, **packages} if self.backend.has_tables else packages
 
 
 @dataclass(frozen=True)
@@ -97,12 +71,6 @@ class Part:
     peak_memory: int  # bytes, of the process that built it, so far
 
 
-def open_job(folder: Path, config: ExportConfig, backend: Backend) -> Job:
-    """Read the configuration and plan; no weights."""
-    model = load_config(folder)
-    preprocessing = load_preprocessing(folder, model)
-    plan = build_plan(config, model, preprocessing, backend)
-    return Job(folder, model, preprocessing, plan, backend)
 
 
 def build_part(request: PartRequest, advance: Advance | None = None) -> Part:

@@ -17,9 +17,9 @@ from export import cli as export_cli
 from export.backends import BACKENDS
 from export.backends.onnx import model as onnx_model
 from export.backends.onnx.data import MAX_FILE_BYTES, DataLayout
+from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
-from export.progress import Progress
 from mobile_runtime import cli as runtime_cli
 from mobile_runtime.bundle import list_files, read_manifest, verify_files, write_manifest
 from mobile_runtime.engines import EngineOptions

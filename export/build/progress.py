@@ -12,8 +12,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from export.estimate import Estimate
-from export.parts import Part
+from export.build.estimate import Estimate
+from export.build.parts import Part
 from export.plan import Plan, count_groups
 
 
