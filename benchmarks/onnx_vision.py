@@ -34,7 +34,7 @@ from benchmarks.vision_tower import (
     outliers,
     write_tower,
 )
-from validation.metrics import cosine, psnr
+from validation.parity.metrics import cosine, psnr
 
 PATCHES, SAMPLES = 1024, 2  # of a view; of a process
 REFERENCE = "PyTorch"

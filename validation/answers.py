@@ -21,12 +21,12 @@ from mobile_runtime.engines import EngineOptions
 from mobile_runtime.session import Session
 from validation.answer_report import AnswerReport, Score
 from validation.messages import Chat
+from validation.parity.trace import prepare_chat, trace_bundle, trace_reference
 from validation.questions.handwritten import COLLECTIONS
 from validation.questions.question import Question
 from validation.questions.tasks import TASKS, Source, draw_question
 from validation.reference.reference import Reference
 from validation.sources import open_checkpoint
-from validation.trace import prepare_chat, trace_bundle, trace_reference
 
 SEED = 2026  # even: training draws from odd ones
 ITEMS = 300

@@ -17,12 +17,12 @@ from mobile_runtime.session import Session
 from validation.answers import ITEMS, ROWS, Candidate, candidate_name, score_candidates
 from validation.default_prompts import NamedChat, default_chats
 from validation.device_report import read_device_report, read_floors
-from validation.golden import write_golden
 from validation.messages import read_chat
-from validation.parity import ParityOptions, run_parity
+from validation.parity.golden import write_golden
+from validation.parity.parity import ParityOptions, run_parity
+from validation.parity.trace import trace_bundle, trace_checkpoint, write_arrays
 from validation.perplexity import measure_bundles, print_losses, write_losses
 from validation.sources import check_source, open_checkpoint, source_of
-from validation.trace import trace_bundle, trace_checkpoint, write_arrays
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from benchmarks.vision_tower import (
     outliers,
     write_tower,
 )
-from validation.metrics import cosine
+from validation.parity.metrics import cosine
 
 TINY = {
     **VISION,

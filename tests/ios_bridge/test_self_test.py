@@ -16,9 +16,9 @@ from mobile_runtime.session import Session
 from tests.ios_bridge.recording import TOLERANCE, Recorder
 from validation.cli import main
 from validation.default_prompts import default_chats
-from validation.golden import write_golden
-from validation.metrics import psnr
-from validation.parity import prepare_named
+from validation.parity.golden import write_golden
+from validation.parity.metrics import psnr
+from validation.parity.parity import prepare_named
 from validation.sources import source_of
 
 

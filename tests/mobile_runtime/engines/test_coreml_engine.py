@@ -9,8 +9,8 @@ from mobile_runtime.engines import EngineOptions, open_engine
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
 from validation.default_prompts import default_chats
-from validation.metrics import psnr
-from validation.parity import FP16_FLOOR, prepare_named
+from validation.parity.metrics import psnr
+from validation.parity.parity import FP16_FLOOR, prepare_named
 
 UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 

@@ -14,11 +14,11 @@ from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from tests.random_checkpoint import write_random_checkpoint
-from validation import parity
 from validation.cli import main
 from validation.default_prompts import default_chats
-from validation.meter import Meter
-from validation.parity import ParityOptions, run_parity, wanted_stages
+from validation.parity import parity
+from validation.parity.meter import Meter
+from validation.parity.parity import ParityOptions, run_parity, wanted_stages
 from validation.reference.continuation import continue_texts
 from validation.reference.loaded import LoadedWeights
 from validation.reference.reference import LOADED_BYTES, Reference

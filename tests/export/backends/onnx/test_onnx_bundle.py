@@ -28,7 +28,7 @@ from tests.paths import ROOT
 from tests.random_checkpoint import write_random_checkpoint
 from validation import cli as validation_cli
 from validation.default_prompts import default_chats
-from validation.parity import ParityOptions, run_parity
+from validation.parity.parity import ParityOptions, run_parity
 from validation.sources import open_checkpoint
 
 BOTH = ["onnx", "onnx-portable"]

@@ -22,15 +22,15 @@ from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import ChatOptions, Session
 from validation.default_prompts import NamedChat
-from validation.meter import Meter
-from validation.metrics import cosine, kl_divergence, psnr, top_agreement
+from validation.parity.meter import Meter
+from validation.parity.metrics import cosine, kl_divergence, psnr, top_agreement
+from validation.parity.report import ParityReport, StageResult, Status
+from validation.parity.stages import Compared, Comparison, Stage, TextOptions
+from validation.parity.trace import prepare_chat
 from validation.reference.loaded import LoadedWeights
 from validation.reference.reference import LOADED_BYTES, Reference
 from validation.reference.same_weights import SameWeights
-from validation.report import ParityReport, StageResult, Status
 from validation.sources import OpenCheckpoint, check_source
-from validation.stages import Compared, Comparison, Stage, TextOptions
-from validation.trace import prepare_chat
 
 Array = np.ndarray
 

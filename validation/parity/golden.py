@@ -21,9 +21,9 @@ from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.chat.messages import collect_media
 from mobile_runtime.pictures.preprocess import patches
 from validation.default_prompts import NamedChat
+from validation.parity.trace import prepare_chat, trace_reference
 from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint
-from validation.trace import prepare_chat, trace_reference
 
 FOLDER = "golden"
 NEW_TOKENS = 16

@@ -14,7 +14,7 @@ from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.mil import MilEngine
 from tests.random_checkpoint import write_random_checkpoint
 from validation.default_prompts import default_chats
-from validation.parity import ParityOptions, run_parity
+from validation.parity.parity import ParityOptions, run_parity
 from validation.sources import open_checkpoint
 
 pytestmark = pytest.mark.full

@@ -34,7 +34,7 @@ class StageResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     seconds: float | None = None
-    peak_bytes: int | None = None  # see `validation.meter.memory_bytes`
+    peak_bytes: int | None = None  # see `validation.parity.meter.memory_bytes`
 
 
 @dataclass(frozen=True)
