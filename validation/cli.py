@@ -14,7 +14,7 @@ from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines import ENGINE_NAMES, EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
-from validation.answers import ITEMS, ROWS, Candidate, candidate_name, score_candidates
+from validation.answers.answers import ITEMS, ROWS, Candidate, candidate_name, score_candidates
 from validation.default_prompts import NamedChat, default_chats
 from validation.device_report import read_device_report, read_floors
 from validation.messages import read_chat

@@ -19,7 +19,7 @@ from examples.pocket.curriculum import (
 )
 from examples.pocket.state import FACTS_FILE
 from export.checkpoint.locate import DEFAULT_CHECKPOINT
-from validation.answer_report import answers_table
+from validation.answers.report import answers_table
 from validation.questions.fonts import FACES
 
 _RESULTS = Path("benchmarks/results")

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from validation.answers import Candidate, score_candidates
+from validation.answers.answers import Candidate, score_candidates
 
 FLOOR_MINUTES = 120.0  # of each of two workers
 _ITEMS = 60

@@ -4,7 +4,7 @@ import pytest
 
 from examples.pocket import floors
 from examples.pocket.floors import FLOORS, print_floors
-from validation.answer_report import AnswerReport, Score
+from validation.answers.report import AnswerReport, Score
 from validation.questions.tasks import TASKS
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from validation.answer_report import Score
-from validation.answers import ROWS, ask, draw_item
+from validation.answers.answers import ROWS, ask, draw_item
+from validation.answers.report import Score
 from validation.cli import main
 from validation.messages import Chat
 from validation.questions.tasks import TASKS
