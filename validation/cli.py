@@ -15,9 +15,8 @@ from mobile_runtime.engines import ENGINE_NAMES, EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
 from validation.answers.answers import ITEMS, ROWS, Candidate, candidate_name, score_candidates
-from validation.default_prompts import NamedChat, default_chats
+from validation.chats import NamedChat, default_chats, read_chat
 from validation.device_report import read_device_report, read_floors
-from validation.messages import read_chat
 from validation.parity.golden import write_golden
 from validation.parity.parity import ParityOptions, run_parity
 from validation.parity.trace import trace_bundle, trace_checkpoint, write_arrays
@@ -153,7 +152,7 @@ def _perplexity(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from validation.calibrate import calibrate
+    from validation.cache_scales import calibrate
 
     chats = [NamedChat(path.stem, read_chat(path)) for path in options.messages or ()]
     record = calibrate(options.bundle, chats or default_chats(), options.max_new_tokens)

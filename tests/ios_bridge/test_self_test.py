@@ -14,8 +14,8 @@ from export.pipeline import export_bundle
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.session import Session
 from tests.ios_bridge.recording import TOLERANCE, Recorder
+from validation.chats import default_chats
 from validation.cli import main
-from validation.default_prompts import default_chats
 from validation.parity.golden import write_golden
 from validation.parity.metrics import psnr
 from validation.parity.parity import prepare_named

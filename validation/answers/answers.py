@@ -20,7 +20,7 @@ from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.session import Session
 from validation.answers.report import AnswerReport, Score
-from validation.messages import Chat
+from validation.chats import Chat
 from validation.parity.trace import prepare_chat, trace_bundle, trace_reference
 from validation.questions.handwritten import COLLECTIONS
 from validation.questions.question import Question

@@ -20,7 +20,7 @@ from mobile_runtime.bundle import list_files, read_manifest, write_manifest
 from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.chat.messages import collect_media
 from mobile_runtime.pictures.preprocess import patches
-from validation.default_prompts import NamedChat
+from validation.chats import NamedChat
 from validation.parity.trace import prepare_chat, trace_reference
 from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint

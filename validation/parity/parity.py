@@ -21,7 +21,7 @@ from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import ChatOptions, Session
-from validation.default_prompts import NamedChat
+from validation.chats import NamedChat
 from validation.parity.meter import Meter
 from validation.parity.metrics import cosine, kl_divergence, psnr, top_agreement
 from validation.parity.report import ParityReport, StageResult, Status

@@ -8,7 +8,7 @@ import pytest
 from mobile_runtime.engines import EngineOptions, open_engine
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
-from validation.default_prompts import default_chats
+from validation.chats import default_chats
 from validation.parity.metrics import psnr
 from validation.parity.parity import FP16_FLOOR, prepare_named
 

@@ -6,8 +6,8 @@ import pytest
 
 from validation.answers.answers import ROWS, ask, draw_item
 from validation.answers.report import Score
+from validation.chats import Chat
 from validation.cli import main
-from validation.messages import Chat
 from validation.questions.tasks import TASKS
 
 

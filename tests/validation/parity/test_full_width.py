@@ -13,7 +13,7 @@ from export.pipeline import export_bundle
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.mil import MilEngine
 from tests.random_checkpoint import write_random_checkpoint
-from validation.default_prompts import default_chats
+from validation.chats import default_chats
 from validation.parity.parity import ParityOptions, run_parity
 from validation.sources import open_checkpoint
 

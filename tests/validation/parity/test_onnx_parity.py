@@ -9,8 +9,8 @@ import pytest
 
 from mobile_runtime.bundle import list_files, read_manifest, write_manifest
 from mobile_runtime.engines import EngineOptions
+from validation.chats import default_chats
 from validation.cli import main
-from validation.default_prompts import default_chats
 from validation.parity.parity import ParityOptions, run_parity
 from validation.sources import open_checkpoint
 

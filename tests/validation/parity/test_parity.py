@@ -9,7 +9,7 @@ import pytest
 
 from mobile_runtime.bundle import list_files, read_manifest, verify_files, write_manifest
 from mobile_runtime.engines import EngineOptions
-from validation.default_prompts import default_chats
+from validation.chats import default_chats
 from validation.parity.golden import write_golden
 from validation.parity.parity import ParityOptions, run_parity
 from validation.sources import open_checkpoint

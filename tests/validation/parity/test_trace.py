@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from validation.chats import picture
 from validation.cli import main
-from validation.default_prompts import picture
 
 
 @pytest.fixture(scope="module")

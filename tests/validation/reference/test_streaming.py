@@ -14,8 +14,8 @@ from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from tests.random_checkpoint import write_random_checkpoint
+from validation.chats import default_chats
 from validation.cli import main
-from validation.default_prompts import default_chats
 from validation.parity import parity
 from validation.parity.meter import Meter
 from validation.parity.parity import ParityOptions, run_parity, wanted_stages

@@ -27,7 +27,7 @@ from mobile_runtime.session import GREEDY, Session
 from tests.paths import ROOT
 from tests.random_checkpoint import write_random_checkpoint
 from validation import cli as validation_cli
-from validation.default_prompts import default_chats
+from validation.chats import default_chats
 from validation.parity.parity import ParityOptions, run_parity
 from validation.sources import open_checkpoint
 

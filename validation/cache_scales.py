@@ -20,7 +20,7 @@ from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.onnx import OnnxDecoder
 from mobile_runtime.session import ChatOptions, Session
-from validation.default_prompts import NamedChat
+from validation.chats import NamedChat
 
 _STEPS = 127
 MARGIN = 1.1  # values of other texts may be a little larger
