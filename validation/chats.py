@@ -1,4 +1,7 @@
-"""Chats as JSON files: a list of messages, or an object with the published options."""
+"""Chats as JSON files, and those that are run when none are given.
+
+A file holds a list of messages, or an object with the published options.
+"""
 
 from __future__ import annotations
 

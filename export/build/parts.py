@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache as remember
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,28 +21,20 @@ from typing import Any
 import numpy as np
 
 from export.backends import BACKENDS
-from export.backends.base import Backend
+from export.build.job import Job, open_job
 from export.build.part_cache import Cache, Entry
-from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.readings import HashedSource
 from export.checkpoint.source import TensorSource
 from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter
 from export.host.tables import write_tables
-from export.models.config import ModelConfig, load_config
-from export.models.preprocessor import load_preprocessing
-from export.plan import Plan, build_plan
+from export.plan import Plan
 from export.quant.quantize import quantize_values
 from export.quant.recipes import EMBED_TOKENS
 from export.quant.weights import Weight
-from mobile_runtime.bundle import Preprocessing
-from export.build.job import Job
-from export.build.job import open_job
 
 Advance = Callable[[int], None]
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-
-
 
 
 @dataclass(frozen=True)
@@ -69,8 +60,6 @@ class Part:
     seconds: float
     phases: Mapping[str, float]  # seconds of them
     peak_memory: int  # bytes, of the process that built it, so far
-
-
 
 
 def build_part(request: PartRequest, advance: Advance | None = None) -> Part:
@@ -117,7 +106,7 @@ def part_key(job: Job, part: str) -> str:
 @remember
 def _code_digest() -> str:
     """Digest of this package's source: other code may write other bytes."""
-    folder, total = Path(__file__).parent, hashlib.sha256()
+    folder, total = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         total.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
     return total.hexdigest()

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from mobile_runtime.errors import InputError
 
-DEFAULT_CHECKPOINT = Path(__file__).parent / "pocket"  # a small trained model, see its README.md
-
-
+# The pocket model, a small trained one: see its README.md.
+DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "pocket"
 _HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
 
 

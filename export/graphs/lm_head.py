@@ -1,8 +1,4 @@
-"""Final norm and LM head: one hidden state in, the logits in slices out.
-
-The Neural Engine takes no dimension above 16,384, so the vocabulary is padded and cut into equal
-slices; the reader drops the padded logits.
-"""
+"""The LM head in blocks of its rows, whatever a target makes of them."""
 
 from __future__ import annotations
 

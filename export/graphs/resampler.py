@@ -1,8 +1,4 @@
-"""The 3D resampler as one package: a function for each number of frames in a group.
-
-`score_bias` carries everything that depends on positions: key_query · (P2d + T) for each patch,
-and the mask of padded patches. The host computes it from the folded queries.
-"""
+"""The 3D resampler: features of all patches in, image embeddings out, however they are scored."""
 
 from __future__ import annotations
 

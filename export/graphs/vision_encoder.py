@@ -1,7 +1,4 @@
-"""The vision tower as graphs: patches and position embeddings of one view in, features out.
-
-The host cuts the patches and looks up the position embeddings, so the graph holds no gather.
-"""
+"""The blocks of the vision tower: patches and position embeddings of one view -> features."""
 
 from __future__ import annotations
 

@@ -14,10 +14,9 @@ from typing import Any
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
 
+# Constants of the 3D resampler that no configuration file holds.
 LAYER_NORM_EPS = 1e-6
 MAX_FRAMES = 6  # video frames packed into one group
-
-
 # Attention heads of the resampler are always this wide (spec: heads = hidden size // 128).
 RESAMPLER_HEAD_DIM = 128
 

@@ -12,25 +12,6 @@ from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
 
-MAX_ASPECT_RATIO = 20
-_ALIGNMENT = 32
-
-
-def max_view_patches(scale_resolution: int, patch_size: int) -> int:
-    """Patches of the largest view of any picture between 1:20 and 20:1, rounded up to 32.
-
-    A view of aspect ratio r = width/height has height int(S/√r) and width int(height·r), each
-    rounded to whole patches. For every height, the widest view within it is the largest.
-    """
-    largest = 0
-    span = math.sqrt(MAX_ASPECT_RATIO)
-    for height in range(int(scale_resolution / span), int(scale_resolution * span) + 1):
-        ratio = min(float(MAX_ASPECT_RATIO), (scale_resolution / height) ** 2)
-        rows = max(round(height / patch_size), 1)
-        largest = max(largest, rows * max(round(int(height * ratio) / patch_size), 1))
-    return -(-largest // _ALIGNMENT) * _ALIGNMENT
-
-
 _FILE = "preprocessor_config.json"
 # Class defaults of the published processor, for checkpoints that do not carry the file.
 _DEFAULTS: Mapping[str, Any] = {
@@ -50,6 +31,8 @@ _MARKERS: Mapping[str, str] = {
     "im_id_end": "</image_id>",
     "unk": "<unk>",
 }
+MAX_ASPECT_RATIO = 20  # of a picture, either way
+_ALIGNMENT = 32  # of the vision graphs' static length, in patches
 
 
 def load_preprocessing(checkpoint: Path, config: ModelConfig) -> Preprocessing:
@@ -103,3 +86,18 @@ def _triple(values: Mapping[str, Any], key: str) -> tuple[float, ...]:
             f"{_FILE} has {key} = {value!r}; give three numbers, positive ones for norm_std."
         )
     return tuple(float(number) for number in numbers)
+
+
+def max_view_patches(scale_resolution: int, patch_size: int) -> int:
+    """Patches of the largest view of any picture between 1:20 and 20:1, rounded up to 32.
+
+    A view of aspect ratio r = width/height has height int(S/√r) and width int(height·r), each
+    rounded to whole patches. For every height, the widest view within it is the largest.
+    """
+    largest = 0
+    span = math.sqrt(MAX_ASPECT_RATIO)
+    for height in range(int(scale_resolution / span), int(scale_resolution * span) + 1):
+        ratio = min(float(MAX_ASPECT_RATIO), (scale_resolution / height) ** 2)
+        rows = max(round(height / patch_size), 1)
+        largest = max(largest, rows * max(round(int(height * ratio) / patch_size), 1))
+    return -(-largest // _ALIGNMENT) * _ALIGNMENT

@@ -1,4 +1,4 @@
-"""The decoder as packages of consecutive layers with static shapes, each with `prefill` and `decode`.
+"""The decoder as packages of consecutive layers, each with static `prefill` and `decode`.
 
 The key/value cache holds row 2i (keys) and row 2i + 1 (values) for the i-th layer of the package.
 As a state, the graph writes it in place; as an input, the graph reads it and returns the new rows.

@@ -15,8 +15,6 @@ from export.models.config import DecoderConfig
 from mobile_runtime.bundle import TensorSpec
 
 MAX_DIMENSION = 16_384
-
-
 _ALIGNMENT = 32
 
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from export.build import parts
 from export.backends import BACKENDS
+from export.build import parts
 from export.build.part_cache import Cache
+from export.build.parts import build_part
+from export.build.progress import Progress
 from export.checkpoint.checkpoint import Checkpoint
 from export.config import ExportConfig
-from export.build.parts import build_part
 from export.pipeline import export_bundle
-from export.build.progress import Progress
 from mobile_runtime.bundle import list_files, read_manifest, verify_files
 from mobile_runtime.errors import InputError
 from tests.paths import ROOT
