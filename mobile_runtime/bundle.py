@@ -203,11 +203,6 @@ class Manifest:
     tools: Mapping[str, str]
     files: tuple[FileEntry, ...]
 
-    @property
-    def is_onnx(self) -> bool:
-        """Whether onnxruntime runs it; else Core ML."""
-        return self.format.startswith("onnx")
-
     def graphs_of(self, role: str) -> tuple[GraphSpec, ...]:
         """The packages with `role`, in the order in which they run."""
         return tuple(graph for graph in self.graphs if graph.role == role)
@@ -289,7 +284,7 @@ def resolve_inside(bundle: Path, name: str) -> Path:
     return path
 
 
-def exact_path(graph: Path) -> Path:
+def full_precision_path(graph: Path) -> Path:
     """Beside an ONNX graph that rounds activations for speed: the same weights, all in float32."""
     return graph.with_stem(f"{graph.stem}_exact")
 

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from mobile_runtime.bundle import Manifest, read_manifest, verify_files
 from mobile_runtime.chat.prompt import PromptOptions
-from mobile_runtime.engines import ENGINE_NAMES, EngineOptions
+from mobile_runtime.engines import EngineOptions, engine_names
 from mobile_runtime.errors import InputError
+from mobile_runtime.model.formats import format_of, require_engine
 from mobile_runtime.session import ChatOptions, ChatStream, Session
 
 _INTERRUPTED = 130
@@ -75,7 +76,7 @@ def _chat_parser(prog: str) -> argparse.ArgumentParser:
         ("max-new-tokens", int),
     ):
         parser.add_argument(f"--{name}", type=kind, help="default: as the published chat()")
-    parser.add_argument("--engine", choices=ENGINE_NAMES, default="auto")
+    parser.add_argument("--engine", choices=engine_names(), default="auto")
     parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
     parser.add_argument(
         "--prepacked",
@@ -186,6 +187,7 @@ def _report(stream: ChatStream, wanted: bool) -> None:
 
 def _info(options: argparse.Namespace) -> int:
     manifest = read_manifest(options.bundle)
+    format_of(manifest)
     verify_files(options.bundle, manifest)
     console = Console(highlight=False)
     table = Table("part", "functions", "parameters", "MB", "bits/weight")
@@ -207,6 +209,7 @@ def _ort(options: argparse.Namespace) -> int:
     from mobile_runtime.engines.onnx.ort_files import write_ort_files
 
     manifest = read_manifest(options.bundle)
+    require_engine(options.bundle, manifest, "onnx", "only ONNX graphs become .ort files")
     verify_files(options.bundle, manifest)
     for path in write_ort_files(options.bundle, manifest, options.output):
         print(path)

@@ -20,7 +20,7 @@ from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, check_promp
 from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
-from mobile_runtime.model.model import open_model
+from mobile_runtime.model.formats import format_of, open_model
 from mobile_runtime.pictures.preprocess import check_view
 from mobile_runtime.sampling.sampling import Sampler
 
@@ -94,14 +94,10 @@ class Session:
     def load(
         cls, bundle: Path, options: EngineOptions = EngineOptions(), *, verify: bool = True
     ) -> Session:
-        """Open a bundle; `verify` checks the SHA-256 of every file first. `InputError` for a folder
-        for prepacked weights where no graph is ONNX."""
+        """Open a bundle; `verify` checks the SHA-256 of every file first. Raises `InputError` for
+        options that the bundle's format does not take."""
         manifest = read_manifest(bundle)
-        if options.prepacked is not None and not manifest.is_onnx:
-            raise InputError(
-                f"{bundle} is a {manifest.format} bundle, and only the weights of ONNX graphs are "
-                "kept prepacked; leave --prepacked out."
-            )
+        format_of(manifest).choose_engine(manifest, options)  # before the files are read
         if verify:
             verify_files(bundle, manifest)
         return cls(bundle, manifest, options)
@@ -161,7 +157,7 @@ class Session:
     def prefill(self, prompt: PreparedPrompt, statistics: Statistics | None = None) -> Array:
         """Run the prompt, reusing the cache; logits (vocab_size,) of its last position."""
         statistics = statistics or Statistics()
-        start = self._shared_length(prompt.keys)
+        start = self.model.decoder.rewind(self._shared_length(prompt.keys))
         statistics.prompt_tokens, statistics.reused_tokens = len(prompt.keys), start
         begin = time.perf_counter()
         embeddings = self.prompt_embeddings(prompt, start)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
 from mobile_runtime.bundle import read_manifest
-from mobile_runtime.engines import ENGINE_NAMES, EngineOptions
+from mobile_runtime.engines import EngineOptions, engine_names
 from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
 from validation.answers.answers import ITEMS, ROWS, Candidate, candidate_name, score_candidates
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     device.set_defaults(run=_device_report)
     _add_answers(commands.add_parser("answers", help="how often a bundle answers rightly"))
     for command in (parity, trace):
-        command.add_argument("--engine", choices=ENGINE_NAMES, default="auto")
+        command.add_argument("--engine", choices=engine_names(), default="auto")
         command.add_argument(
             "--precision",
             choices=("fp32", "fp16"),
@@ -113,7 +113,7 @@ def _add_answers(answers: argparse.ArgumentParser) -> None:
         default=("fp16",),
         help="of the interpreter, one column each; fp16 rounds as the device does",
     )
-    answers.add_argument("--engine", choices=ENGINE_NAMES, default="auto")
+    answers.add_argument("--engine", choices=engine_names(), default="auto")
     answers.add_argument("--jobs", type=int, help="processes; default: one a core")
     answers.add_argument("--json", type=Path, help="also write the figures to this file")
     answers.set_defaults(run=_answers)

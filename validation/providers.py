@@ -16,7 +16,7 @@ from mobile_runtime.engines.onnx.providers import (
     assigned_operators,
     available_providers,
 )
-from mobile_runtime.errors import InputError
+from mobile_runtime.model.formats import require_engine
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,7 @@ def assign_providers(bundle: Path) -> Iterator[Assignment]:
     """Every graph with every provider of phones that this onnxruntime has; `InputError` for a
     bundle without ONNX graphs."""
     manifest = read_manifest(bundle)
-    if not manifest.is_onnx:
-        raise InputError(
-            f"{bundle} is a {manifest.format} bundle; execution providers run ONNX graphs alone."
-        )
+    require_engine(bundle, manifest, "onnx", "execution providers run only ONNX graphs")
     for graph in manifest.graphs:
         for provider in available_providers():
             counts = assigned_operators(bundle / graph.path, provider)

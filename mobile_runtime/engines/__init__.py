@@ -1,24 +1,25 @@
-"""Engines run one package: a dict of arrays in, a dict of arrays out."""
+"""Engines run one package or graph: a dict of arrays in, a dict of arrays out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from mobile_runtime.errors import InputError
 
-State = dict[str, Any]
+AUTO = "auto"  # the first engine that the bundle's format names
 
 
 class Engine(Protocol):
-    """One open package."""
+    """One open package or graph."""
 
-    def new_state(self) -> Any:
-        """A zeroed state, shared by the functions of the package."""
+    def new_state(self, length: int = 0) -> Any:
+        """A zeroed state, shared by the functions of the package. `length` is the number of
+        positions if the graph leaves it open."""
 
     def run(
         self,
@@ -27,20 +28,20 @@ class Engine(Protocol):
         function: str | None = None,
         state: Any = None,
     ) -> dict[str, np.ndarray]:
-        """Call one function; outputs by name."""
-
-
-EngineName = Literal["auto", "mil", "coreml", "onnx"]
-ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
+        """Call one function (None: the default one); outputs by name."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """`precision` is the interpreter's, `compute_units` Core ML's, `threads` onnxruntime's (0: as
-    many as there are cores), `prepacked` the folder where it keeps weights in its own order, if
-    anywhere; `auto` picks by bundle."""
+    """How packages are run.
 
-    name: EngineName = "auto"
+    `name` is a key of `ENGINES`, or "auto". `precision` is the interpreter's and onnxruntime's:
+    "fp16" computes as the device does, "fp32" keeps activations in float32. `compute_units` are
+    Core ML's, `threads` onnxruntime's (0: one per core). `prepacked` is the folder in which
+    onnxruntime keeps weights in its kernels' order.
+    """
+
+    name: str = AUTO
     precision: Literal["fp32", "fp16"] = "fp16"
     compute_units: Literal["ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"] = "CPU_AND_NE"
     threads: int = 0
@@ -59,16 +60,27 @@ def _open_coreml(path: Path, options: EngineOptions) -> Engine:
     return CoreMLEngine(path, options.compute_units)
 
 
-ENGINES: Mapping[str, Callable[[Path, EngineOptions], Engine]] = {
+def _open_onnx(path: Path, options: EngineOptions) -> Engine:
+    from mobile_runtime.engines.onnx import OnnxEngine, SessionSettings
+
+    exact = options.precision == "fp32"
+    return OnnxEngine.load(path, SessionSettings(exact, threads=options.threads))
+
+
+ENGINES: dict[str, Callable[[Path, EngineOptions], Engine]] = {
     "mil": _open_mil,
     "coreml": _open_coreml,
+    "onnx": _open_onnx,
 }
 
 
+def engine_names() -> tuple[str, ...]:
+    """What `EngineOptions.name` may be."""
+    return (AUTO, *ENGINES)
+
+
 def open_engine(path: Path, options: EngineOptions) -> Engine:
-    """Open a Core ML package with the engine that `options` name; `auto` is the interpreter, which
-    runs everywhere."""
-    name = "mil" if options.name == "auto" else options.name
-    if name not in ENGINES:
-        raise InputError(f"no engine {name!r}; there are {', '.join(ENGINES)}.")
-    return ENGINES[name](path, options)
+    """Open one package or graph with the engine that `options` names."""
+    if options.name not in ENGINES:
+        raise InputError(f"no engine {options.name!r}; there are {', '.join(ENGINES)}.")
+    return ENGINES[options.name](path, options)

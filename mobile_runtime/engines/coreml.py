@@ -33,8 +33,9 @@ class CoreMLEngine:
             self._models[name] = self._open(function_name=name)
         return self._models[name]
 
-    def new_state(self) -> Any:
-        """A Core ML state, made by the function `decode` and valid for `prefill` too."""
+    def new_state(self, length: int = 0) -> Any:
+        """A Core ML state of fixed shape (`length` is not used), made by the function `decode` and
+        valid for `prefill` too."""
         return self._model("decode").make_state()
 
     def run(

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from mobile_runtime.bundle import Manifest
-from mobile_runtime.engines import EngineOptions
-from mobile_runtime.errors import InputError
-from mobile_runtime.model.static_decoder import Decoder, Embedding
-from mobile_runtime.model.static_vision import Vision
 from mobile_runtime.pictures.preprocess import View
 
 Array = np.ndarray
@@ -42,10 +36,14 @@ class VisionModel(Protocol):
 
 
 class TextModel(Protocol):
-    """Decoder and head, with one conversation's cache."""
+    """Decoder and head, with the cache of one conversation."""
 
     def reset(self) -> None:
         """Empty the cache."""
+
+    def rewind(self, position: int) -> int:
+        """Cut the cache back to `position`, or as far as it can be: a recurrent state that has gone
+        on can only be emptied. Returns how many positions are left; the next row comes there."""
 
     def next_logits(self, embeddings: Array, position: int) -> Array:
         """Run rows (n, D) from `position` on; logits (vocab_size,) after the last."""
@@ -66,22 +64,3 @@ class Model:
         """Views of one group of frames -> (queries, D)."""
         features = [self.vision.encode_view(view) for view in views]
         return self.vision.resample(features, [view.tgt_size for view in views], temporal_ids)
-
-
-def open_model(bundle: Path, manifest: Manifest, options: EngineOptions) -> Model:
-    """The parts of a bundle; packages are opened when they are first needed."""
-    if manifest.is_onnx != (options.name == "onnx") and options.name != "auto":
-        raise InputError(
-            f"the engine {options.name} does not run {manifest.format} bundles; use the engine "
-            f"{'onnx' if manifest.is_onnx else 'mil or coreml'}, or none."
-        )
-    if not manifest.is_onnx:
-        return Model(
-            Embedding(bundle, manifest),
-            Vision(bundle, manifest, options),
-            Decoder(bundle, manifest, options),
-        )
-    from mobile_runtime.model.onnx import OnnxDecoder, OnnxEmbedding, OnnxGraphs, OnnxVision
-
-    graphs = OnnxGraphs(bundle, manifest, options)
-    return Model(OnnxEmbedding(graphs), OnnxVision(graphs, manifest), OnnxDecoder(graphs, manifest))

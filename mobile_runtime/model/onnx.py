@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mobile_runtime.bundle import Manifest, exact_path
+from mobile_runtime.bundle import Manifest, full_precision_path
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.onnx import OnnxEngine, OnnxState, SessionSettings
 from mobile_runtime.engines.onnx.prepacked import open_prepacked
@@ -38,8 +38,8 @@ class OnnxGraphs:
     def _load(self, role: str) -> OnnxEngine:
         (graph,) = self._manifest.graphs_of(role)
         path, exact = self._bundle / graph.path, self._options.precision == "fp32"
-        if exact and exact_path(path).is_file():
-            path = exact_path(path)
+        if exact and full_precision_path(path).is_file():
+            path = full_precision_path(path)
         # Rows are looked up in no time; threads of their own would wait for the next token by
         # spinning, on the processors that the decoder needs.
         threads = 1 if role == "embed_tokens" else self._options.threads
@@ -110,6 +110,10 @@ class OnnxDecoder:
     def reset(self) -> None:
         """Nothing to empty: what lies behind the position is never read."""
 
+    def rewind(self, position: int) -> int:
+        """Any position: attention reads no further than the mask is long."""
+        return position
+
     def cache(self, length: int) -> dict[str, Array]:
         """Keys and values (1, kv_heads, length, head_dim) of every layer, as stored."""
         return self._state.numpy(length) if self._state else {}
@@ -147,5 +151,6 @@ class OnnxDecoder:
         if self._state is None or self._state.length < length:
             rounded = -(-length // _CACHE_STEP) * _CACHE_STEP
             rounded = min(rounded, self._decoding.context_length)
-            self._state = self._engine.new_state(rounded, self._state)
+            engine, old = self._engine, self._state
+            self._state = engine.resized(old, rounded) if old else engine.new_state(rounded)
         return self._state

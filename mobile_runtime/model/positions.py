@@ -1,4 +1,4 @@
-"""Position tables that the graphs take as inputs: vision buckets, resampler sincos, decoder RoPE.
+"""What graphs take for positions: vision buckets, resampler sincos, decoder RoPE, causal masks.
 
 Grid sizes, frame times and token positions go in, arrays in the published code's float32 steps
 come out. It knows neither pictures nor graphs.
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 
+MASKED = np.float32(-1e4)  # finite, and far below any score in float16
 _ARANGE_LANES = 8  # float32 lanes of an AVX2 register, on which the published ids depend
 _OMEGA_BASE = 10000.0
 
@@ -83,3 +84,20 @@ def rope_tables(positions: ArrayLike, head_dim: int, theta: float) -> tuple[Floa
     angles = _angles(positions, theta, exponent)
     emb = np.concatenate([angles, angles], axis=1)
     return np.cos(emb).astype(np.float32), np.sin(emb).astype(np.float32)
+
+
+def causal_mask(position: int, length: int, context: int, in_state: bool) -> Float32:
+    """0 or `MASKED`, (1, 1, length, keys): row i sees keys up to position + i.
+
+    With the cache as a state there are `context` keys. Otherwise the block's own `length` keys
+    follow the `context` cached ones.
+    """
+    rows, columns = np.arange(length)[:, None], np.arange(context)[None, :]
+    if in_state:
+        visible = columns <= position + rows
+    else:
+        own = np.arange(length)[None, :] <= rows
+        visible = np.concatenate(
+            [np.broadcast_to(columns < position, (length, context)), own], axis=1
+        )
+    return np.where(visible, np.float32(0), MASKED)[None, None]

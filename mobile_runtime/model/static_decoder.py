@@ -13,14 +13,14 @@ import numpy as np
 
 from mobile_runtime.bundle import GraphSpec, Manifest
 from mobile_runtime.engines import EngineOptions, open_engine
-from mobile_runtime.model.positions import rope_tables
-from mobile_runtime.model.static_vision import MASKED, map_table
+from mobile_runtime.model.positions import causal_mask, rope_tables
+from mobile_runtime.model.static_vision import map_table
 
 CACHE = "key_value_cache"
 Array = np.ndarray
 
 
-class Embedding:
+class StaticEmbedding:
     """Token embeddings out of the bundle's table."""
 
     def __init__(self, bundle: Path, manifest: Manifest) -> None:
@@ -37,7 +37,7 @@ class Embedding:
         return np.asarray(rows)
 
 
-class DecoderPackage:
+class StaticPackage:
     """One package with its cache."""
 
     def __init__(self, bundle: Path, graph: GraphSpec, options: EngineOptions) -> None:
@@ -69,7 +69,7 @@ class DecoderPackage:
         return outputs["output_hidden_states"]
 
 
-class Decoder:
+class StaticDecoder:
     """All packages in a row, then the head."""
 
     def __init__(self, bundle: Path, manifest: Manifest, options: EngineOptions) -> None:
@@ -77,10 +77,10 @@ class Decoder:
         self._decoding = manifest.decoding
 
     @cached_property
-    def packages(self) -> list[DecoderPackage]:
+    def packages(self) -> list[StaticPackage]:
         """The packages, opened when they are first needed."""
         graphs = self._manifest.graphs_of("decoder")
-        return [DecoderPackage(self._bundle, graph, self._options) for graph in graphs]
+        return [StaticPackage(self._bundle, graph, self._options) for graph in graphs]
 
     @cached_property
     def _heads(self) -> list[Any]:
@@ -91,6 +91,10 @@ class Decoder:
         """Empty the cache of every package."""
         for package in self.packages:
             package.reset()
+
+    def rewind(self, position: int) -> int:
+        """Any position: the mask hides what the caches hold after it."""
+        return position
 
     def block_length(self, remaining: int, position: int) -> int:
         """Rows of the next block: a prefill block, or one row where that would pass the cache's
@@ -110,21 +114,10 @@ class Decoder:
             "hidden_states": hidden,
             "cos": cos.T[None, None],
             "sin": sin.T[None, None],
-            "attention_mask": self._mask(position, length, decoding.context_length),
+            "attention_mask": causal_mask(
+                position, length, decoding.context_length, decoding.kv_cache == "state"
+            ),
         }
-
-    def _mask(self, position: int, length: int, context: int) -> Array:
-        """Causal: row i sees keys up to position + i. With an outside cache, the block's own keys
-        follow the cached ones."""
-        rows, columns = np.arange(length)[:, None], np.arange(context)[None, :]
-        if self._decoding.kv_cache == "state":
-            visible = columns <= position + rows
-        else:
-            own = np.arange(length)[None, :] <= rows
-            visible = np.concatenate(
-                [np.broadcast_to(columns < position, (length, context)), own], 1
-            )
-        return np.where(visible, np.float32(0), MASKED)[None, None]
 
     def run_block(self, embeddings: Array, position: int) -> Array:
         """Run rows (n, D), at most one block, from `position`; returns hidden states (n, D)."""

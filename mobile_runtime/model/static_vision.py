@@ -14,10 +14,9 @@ import numpy as np
 
 from mobile_runtime.bundle import Manifest, TensorFile, resolve_inside
 from mobile_runtime.engines import Engine, EngineOptions, open_engine
-from mobile_runtime.model.positions import position_ids, sincos_1d, sincos_time
+from mobile_runtime.model.positions import MASKED, position_ids, sincos_1d, sincos_time
 from mobile_runtime.pictures.preprocess import View, check_view, patches
 
-MASKED = np.float32(-1e4)  # finite, and far below any score in float16
 Array = np.ndarray
 
 
@@ -27,7 +26,7 @@ def map_table(bundle: Path, file: TensorFile) -> Array:
     return np.memmap(path, dtype=np.dtype(file.dtype), mode="r", shape=file.shape)
 
 
-class Vision:
+class StaticVision:
     """The vision half of a bundle; packages are opened when they are first needed."""
 
     def __init__(self, bundle: Path, manifest: Manifest, options: EngineOptions) -> None:

@@ -18,7 +18,7 @@ from benchmarks.readme import decode_table
 from export.cli import main
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines import EngineOptions
-from mobile_runtime.model.model import open_model
+from mobile_runtime.model.formats import open_model
 
 TINY = {
     **DECODER,

@@ -20,6 +20,7 @@ from mobile_runtime.bundle import GraphSpec, Manifest, read_manifest
 from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.model.formats import engine_of
 from mobile_runtime.session import ChatOptions, Session
 from validation.chats import NamedChat
 from validation.parity.meter import Meter
@@ -74,18 +75,12 @@ def run_parity(
         bundle=bundle.name,
         checkpoint=session.manifest.source.name,
         recipe=plan.recipe.name,
-        engine=_engine_name(session.manifest, options.engine),
+        engine=engine_of(session.manifest, options.engine),
         precision=precision,
         prompts=tuple(chat.name for chat in chats),
         stages=tuple(_measure(name, run, name in wanted) for name, run in stages.items()),
         tools={"torch": version("torch"), **session.manifest.tools},
     )
-
-
-def _engine_name(manifest: Manifest, options: EngineOptions) -> str:
-    if options.name != "auto":
-        return options.name
-    return "onnx" if manifest.is_onnx else "mil"
 
 
 def wanted_stages(manifest: Manifest, names: Collection[str] | None) -> frozenset[str]:

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from mobile_runtime.chat.conversation import PreparedPrompt
-from mobile_runtime.model.static_decoder import Decoder, DecoderPackage
+from mobile_runtime.model.static_decoder import StaticDecoder, StaticPackage
 from mobile_runtime.session import Session
 from validation.reference.continuation import continue_texts
 from validation.reference.reference import Group, Reference, picture_groups
@@ -145,9 +145,9 @@ class Comparison:
         return [text[n - 1 :] for n, text in zip(self._lengths, ended, strict=True)]
 
     @property
-    def _coreml_decoder(self) -> Decoder:
+    def _coreml_decoder(self) -> StaticDecoder:
         decoder = self._session.model.decoder
-        assert isinstance(decoder, Decoder), "a decoder in packages"
+        assert isinstance(decoder, StaticDecoder), "a decoder in packages"
         return decoder
 
     def text(self) -> Iterator[Compared]:
@@ -219,7 +219,7 @@ def _logits(reference: Reference, hidden: Sequence[Array]) -> list[Array]:
     return np.split(reference.logits(np.concatenate(hidden)), ends)
 
 
-def run_package(decoder: Decoder, package: DecoderPackage, given: Array, prompt: int) -> Array:
+def run_package(decoder: StaticDecoder, package: StaticPackage, given: Array, prompt: int) -> Array:
     """Run one package alone: the first `prompt` rows in blocks, the rest one at a time."""
     package.reset()
     rows, position = [], 0

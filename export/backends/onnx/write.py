@@ -19,7 +19,7 @@ from export.backends.onnx.model import ModelBuilder, value_info
 from export.backends.onnx.ops import OnnxOps, Tensor
 from export.backends.onnx.profile import Profile
 from export.graphs.graph import Graph
-from mobile_runtime.bundle import TensorSpec, exact_path
+from mobile_runtime.bundle import TensorSpec, full_precision_path
 
 
 def write_graph(
@@ -40,7 +40,7 @@ def write_graph(
     exact = emit(graph, specs, profile.exact)
     if builder.rounds or builder.declared != exact.declared:
         external = exact.external(layout, path.name)
-        _save(model_proto(_exact_graph(graph), exact, external), exact_path(path))
+        _save(model_proto(_exact_graph(graph), exact, external), full_precision_path(path))
 
 
 def _exact_graph(graph: Graph) -> Graph:

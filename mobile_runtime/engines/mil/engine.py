@@ -57,8 +57,9 @@ class MilEngine:
         """The package's functions with their inputs, outputs and states."""
         return self._program.functions
 
-    def new_state(self) -> dict[str, Array]:
-        """Zeros for every state of the package; all functions use the same dict."""
+    def new_state(self, length: int = 0) -> dict[str, Array]:
+        """Zeros for every state of the package, whose shapes are fixed (`length` is not used); all
+        functions use the same dict."""
         return {spec.name: np.zeros(spec.shape, _computed(spec)) for spec in self._states()}
 
     def run(

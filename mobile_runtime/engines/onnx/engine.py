@@ -15,8 +15,9 @@ from mobile_runtime.engines.onnx.sessions import (
     open_session,
     session_options,
 )
+from mobile_runtime.errors import InputError
 
-_PAST, _PRESENT = "past_key_values.", "present."
+PAST, PRESENT = "past_key_values.", "present."
 _DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 _PLAIN = SessionSettings()
 
@@ -48,35 +49,49 @@ class OnnxEngine:
         """Open a file; `InputError` when onnxruntime is absent or refuses it."""
         return cls(open_session(graph, session_options(settings)))
 
-    def new_state(self, length: int, given: OnnxState | None = None) -> OnnxState:
-        """Buffers for the keys and values of `length` positions: zeros behind what is in `given`,
-        which is empty afterwards."""
+    def new_state(self, length: int = 0) -> OnnxState:
+        """Zeroed keys and values of `length` positions."""
+        return self._state(length, {})
+
+    def resized(self, state: OnnxState, length: int) -> OnnxState:
+        """A state of `length` positions that begins with those of `state`, which is empty
+        afterwards."""
+        return self._state(length, state.buffers)
+
+    def _state(self, length: int, old: dict[str, Any]) -> OnnxState:
         state = OnnxState({}, length, self._session.io_binding())
         for value in self._session.get_inputs():
-            if not value.name.startswith(_PAST):
+            if not value.name.startswith(PAST):
                 continue
             shape = (1, value.shape[1], length, value.shape[3])
             rows = np.zeros(shape, _DTYPES[value.type])
-            if given:
-                old = given.buffers.pop(value.name).numpy()
-                rows[:, :, : old.shape[2]] = old[:, :, :length]
+            if value.name in old:
+                kept = old.pop(value.name).numpy()
+                rows[:, :, : kept.shape[2]] = kept[:, :, :length]
             buffer = self._values.ortvalue_from_numpy(rows)
             state.buffers[value.name] = buffer
             state.binding.bind_ortvalue_input(value.name, buffer)
-            state.binding.bind_ortvalue_output(value.name.replace(_PAST, _PRESENT), buffer)
+            state.binding.bind_ortvalue_output(value.name.replace(PAST, PRESENT), buffer)
         return state
 
     def run(
-        self, inputs: Mapping[str, np.ndarray], *, state: OnnxState | None = None
+        self,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        function: str | None = None,
+        state: OnnxState | None = None,
     ) -> dict[str, np.ndarray]:
-        """Outputs by name, without the buffers of `state`, which are written in place."""
+        """Outputs by name, without the buffers of `state`, which are written in place. A graph has
+        one function, `main`."""
+        if function not in (None, "main"):
+            raise InputError(f"an ONNX graph has no function {function!r}; it has main.")
         if state is None:
             return dict(
                 zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True)
             )
         for name, value in inputs.items():
             state.binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        wanted = [name for name in self._outputs if not name.startswith(_PRESENT)]
+        wanted = [name for name in self._outputs if not name.startswith(PRESENT)]
         for name in wanted:  # anew each time: else the last result's memory is written to
             state.binding.bind_output(name)
         self._session.run_with_iobinding(state.binding)

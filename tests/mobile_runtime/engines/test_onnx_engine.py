@@ -142,4 +142,4 @@ def test_providers_tells_what_runs_where(bundle, make_bundle, capsys):
     assert {name for name, _, _ in taken} == {*DATA, "embed_tokens"}
     assert all(part == whole != "0" for _, part, whole in taken)
     assert validate(["providers", str(make_bundle())]) == 2
-    assert "run ONNX graphs alone" in capsys.readouterr().err
+    assert "run only ONNX graphs" in capsys.readouterr().err
