@@ -13,13 +13,13 @@ from typing import Any
 from benchmarks.published import CONFIG, PREPROCESSOR
 from benchmarks.shards import Shapes, safetensors_header, tensor_bytes, write_shard
 from benchmarks.vocabulary import build_tokenizer
-from export.models.config import parse_config
 from export.models.tensors import tensor_shapes
-from export.releases.release import PUBLISHED, RELEASE_NAME
+from export.releases import DEFAULT_RELEASE, parse_config
+from export.releases.release import RELEASE_NAME
 
 WEIGHTS = "model.safetensors"
 _TEXT = "llm."
-_RELEASE = replace(PUBLISHED, name="qwen3-random", license="none: random weights")
+_RELEASE = replace(DEFAULT_RELEASE.facts, name="qwen3-random", license="none: random weights")
 # Hidden size, depth and heads of Qwen3-0.6B; the vocabulary is cut, so that the decoder counts.
 DECODER: Mapping[str, Any] = {
     "hidden_size": 1024,

@@ -31,17 +31,17 @@ from benchmarks.palettize import BITS, GROUP_SIZE
 from benchmarks.published import PREPROCESSOR, config_values
 from benchmarks.shards import write_shard
 from export.backends.coreml import CoreMLBackend
-from export.backends.coreml.layout import check_decoding
+from export.build.job import open_job
 from export.build.part_cache import place, this_process
 from export.build.parts import PartRequest, build_part
 from export.config import ExportConfig
 from export.graphs.graph import Graph
-from export.models.config import load_config, parse_config
-from export.models.preprocessor import load_preprocessing
+from export.graphs.static.layout import static_decoding
 from export.models.tensors import tensor_shapes
-from export.plan import Plan, build_plan
+from export.plan import Plan
 from export.quant.kmeans import palettize
 from export.quant.recipe import QuantSpec
+from export.releases import load_config, parse_config
 from mobile_runtime.errors import InputError
 
 Seconds = dict[str, Any]  # "wall", "cpu", and wall seconds of each of the "steps"
@@ -68,12 +68,13 @@ def write_layers(values: Mapping[str, Any], folder: Path) -> int:
 
 def plan_decoder(folder: Path) -> tuple[Plan, Graph]:
     """The export's plan with its defaults, and the one decoder package in it."""
-    model = load_config(folder)
-    plan = build_plan(ExportConfig(), model, load_preprocessing(folder, model), CoreMLBackend())
+    job = open_job(folder, ExportConfig(), CoreMLBackend())
+    plan = job.plan
     graphs = [graph for graph in plan.graphs if graph.role == "decoder"]
     if len(graphs) > 1:
         raise InputError(
-            f"{model.decoder.num_layers} layers make {len(graphs)} packages; give fewer --layers."
+            f"{job.model.decoder.num_layers} layers make {len(graphs)} packages; give fewer "
+            "--layers."
         )
     return plan, graphs[0]
 
@@ -95,7 +96,7 @@ def run_ours(folder: Path, package: Path) -> Seconds:
         threads=os.cpu_count() or 1,
     )
     part = build_part(request, lambda _: None)
-    place(part.entry, package.parent, CoreMLBackend.may_link)
+    place(part.entry, package.parent, CoreMLBackend.allows_hard_links)
     return {**clock.elapsed(), "steps": dict(part.phases)}
 
 
@@ -105,8 +106,8 @@ def run_stock(folder: Path, package: Path) -> Seconds:
 
     clock = Clock()
     model = load_config(folder)
-    decoding = check_decoding(ExportConfig(), model)
-    spec = QuantSpec(BITS, GROUP_SIZE, "kmeans")
+    decoding = static_decoding(ExportConfig(), model)
+    spec = QuantSpec("lut", BITS, GROUP_SIZE)
     steps = write_stock(folder / WEIGHTS, model.decoder, decoding, spec, package)
     return {**clock.elapsed(), "steps": steps}
 

@@ -80,7 +80,7 @@ def parity_table(reports: dict[str, dict[str, Any]]) -> str:
         cells = [
             _decibels(rows.get(name, {}).get(key))
             for rows in stages
-            for key in ("conversion_db", "checkpoint_db")
+            for key in ("same_weights_db", "checkpoint_db")
         ]
         if any(cells):
             lines.append(f"| {name} | {' | '.join(cells)} |")

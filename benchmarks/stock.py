@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from export.models.config import DecoderConfig
 from export.quant.recipe import QuantSpec
 from mobile_runtime.bundle import Decoding
-from validation.reference.qwen3 import DecoderLayer
+from validation.reference.qwen import DecoderLayer
 
 STATES = ("key_cache", "value_cache")
 _TARGET = ct.target.iOS18

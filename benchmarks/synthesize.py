@@ -29,15 +29,17 @@ from rich.progress import (
 from benchmarks.published import CONFIG, PREPROCESSOR, config_values
 from benchmarks.shards import tensor_bytes, write_shards
 from benchmarks.vocabulary import build_tokenizer
-from export.build.scratch import scratch_folder
-from export.models.config import parse_config
 from export.models.tensors import tensor_shapes
-from export.releases.release import PUBLISHED, RELEASE_NAME
+from export.releases import DEFAULT_RELEASE, parse_config
+from export.releases.release import RELEASE_NAME
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import scratch_folder
 
 _SPARE_BYTES = 50_000_000  # tokenizer, file system
 # A bundle made from it must not bear the published name, nor the licence of the published weights.
-_RELEASE = replace(PUBLISHED, name="minicpmv-4.5-random", license="none: random weights")
+_RELEASE = replace(
+    DEFAULT_RELEASE.facts, name="minicpmv-4.5-random", license="none: random weights"
+)
 
 
 def write_checkpoint(
@@ -53,7 +55,7 @@ def write_checkpoint(
         raise InputError(f"{folder} exists already; remove it or give another folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     _check_disk(folder.parent, total + _SPARE_BYTES)
-    with scratch_folder(folder, "partial") as partial, _progress(console) as progress:
+    with scratch_folder(folder) as partial, _progress(console) as progress:
         _write_json(partial / "config.json", values)
         _write_json(partial / "preprocessor_config.json", PREPROCESSOR)
         _write_json(partial / RELEASE_NAME, _RELEASE.as_json())

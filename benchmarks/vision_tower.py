@@ -74,7 +74,7 @@ def open_bundle(bundle: Path, threads: int) -> Tower:
 def load_reference(checkpoint: Path) -> Any:
     """`validation.reference.siglip.VisionEncoder` of a checkpoint, float32."""
     from export.checkpoint.checkpoint import Checkpoint
-    from export.models.config import load_config
+    from export.releases import load_config
     from validation.reference.minicpmv import build_empty, load_part
 
     return load_part(build_empty(load_config(checkpoint)), "vpm", Checkpoint(checkpoint))

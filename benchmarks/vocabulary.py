@@ -10,7 +10,7 @@ from itertools import chain, islice, product
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from export.host.tokenizer import SPECIAL_TOKENS
+from export.host.chat_format import SPECIAL_TOKENS
 
 # The published first ones: the configuration names their ids.
 _FIRST = ("end_of_text", "message_start", "message_end")

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.backends import BACKENDS
+from export.backends.base import Backend
 from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
-from export.quant.recipes import PARTS
+from export.releases import DEFAULT_RELEASE
 from mobile_runtime.errors import InputError
 
 
@@ -36,12 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     default = ExportConfig()
     parser = argparse.ArgumentParser(
-        prog="python -m export", description="Export MiniCPM-V 4.5 for phones and tablets."
+        prog="python -m export",
+        description=f"Export {DEFAULT_RELEASE.title} for phones and tablets.",
     )
     backends = parser.add_subparsers(dest="backend", required=True, metavar="BACKEND")
     for name, backend in BACKENDS.items():
-        precisions, recipes = backend.forms.precisions, backend.forms.recipes
-        sub = backends.add_parser(name, help=f"write a {name} bundle")
+        precisions, parts = backend.precisions, DEFAULT_RELEASE.parts
+        sub = backends.add_parser(name, help=f"a bundle for {backend.platforms}")
         sub.add_argument(
             "--checkpoint",
             help="folder or hub id (openbmb/MiniCPM-V-4_5); default: the pocket model, a small one "
@@ -50,23 +52,20 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--output", type=Path, default=default.output, help="folder that gets the bundle"
         )
-        sub.add_argument("--quant", choices=recipes, default=default.quant, help="recipe")
+        sub.add_argument(
+            "--quant", choices=precisions.recipes, default=default.quant, help="recipe"
+        )
         sub.add_argument(
             "--override",
             action="append",
             default=[],
             metavar="PART=PRECISION",
-            help=f"change one part ({', '.join(PARTS)}) to one of {', '.join(precisions)}; "
+            help=f"change one part ({', '.join(parts)}) to one of {', '.join(precisions.named)}; "
             "may be repeated",
         )
         sub.add_argument("--context-length", type=int, default=default.context_length)
         sub.add_argument("--prefill-length", type=int, default=default.prefill_length)
-        sub.add_argument(
-            "--kv-cache",
-            choices=backend.kv_caches,
-            help="state: Core ML keeps the cache; io: the host passes it in and stores new rows; "
-            "float32, int8: how onnxruntime stores it (default: the first for --quant none)",
-        )
+        sub.add_argument("--kv-cache", choices=backend.kv_caches, help=_kv_cache_help(backend))
         sub.add_argument(
             "--jobs", type=int, help="processes; default: up to four for a large model"
         )
@@ -90,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--plan", action="store_true", help="print what would be written, stop")
         sub.add_argument("--quiet", action="store_true", help="print the bundle's path alone")
     return parser
+
+
+def _kv_cache_help(backend: Backend) -> str:
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in backend.kv_caches.items())
+    return f"{meanings} (default: {backend.default_kv_cache})"
 
 
 def _overrides(given: Sequence[str]) -> dict[str, str]:

@@ -24,17 +24,18 @@ from export.build.job import Job, open_job
 from export.build.part_cache import Cache, place, this_process
 from export.build.parts import Part, PartRequest
 from export.build.progress import Progress
-from export.build.scratch import scratch_folder
 from export.build.workers import build_parts
 from export.checkpoint.locate import local_checkpoint, locate_checkpoint
+from export.checkpoint.source import check_tensors, content_sha256
 from export.config import ExportConfig, check_resources, default_jobs
 from export.graphs.graph import Graph
 from export.host.card import write_card
 from export.host.tables import describe_tables
 from export.host.tokenizer import build_tokenizer_files
 from export.models.config import ModelConfig
-from export.models.tensors import tensor_shapes
-from export.releases.release import PUBLISHED, Release, load_release
+from export.models.tensors import EMBED_TOKENS
+from export.releases import find_release, published_release, read_config
+from export.releases.release import ReleaseFacts, load_facts
 from mobile_runtime.bundle import (
     SCHEMA_VERSION,
     Architecture,
@@ -47,6 +48,7 @@ from mobile_runtime.bundle import (
     write_manifest,
 )
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import replace_folder, scratch_folder
 
 # Read-only, not allowed, or a file where a folder should be.
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
@@ -62,17 +64,17 @@ class _Origin:
     """Where the weights come from, as the user gave it."""
 
     name: str
-    release: Release
+    facts: ReleaseFacts
 
 
 def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) -> Path:
     """Run the export that `config` describes; return the bundle's folder."""
     check_resources(config)
     local = local_checkpoint(config.checkpoint)
-    release = PUBLISHED if local is None else load_release(local)
-    target = config.output / f"{release.name}-{backend.name}-{config.quant}"
+    facts = _facts(config, local)
+    target = config.output / f"{facts.name}-{backend.name}-{config.quant}"
     _check_target(config, target)
-    backend.tools()  # fails where they are not installed
+    backend.check_installed()
     if config.checkpoint is None:
         progress.note(_POCKET)
     folder = locate_checkpoint(config.checkpoint, weights=not config.plan)
@@ -81,19 +83,27 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     if config.plan:
         progress.estimate(estimate(job, default_jobs(config, job.parameters)))
         return target
-    job.checkpoint.check(tensor_shapes(job.model))
-    origin = _Origin(folder.resolve().name if local else Path(str(config.checkpoint)).name, release)
+    shapes = job.release.tensor_shapes(job.model)
+    check_tensors(job.source, shapes, str(job.folder), job.release.title)
+    origin = _Origin(folder.resolve().name if local else Path(str(config.checkpoint)).name, facts)
     with (
         _writing(config.output),
         _cache(config, target) as cache,
-        scratch_folder(target, "partial") as partial,
+        scratch_folder(target) as partial,
     ):
         _check_disk(job, config.output, cache.root)
         parts = _build(job, config, cache, progress)
         _write_bundle(job, origin, parts, partial)
-        _replace(partial, target)
+        replace_folder(partial, target)
         cache.trim(round(config.cache_gb * 1e9))
     return target
+
+
+def _facts(config: ExportConfig, local: Path | None) -> ReleaseFacts:
+    """Of a checkpoint that is here, or of the release that is published under the name given."""
+    if local is not None:
+        return load_facts(local, find_release(read_config(local)))
+    return published_release(str(config.checkpoint)).facts
 
 
 def _check_target(config: ExportConfig, target: Path) -> None:
@@ -138,25 +148,10 @@ def _cache(config: ExportConfig, target: Path) -> Iterator[Cache]:
         yield Cache(root)
 
 
-def _replace(partial: Path, target: Path) -> None:
-    """Put the finished folder in place; what was there before goes last."""
-    old = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    try:
-        partial.rename(target)
-    except BaseException:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _check_disk(job: Job, output: Path, cache: Path) -> None:
     """Enough room for the bundle where it is built and where it goes."""
-    copies = 1 if job.backend.may_link else 2
-    needed = copies * job.plan.bundle_bytes(job.model) + _SPARE_BYTES
+    copies = 1 if job.backend.allows_hard_links else 2
+    needed = copies * job.plan.bundle_bytes() + _SPARE_BYTES
     cache.mkdir(parents=True, exist_ok=True)
     for folder in (output, cache):
         free = shutil.disk_usage(folder).free
@@ -175,7 +170,7 @@ def _build(job: Job, config: ExportConfig, cache: Cache, progress: Progress) -> 
     requests = [
         PartRequest(
             part=part,
-            checkpoint=job.checkpoint.folder,
+            checkpoint=job.folder,
             config=config,
             backend=job.backend.name,
             cache=cache.root.resolve(),
@@ -189,19 +184,22 @@ def _build(job: Job, config: ExportConfig, cache: Cache, progress: Progress) -> 
 
 
 def _write_bundle(job: Job, origin: _Origin, parts: Mapping[str, Part], folder: Path) -> None:
+    known = {}  # digests of tensors that were read whole
     for part in parts.values():
-        place(part.entry, folder, job.backend.may_link)
+        place(part.entry, folder, job.backend.allows_hard_links)
         for reading in part.entry.readings:
-            if (reading.begin, reading.end) == (0, job.checkpoint.rows(reading.tensor)):
-                job.checkpoint.know(reading.tensor, reading.sha256)
+            if (reading.begin, reading.end) == (0, job.source.tensors[reading.tensor].rows):
+                known[reading.tensor] = reading.sha256
     built = [file for part in parts.values() for file in part.entry.files]
-    prompt = build_tokenizer_files(
-        job.checkpoint.folder, folder / "tokenizer", job.model.decoder.vocab_size
-    )
+    tokenizer, vocabulary = folder / "tokenizer", job.model.decoder.vocab_size
+    prompt = build_tokenizer_files(job.folder, tokenizer, vocabulary, job.release.chat)
     graphs = [_describe(graph, job, parts[graph.name]) for graph in job.plan.graphs]
-    manifest = _manifest(job, origin, prompt, graphs)
-    job.backend.complete(job.plan, manifest, folder)
-    write_card(folder / "README.md", manifest, job.backend.platforms, job.backend.advice)
+    source = Source(origin.name, content_sha256(job.source, known), origin.facts.license)
+    manifest = _manifest(job, origin.facts, prompt, graphs, source)
+    job.backend.write_extras(
+        job.plan.graphs, job.plan.specs, manifest, folder, job.release.text_type
+    )
+    write_card(folder / "README.md", manifest, job.backend.platforms, job.backend.card_section)
     others = list_files(folder, skip={file.path for file in built})
     write_manifest(folder, replace(manifest, files=_sorted([*built, *others])))
 
@@ -215,26 +213,29 @@ def _describe(graph: Graph, job: Job, part: Part) -> GraphSpec:
     return graph.spec(path, job.backend.weight_bytes(part.entry.content / path))
 
 
-def _manifest(job: Job, origin: _Origin, prompt: Prompt, graphs: Sequence[GraphSpec]) -> Manifest:
+def _manifest(
+    job: Job, facts: ReleaseFacts, prompt: Prompt, graphs: Sequence[GraphSpec], source: Source
+) -> Manifest:
     recipe: dict[str, Any] = job.plan.recipe.as_json()
     tools = {"minicpmv-mobile": version("minicpmv-mobile"), "numpy": np.__version__}
-    tables = describe_tables(job.model, job.plan.embed_tokens) if job.backend.has_tables else None
+    embeddings = job.plan.specs[EMBED_TOKENS]
+    tables = describe_tables(job.model, embeddings) if job.backend.host_tables else None
     return Manifest(
         schema_version=SCHEMA_VERSION,
         format=job.backend.name,
-        model=origin.release.name,
+        model=facts.name,
         architecture=_architecture(job.model),
-        preprocessing=job.preprocessing,
+        preprocessing=job.described.preprocessing,
         prompt=prompt,
-        generation=origin.release.generation,
+        generation=facts.generation,
         decoding=job.plan.decoding,
         graphs=tuple(graphs),
         embed_tokens=tables.embed_tokens if tables else None,
         position_embeddings=tables.position_embeddings if tables else None,
         resampler_key_query=tables.key_query if tables else None,
         recipe=recipe,
-        source=Source(origin.name, job.checkpoint.sha256(), origin.release.license),
-        tools={**tools, **job.backend.tools()},
+        source=source,
+        tools={**tools, **job.backend.versions()},
         files=(),
     )
 

@@ -5,102 +5,127 @@ Made from the configuration alone, before any weight is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from export.backends.base import Backend, Layout, Specs
+from export.backends.base import Backend, Specs
 from export.config import ExportConfig
-from export.graphs.graph import Graph, Parameter, Role
-from export.models.config import ModelConfig
-from export.quant.recipe import QuantRecipe, QuantSpec
-from export.quant.recipes import EMBED_TOKENS, build_recipe
-from export.quant.weights import packed_size
-from mobile_runtime.bundle import Decoding, Preprocessing
+from export.graphs.graph import Graph, Parameter, Section
+from export.host.tables import embedding_table, position_table
+from export.quant.methods import STORED, check_method
+from export.quant.recipe import FLOAT16, QuantRecipe, QuantSpec
+from export.quant.recipes import build_recipe
+from export.releases.release import ModelDescription
+from mobile_runtime.bundle import Decoding
 from mobile_runtime.errors import InputError
-
-BuildGraph = Callable[[range, str], Graph]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The packages in the order in which they run, and the specification of every matrix."""
+    """The packages in the order in which they run, the host's tables, and the specification of
+    every weight."""
 
     graphs: tuple[Graph, ...]
+    tables: tuple[Parameter, ...]
     specs: Specs
     recipe: QuantRecipe
     decoding: Decoding
-    has_tables: bool
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every weight of the bundle."""
+        return (*(p for graph in self.graphs for p in graph.parameters), *self.tables)
 
     def package_bytes(self, graph: Graph) -> int:
         """Bytes of a package's weights."""
-        return sum(stored_bytes(p, self.specs.get(p.name)) for p in graph.parameters)
+        return sum(self._stored_bytes(parameter) for parameter in graph.parameters)
 
-    def bundle_bytes(self, model: ModelConfig) -> int:
-        """Bytes of all packages' weights and of the embedding table."""
-        table = 0
-        if self.has_tables:
-            table = model.decoder.vocab_size * model.decoder.hidden_size
-            table *= 2 if self.embed_tokens is None else 1
-        return table + sum(self.package_bytes(graph) for graph in self.graphs)
+    def bundle_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(self._stored_bytes(parameter) for parameter in self.parameters)
 
-    @property
-    def embed_tokens(self) -> QuantSpec | None:
-        """How the embedding table is stored."""
-        return self.specs[EMBED_TOKENS]
+    def _stored_bytes(self, parameter: Parameter) -> int:
+        return self.specs[parameter.name].stored_bytes(parameter.shape)
 
 
 def build_plan(
     config: ExportConfig,
-    model: ModelConfig,
-    preprocessing: Preprocessing,
+    described: ModelDescription,
     backend: Backend,
+    *,
     recipe: QuantRecipe | None = None,
+    finished: Mapping[str, QuantSpec] | None = None,
 ) -> Plan:
     """Check the flags against model and backend, assign the recipe, cut the graphs.
 
-    A given `recipe` takes the place of the one that `config` names.
+    A given `recipe` takes the place of the one that `config` names. Tensors that the source holds
+    `finished` keep their form where the backend takes it.
     """
+    release, model = described.release, described.config
     decoding = backend.decoding(config, model)
-    recipe = recipe or build_recipe(config.quant, config.override, backend.forms)
-    layout = backend.layout(model, preprocessing, decoding)
-    specs = _assign(recipe, layout, model, backend)
-    _check_methods(specs, backend)
-    graphs = tuple(
-        graph
-        for role, count, build in layout
-        for graph in _cut(role, count, build, specs, backend.max_package_bytes)
+    recipe = recipe or build_recipe(
+        config.quant, config.override, backend.precisions, release.parts, release.kept
     )
-    return Plan(graphs, specs, recipe, decoding, backend.has_tables)
-
-
-def _assign(recipe: QuantRecipe, layout: Layout, model: ModelConfig, backend: Backend) -> Specs:
-    decoder = model.decoder
-    matrices = {EMBED_TOKENS: (decoder.vocab_size, decoder.hidden_size)}
-    vectors: set[str] = set()
-    for role, count, build in layout:
-        for parameter in build(range(count), role).parameters:
-            if parameter.is_matrix:
-                matrices[parameter.name] = (parameter.shape[0], parameter.shape[1])
-            else:
-                vectors.add(parameter.name)
-    return {**recipe.assign(matrices), **dict.fromkeys(sorted(vectors), backend.forms.dense)}
-
-
-def _check_methods(specs: Specs, backend: Backend) -> None:
+    sections = backend.layout(release.bodies, model, described.preprocessing, decoding)
+    embeddings, positions = embedding_table(model), position_table(model)
+    parameters = [p for section in sections for p in _whole(section).parameters]
+    specs = _assign(recipe, [embeddings, *parameters], backend)
+    specs |= _kept_forms([embeddings, *parameters], finished or {}, backend)
+    tables: tuple[Parameter, ...] = ()
+    if backend.host_tables:
+        tables = (embeddings, positions)
+        specs[positions.name] = FLOAT16
     for name, spec in specs.items():
-        if name != EMBED_TOKENS and spec is not None and spec.method not in backend.methods:
-            raise InputError(
-                f"the {backend.name} backend cannot store {name} by {spec.method}; "
-                f"it takes {', '.join(sorted(backend.methods))}: choose another recipe."
-            )
+        _check_spec(name, spec, backend)
+    graphs = tuple(
+        graph for section in sections for graph in _cut(section, specs, backend.max_package_bytes)
+    )
+    return Plan(graphs, tables, specs, recipe, decoding)
 
 
-def _cut(role: Role, count: int, build: BuildGraph, specs: Specs, limit: int) -> list[Graph]:
+def _whole(section: Section) -> Graph:
+    return section.build(range(section.count), section.role)
+
+
+def _assign(
+    recipe: QuantRecipe, parameters: Sequence[Parameter], backend: Backend
+) -> dict[str, QuantSpec]:
+    """The recipe's choice for every matrix; vectors are floats."""
+    matrices = {p.name: p.shape for p in parameters if p.is_matrix}
+    vectors = sorted(p.name for p in parameters if not p.is_matrix)
+    return {**recipe.assign(matrices), **dict.fromkeys(vectors, backend.precisions.floats)}
+
+
+def _kept_forms(
+    parameters: Sequence[Parameter], finished: Mapping[str, QuantSpec], backend: Backend
+) -> dict[str, QuantSpec]:
+    """Specifications of the weights that are written as the source stores them."""
+    return {
+        parameter.name: replace(spec, method=STORED)
+        for parameter in parameters
+        if parameter.inverse is not None
+        and parameter.inverse.as_stored
+        and (spec := finished.get(parameter.label)) is not None
+        and spec.form in backend.forms
+    }
+
+
+def _check_spec(name: str, spec: QuantSpec, backend: Backend) -> None:
+    if spec.form not in backend.forms:
+        raise InputError(
+            f"the {backend.name} backend cannot store {name} as {spec.form}; "
+            f"it takes {', '.join(sorted(backend.forms))}: choose another recipe."
+        )
+    check_method(name, spec)
+
+
+def _cut(section: Section, specs: Specs, limit: int) -> list[Graph]:
     """As few packages as the size limit allows, as equal as possible."""
+    role, build = section.role, section.build
     sizes = [
-        sum(stored_bytes(p, specs.get(p.name)) for p in build(range(n, n + 1), role).parameters)
-        for n in range(count)
+        sum(specs[p.name].stored_bytes(p.shape) for p in build(range(n, n + 1), role).parameters)
+        for n in range(section.count)
     ]
     if max(sizes) > limit:
         raise InputError(
@@ -135,24 +160,9 @@ def _fill(sizes: Sequence[int], cap: int) -> list[range]:
     return [*ranges, range(begin, len(sizes))]
 
 
-def stored_bytes(parameter: Parameter, spec: QuantSpec | None) -> int:
-    """Bytes of one parameter on disk, without the few for alignment."""
-    if spec is not None and spec.method == "dense":
-        return spec.bits // 8 * parameter.size
-    if spec is None or not parameter.is_matrix:
-        return 2 * parameter.size
-    rows, columns = parameter.shape
-    if spec.method == "block":
-        return packed_size(rows * columns, spec.bits) + 4 * rows * (columns // spec.group_size)
-    if spec.method == "affine":
-        return rows * columns + 2 * rows
-    return packed_size(rows * columns, spec.bits) + 2 * (rows // spec.group_size << spec.bits)
-
-
-def count_groups(specs: Mapping[str, QuantSpec | None]) -> dict[str, int]:
-    """How many matrices each form stores, for the plan that a user reads."""
+def count_forms(specs: Specs) -> dict[str, int]:
+    """How many weights each form stores, for the plan that a user reads."""
     counts: dict[str, int] = {}
     for spec in specs.values():
-        label = "float16" if spec is None else str(spec)
-        counts[label] = counts.get(label, 0) + 1
+        counts[str(spec)] = counts.get(str(spec), 0) + 1
     return counts

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,12 +15,36 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import load_json, write_json
 from mobile_runtime.strict_json import decode
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 _HASH_BLOCK = 1 << 22
 _ITEM_SIZES = {"int8": 1, "float16": 2, "float32": 4}
+
+
+# Names that writers and readers of graphs share.
+CACHE = "key_value_cache"  # of a package with static shapes, as a state or an input
+PAST, PRESENT = "past_key_values", "present"  # of an ONNX graph
+
+
+def cache_name(prefix: str, layer: int, kind: str) -> str:
+    """The input (`PAST`) or output (`PRESENT`) of a layer's keys or values."""
+    return f"{prefix}.{layer}.{kind}"
+
+
+def cache_scale_name(layer: int, kind: str) -> str:
+    """The scales of a layer's keys or values in a cache of 8 bits."""
+    return f"llm.model.layers.{layer}.self_attn.{kind}_scale"
+
+
+def is_cache_scale(name: str) -> bool:
+    """Whether `cache_scale_name` made the name."""
+    return name.endswith((".self_attn.key_scale", ".self_attn.value_scale"))
+
+
+Role = Literal["vision_encoder", "resampler", "embed_tokens", "decoder", "lm_head"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +70,7 @@ class GraphSpec:
     """One package of the bundle. Functions of one package share its weights and its states."""
 
     name: str
-    role: Literal["vision_encoder", "resampler", "embed_tokens", "decoder", "lm_head"]
+    role: Role
     path: str
     functions: tuple[FunctionSpec, ...]
     states: tuple[TensorSpec, ...]
@@ -216,10 +239,7 @@ def read_manifest(bundle: Path) -> Manifest:
             f"{bundle} is not a bundle: it has no {MANIFEST_NAME}; "
             "give the folder that `python -m export` printed."
         )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); export the bundle again.") from error
+    value = load_json(path, "export the bundle again")
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(
@@ -264,10 +284,7 @@ def _check_tables(manifest: Manifest) -> None:
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
     """Write manifest.json (sorted by schema, no timestamps: same manifest, same bytes)."""
-    text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False)
-    temporary = bundle / (MANIFEST_NAME + ".partial")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(bundle / MANIFEST_NAME)
+    write_json(bundle / MANIFEST_NAME, dataclasses.asdict(manifest))
 
 
 def resolve_inside(bundle: Path, name: str) -> Path:

@@ -1,8 +1,9 @@
-"""Folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and reading of JSON."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,11 +14,53 @@ from typing import Any
 from mobile_runtime.errors import InputError
 
 
+def load_json(path: Path, remedy: str) -> Any:
+    """The JSON value in `path`. The text of an `InputError` ends with `remedy`."""
+    if not path.is_file():
+        raise InputError(f"{path.parent} has no {path.name}; {remedy}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deeply
+        raise InputError(f"{path} is not valid JSON ({error}); {remedy}.") from error
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in `path`. The text of an `InputError` ends with `remedy`."""
+    value = load_json(path, remedy)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object; {remedy}.")
+    return value
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A hidden file beside `path`, to be written; it takes the place of `path` at the end, and an
+    error leaves nothing. Folders above are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target`, which becomes `target` at the end; an error leaves nothing.
 
-    `InputError` where no folder can be made, `OSError` if there is a `target` by then.
+    Raises `InputError` where no folder can be made, `OSError` if there is a `target` by then.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -35,16 +78,29 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(begun, ignore_errors=True)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from `path`, or `InputError` saying what is wrong with the file."""
-    if not path.is_file():
-        raise InputError(
-            f"{path.parent} has no {path.name}; give the folder of a MiniCPM-V 4.5 checkpoint."
-        )
+@contextmanager
+def scratch_folder(target: Path, kind: str = "partial") -> Iterator[Path]:
+    """A new folder beside `target`, hidden, that vanishes at the end unless it is moved away. Its
+    name is fixed, so that a killed process leaves nothing that the next one does not remove."""
+    folder = target.with_name(f".{target.name}.{kind}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); download it again.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object; download it again.")
-    return value
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put the finished folder `new` in the place of `target`; what was there before goes last."""
+    old = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

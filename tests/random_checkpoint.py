@@ -15,10 +15,11 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from export.host.chat_format import SPECIAL_TOKENS
 from export.host.chat_template import COMPACT
-from export.host.tokenizer import SPECIAL_TOKENS, WORD_PATTERN
-from export.models.config import parse_config
+from export.host.tokenizer import WORD_PATTERN
 from export.models.tensors import tensor_shapes
+from export.releases import parse_config
 
 _SEED = 0
 _CONFIG: dict[str, Any] = {

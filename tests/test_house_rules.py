@@ -15,7 +15,8 @@ PACKAGES = ("export", "mobile_runtime", "validation", "benchmarks", "examples")
 # Package -> the modules of ours that it may import, besides itself.
 ARROWS = {
     "export": tuple(
-        f"mobile_runtime.{leaf}" for leaf in ("bundle", "errors", "files", "strict_json")
+        f"mobile_runtime.{leaf}"
+        for leaf in ("bundle", "errors", "files", "strict_json", "model.positions")
     ),
     "mobile_runtime": (),
     "validation": ("export.*", "mobile_runtime.*"),

@@ -5,9 +5,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from export.checkpoint.checkpoint import Checkpoint
-from export.host.tokenizer import SPECIAL_TOKENS
-from export.models.config import load_config
+from export.checkpoint.source import check_tensors
+from export.host.chat_format import SPECIAL_TOKENS
 from export.models.tensors import tensor_shapes
+from export.releases import load_config
 from tests.random_checkpoint import write_random_checkpoint
 
 
@@ -21,7 +22,7 @@ def test_two_runs_write_the_same_bytes(random_checkpoint, tmp_path):
 def test_every_tensor_of_its_configuration_is_there(random_checkpoint):
     config = load_config(random_checkpoint)
     checkpoint = Checkpoint(random_checkpoint)
-    checkpoint.check(tensor_shapes(config))
+    check_tensors(checkpoint, tensor_shapes(config), "it", "whole")
     assert {info.dtype for info in checkpoint.tensors.values()} == {"bfloat16"}
 
 

@@ -15,14 +15,21 @@ import numpy as np
 
 from export.backends.onnx import TEXT_MODEL
 from export.backends.onnx.scales import read_cache_scales, write_cache_scales
-from mobile_runtime.bundle import FileEntry, Manifest, file_sha256, read_manifest, write_manifest
+from export.graphs.cache_scales import STEPS
+from mobile_runtime.bundle import (
+    FileEntry,
+    Manifest,
+    cache_scale_name,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.onnx import OnnxDecoder
 from mobile_runtime.session import ChatOptions, Session
 from validation.chats import NamedChat
 
-_STEPS = 127
 MARGIN = 1.1  # values of other texts may be a little larger
 
 
@@ -39,7 +46,7 @@ def calibrate(bundle: Path, chats: Sequence[NamedChat], new_tokens: int) -> dict
     before = read_cache_scales(path)
     largest, positions = _measure(bundle, chats, new_tokens)
     scales = {
-        name: np.where(found > 0, found * MARGIN / _STEPS, before[name])
+        name: np.where(found > 0, found * MARGIN / STEPS, before[name])
         for name, found in largest.items()
     }
     changed = [name for name in (graph.path, TEXT_MODEL) if (bundle / name).is_file()]
@@ -84,7 +91,7 @@ def _measure(
 def _scale_name(cache: str) -> str:
     """past_key_values.3.key -> llm.model.layers.3.self_attn.key_scale"""
     _, layer, kind = cache.split(".")
-    return f"llm.model.layers.{layer}.self_attn.{kind}_scale"
+    return cache_scale_name(int(layer), kind)
 
 
 def _record(

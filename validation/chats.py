@@ -5,7 +5,6 @@ A file holds a list of messages, or an object with the published options.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import load_json
 
 _KINDS: Mapping[str, type] = {
     "messages": list,
@@ -39,10 +39,7 @@ class Chat:
 
 def read_chat(path: Path) -> Chat:
     """Read a chat file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}).") from error
+    value = load_json(path, "give a chat file")
     values = {"messages": value} if isinstance(value, list) else value
     return parse_chat(values, str(path), path.parent)
 

@@ -7,9 +7,7 @@ Knows the fields that the package writes; knows neither bundles nor models. Give
 from __future__ import annotations
 
 import html
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import read_json, write_text
 
 VERSION = 1
 UNITS = ("neural_engine", "gpu", "cpu")
@@ -86,9 +85,7 @@ class DeviceReport:
                 for row in rows
             )
             parts.append(f"<h2>{html.escape(title)}</h2><table><tr>{head}</tr>\n{body}</table>")
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("\n".join(parts) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, "\n".join(parts) + "\n")
 
     def failed(self, floors: Mapping[str, float] | None = None) -> bool:
         """Whether any stage failed on any unit."""
@@ -173,7 +170,7 @@ def read_floors(path: Path) -> dict[str, float]:
     """Floors of the stages from a parity report of the same bundle: its own figures against the
     checkpoint, less a margin. Its end to end judges the logits, which the device computes from
     golden embeddings."""
-    stages = _list(_read(path), "stages", str(path))
+    stages = _list(read_json(path, "get the file again"), "stages", str(path))
     found = {stage.get("stage"): stage.get("checkpoint_db") for stage in stages}
     names = {"vision_encoder": "vision_encoder", "resampler": "resampler", "end_to_end": "logits"}
     floors = {}
@@ -192,7 +189,7 @@ def read_floors(path: Path) -> dict[str, float]:
 def read_device_report(path: Path) -> DeviceReport:
     """Read and check what `selfTest()` of the Swift package wrote."""
     name = str(path)
-    value = _read(path)
+    value = read_json(path, "get the file again")
     if value.get("version") != VERSION or "stages" not in value:
         raise InputError(
             f"{name} is no self-test report of version {VERSION}; give the JSON of `selfTest()`."
@@ -209,16 +206,6 @@ def read_device_report(path: Path) -> DeviceReport:
         stages=tuple(_stage(item, name) for item in _list(value, "stages", name)),
         placements=tuple(_placed(item, name) for item in _list(value, "placements", name)),
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); get the file again.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is no JSON object; get the file again.")
-    return value
 
 
 def _stage(value: Mapping[str, Any], name: str) -> Measured:

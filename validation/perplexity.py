@@ -5,7 +5,6 @@ The text is cut into stretches as long as the context, each read from an empty c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import write_json
 from mobile_runtime.session import Session
 from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint
@@ -104,4 +104,4 @@ def print_losses(losses: Sequence[TextLoss], console: Console) -> None:
 def write_losses(losses: Sequence[TextLoss], path: Path) -> None:
     """The figures as JSON."""
     rows = [asdict(loss) | {"perplexity": loss.perplexity} for loss in losses]
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_json(path, rows)

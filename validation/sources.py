@@ -6,12 +6,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint import open_source
 from export.checkpoint.locate import DEFAULT_CHECKPOINT, locate_checkpoint
+from export.checkpoint.source import TensorSource, check_tensors, content_sha256
 from export.host.tokenizer import build_tokenizer_files
-from export.models.config import ModelConfig, load_config
-from export.models.preprocessor import load_preprocessing
-from export.models.tensors import tensor_shapes
+from export.models.config import ModelConfig
+from export.releases import ModelDescription, describe_model
 from mobile_runtime.bundle import Manifest, read_manifest
 from mobile_runtime.chat.conversation import ChatFormat
 from mobile_runtime.chat.tokenizer import Tokenizer
@@ -20,11 +20,17 @@ from mobile_runtime.errors import InputError
 
 @dataclass(frozen=True)
 class OpenCheckpoint:
-    """A checked checkpoint, its configuration, and the chat format its files describe."""
+    """A checked checkpoint, what its files say of the model, and its chat format."""
 
-    checkpoint: Checkpoint
-    config: ModelConfig
+    folder: Path
+    checkpoint: TensorSource
+    described: ModelDescription
     chat_format: ChatFormat
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's sizes."""
+        return self.described.config
 
 
 def source_of(bundle: Path, given: str | None) -> OpenCheckpoint:
@@ -37,9 +43,9 @@ def source_of(bundle: Path, given: str | None) -> OpenCheckpoint:
 
 def check_source(manifest: Manifest, source: OpenCheckpoint) -> None:
     """Refuse a bundle that was made from other weights."""
-    if manifest.source.sha256 != source.checkpoint.sha256():
+    if manifest.source.sha256 != content_sha256(source.checkpoint):
         raise InputError(
-            f"the bundle was not made from {source.checkpoint.folder} (its weights have another "
+            f"the bundle was not made from {source.folder} (its weights have another "
             "checksum); give the checkpoint that it was exported from."
         )
 
@@ -47,15 +53,21 @@ def check_source(manifest: Manifest, source: OpenCheckpoint) -> None:
 def open_checkpoint(given: str | None) -> OpenCheckpoint:
     """Open a checkpoint folder or hub id, or the pocket model."""
     folder = locate_checkpoint(given)
-    config = load_config(folder)
-    checkpoint = Checkpoint(folder)
-    checkpoint.check(tensor_shapes(config))
-    return OpenCheckpoint(checkpoint, config, open_chat_format(folder, config))
+    described, checkpoint = describe_model(folder), open_source(folder)
+    shapes = described.release.tensor_shapes(described.config)
+    check_tensors(checkpoint, shapes, str(folder), described.release.title)
+    chat_format = _chat_format(folder, described)
+    return OpenCheckpoint(folder, checkpoint, described, chat_format)
 
 
-def open_chat_format(folder: Path, config: ModelConfig) -> ChatFormat:
+def open_chat_format(folder: Path) -> ChatFormat:
     """The chat format that the files of a checkpoint describe; needs no weights."""
+    return _chat_format(folder, describe_model(folder))
+
+
+def _chat_format(folder: Path, described: ModelDescription) -> ChatFormat:
+    vocabulary, rules = described.config.decoder.vocab_size, described.release.chat
     with tempfile.TemporaryDirectory() as scratch:
-        prompt = build_tokenizer_files(folder, Path(scratch), config.decoder.vocab_size)
+        prompt = build_tokenizer_files(folder, Path(scratch), vocabulary, rules)
         tokenizer = Tokenizer.load(Path(scratch) / "tokenizer.json")
-    return ChatFormat(tokenizer, prompt, load_preprocessing(folder, config))
+    return ChatFormat(tokenizer, prompt, described.preprocessing)

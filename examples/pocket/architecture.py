@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from examples.pocket.example import QUERY_TIME
-from export.models.config import parse_config
-from export.releases.release import Release
+from export.releases import parse_config
+from export.releases.release import ReleaseFacts
 from mobile_runtime.bundle import Generation, SamplingDefaults
 from validation.reference.minicpmv import MiniCPMV
 from validation.reference.resampler import Resampler
@@ -58,7 +58,7 @@ PREPROCESSOR: dict[str, Any] = {
 }
 # Reading is spelling: the best token always, and no penalty on a letter that comes twice.
 _GREEDY = SamplingDefaults(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
-RELEASE = Release(
+RELEASE = ReleaseFacts(
     name="minicpmv-pocket",
     license="Apache-2.0",
     generation=Generation(answer=_GREEDY, thinking=_GREEDY, max_new_tokens=128),

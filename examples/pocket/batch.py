@@ -22,7 +22,7 @@ from examples.pocket.architecture import CONFIG
 from examples.pocket.counting import Counts, CountTargets, join_counts
 from examples.pocket.curriculum import Weights
 from examples.pocket.example import BLANK, Example, TrainingGroup, TrainingView
-from export.models.config import parse_config
+from export.releases import parse_config
 from mobile_runtime.model.positions import position_ids
 
 _BUCKETS = parse_config(CONFIG).vision.position_buckets

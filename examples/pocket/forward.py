@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from validation.reference.qwen3 import Attention, DecoderLayer, Qwen3, RMSNorm, rope_frequencies
+from validation.reference.qwen import Attention, DecoderLayer, Qwen, RMSNorm, rope_frequencies
 from validation.reference.resampler import Resampler
 from validation.reference.siglip import EncoderLayer, VisionEncoder
 
@@ -53,7 +53,7 @@ def resample(
     return cast(Tensor, resampler.ln_post(out) @ resampler.proj)
 
 
-def run_decoder(model: Qwen3, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+def run_decoder(model: Qwen, embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """(B, T, D) -> states (B, T, D) between the two halves of the layers, and after the final norm;
     rows are padded on the right."""
     layers = [cast(DecoderLayer, layer) for layer in model.model.layers]

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from examples.pocket.example import Example, make_example
 from examples.pocket.lessons import draw_lesson
 from examples.pocket.options import Options
-from export.models.config import load_config
 from mobile_runtime.chat.conversation import ChatFormat
 from validation.questions.tasks import Source
 from validation.sources import open_chat_format
@@ -24,7 +23,7 @@ def open_pool(options: Options, stream: int, drawn: int) -> Pool:
     """The pool of a run's worker number `stream`, whose checkpoint is there already, after `drawn`
     examples."""
     checkpoint = options.checkpoint
-    chat_format = open_chat_format(checkpoint, load_config(checkpoint))
+    chat_format = open_chat_format(checkpoint)
     pool = Pool(chat_format, options.seed, stream, Source(collections=options.collections))
     if drawn:
         pool.skip(drawn)

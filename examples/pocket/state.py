@@ -18,26 +18,27 @@ from examples.pocket.architecture import CONFIG, PREPROCESSOR, RELEASE
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.tokenizer import write_tokenizer
 from export.checkpoint.checkpoint import Checkpoint
-from export.models.config import load_config, parse_config
+from export.checkpoint.source import check_tensors
 from export.models.tensors import tensor_shapes
+from export.releases import find_release, load_config, parse_config, read_config
 from export.releases.release import RELEASE_NAME
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import read_json
+from mobile_runtime.files import read_json, written_whole
 from validation.sources import open_chat_format
 
 WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"
 _FACTS = {"step", "seconds", "drawn", "begin", "fitting", "began_with", "device"}  # in the state
 FACTS_FILE = "training.json"  # in the checkpoint
+_REMEDY = "give a checkpoint that this command wrote"
 
 
 def save_state(folder: Path, optimizers: Optimizers, facts: dict[str, Any]) -> None:
     """Write everything that a resumed run needs; `facts` are what JSON can hold."""
     assert facts.keys() == _FACTS
     tensors = {f"weight.{name}": p.detach() for name, p in optimizers.named.items()}
-    partial = folder / f".{STATE_FILE}.partial"
-    save_file(tensors | optimizers.state(), partial, metadata={"facts": json.dumps(facts)})
-    partial.rename(folder / STATE_FILE)
+    with written_whole(folder / STATE_FILE) as partial:
+        save_file(tensors | optimizers.state(), partial, metadata={"facts": json.dumps(facts)})
 
 
 def load_state(folder: Path, optimizers: Optimizers) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def load_weights(checkpoint: Path, model: nn.Module) -> dict[str, Any]:
     with safe_open(checkpoint / WEIGHTS_FILE, "pt") as file, torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(file.get_tensor(name))
-    return read_json(checkpoint / FACTS_FILE)
+    return read_json(checkpoint / FACTS_FILE, _REMEDY)
 
 
 def check_weights(checkpoint: Path) -> None:
@@ -94,10 +95,11 @@ def check_weights(checkpoint: Path) -> None:
             f"{checkpoint} is no pocket model: its config.json differs from that of "
             "examples/pocket/architecture.py; give one that this command wrote."
         )
-    Checkpoint(checkpoint).check(tensor_shapes(config))
-    open_chat_format(checkpoint, config)
+    release = find_release(read_config(checkpoint))
+    check_tensors(Checkpoint(checkpoint), tensor_shapes(config), str(checkpoint), release.title)
+    open_chat_format(checkpoint)
     facts = checkpoint / FACTS_FILE
-    if not facts.is_file() or "drawn_per_worker" not in read_json(facts):
+    if not facts.is_file() or "drawn_per_worker" not in read_json(facts, _REMEDY):
         raise InputError(
             f"{checkpoint} has no {FACTS_FILE} that tells how it was trained; give a checkpoint "
             "that this command wrote."
@@ -121,7 +123,6 @@ def prepare_checkpoint(folder: Path, tokenizer: Tokenizer) -> None:
 def write_weights(folder: Path, model: nn.Module) -> None:
     """The weights in bf16 under the published names, where `python -m export` finds them."""
     tensors = {n: p.detach().to(torch.bfloat16).contiguous() for n, p in model.named_parameters()}
-    partial = folder / f".{WEIGHTS_FILE}.partial"
-    save_file(tensors, partial)
-    partial.chmod(0o644)  # the library makes files that only their owner reads
-    partial.rename(folder / WEIGHTS_FILE)
+    with written_whole(folder / WEIGHTS_FILE) as partial:
+        save_file(tensors, partial)
+        partial.chmod(0o644)  # the library makes files that only their owner reads

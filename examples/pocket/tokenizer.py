@@ -12,8 +12,9 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from examples.pocket.architecture import VOCAB_SIZE
+from export.host.chat_format import SPECIAL_TOKENS
 from export.host.chat_template import COMPACT
-from export.host.tokenizer import SPECIAL_TOKENS, WORD_PATTERN
+from export.host.tokenizer import WORD_PATTERN
 from validation.questions import tasks
 
 # Published names that the questions do not use; text that holds them must still be harmless.

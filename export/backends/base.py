@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from export.config import ExportConfig
-from export.graphs.graph import Graph, Parameter, Role
+from export.graphs.bodies import Bodies
+from export.graphs.graph import Graph, Parameter, Section
 from export.models.config import ModelConfig
-from export.quant.recipe import Method, QuantSpec
-from export.quant.recipes import Forms
+from export.quant.recipe import QuantSpec
+from export.quant.recipes import Precisions
 from export.quant.weights import Weight
 from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
 
-if TYPE_CHECKING:
-    from export.plan import Plan
-
-Specs = Mapping[str, QuantSpec | None]
+Specs = Mapping[str, QuantSpec]  # of every parameter, by name
 WeightStream = Iterable[tuple[Parameter, Weight]]
-# A role, the number of blocks in it, and what builds the package of some of them under a name.
-Layout = Sequence[tuple[Role, int, Callable[[range, str], Graph]]]
 
 
 class Backend(Protocol):
@@ -29,21 +25,21 @@ class Backend(Protocol):
     name: str
     suffix: str
     platforms: str  # what the bundle's card says it is for
-    advice: str  # a section of the card
-    forms: Forms
-    methods: frozenset[Method]  # the quantization methods whose storage form it can write
+    card_section: str  # what the card says besides
+    precisions: Precisions
+    forms: frozenset[str]  # storage forms that it can write
     max_package_bytes: int
-    may_link: bool  # whether readers take files that have other names, too
-    has_tables: bool  # whether the host looks embeddings and positions up in files of the bundle
-
-    kv_caches: tuple[str, ...]  # what --kv-cache takes
+    allows_hard_links: bool  # whether bundle files may be hard links into the cache
+    host_tables: bool  # whether the host looks embeddings and positions up in files of the bundle
+    kv_caches: Mapping[str, str]  # what --kv-cache takes, and what it means
+    default_kv_cache: str  # which of them is taken otherwise, in words
 
     def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
         """The decoder's shapes, or `InputError` when target or model does not allow them."""
 
     def layout(
-        self, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
-    ) -> Layout:
+        self, bodies: Bodies, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
+    ) -> Sequence[Section]:
         """The packages in the order in which they run; `InputError` when one cannot be."""
 
     def weight_bytes(self, path: Path) -> int:
@@ -55,8 +51,19 @@ class Backend(Protocol):
         `weights` yields `graph.parameters` in their order, each in the form that `specs` says.
         """
 
-    def complete(self, plan: Plan, manifest: Manifest, folder: Path) -> None:
-        """Add what belongs to all packages of the bundle in `folder` together."""
+    def write_extras(
+        self,
+        graphs: Sequence[Graph],
+        specs: Specs,
+        manifest: Manifest,
+        folder: Path,
+        text_type: str,
+    ) -> None:
+        """Add what belongs to all packages of the bundle in `folder` together. `text_type` is what
+        other programs call the language model."""
 
-    def tools(self) -> dict[str, str]:
-        """Names and versions of the tools that shape the output."""
+    def check_installed(self) -> None:
+        """`InputError` if a library that the backend needs is not installed."""
+
+    def versions(self) -> dict[str, str]:
+        """Names and versions of the libraries that shape the output."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
 
 from export.build.job import Job
-from export.quant.kmeans import palettize
+from export.plan import Plan
+from export.quant.methods import STORED, Values, quantize
+from export.quant.recipe import QuantSpec
 
 _SAMPLE = (128, 4096)  # weights
-_GROUP = 16
 _PROCESS_BYTES = 500_000_000  # interpreter, converter, compiled kernels
 _PART_SECONDS = 2.0  # building and writing a program of any size
 _BYTES = 2  # of a weight in the checkpoint
@@ -40,14 +42,12 @@ class Estimate:
 
 
 def estimate(job: Job, jobs: int) -> Estimate:
-    """Measure this machine on a sample and extrapolate."""
+    """Measure this machine on samples and extrapolate."""
     plan = job.plan
-    parameters = [p for graph in plan.graphs for p in graph.parameters]
-    matrices = sum(p.size for p in parameters if plan.specs.get(p.name) is not None)
-    read, written = _BYTES * job.parameters, plan.bundle_bytes(job.model)
-    work = matrices / _palettize_rate() + (read + written) / _hash_rate()
+    read, written = _BYTES * job.parameters, plan.bundle_bytes()
+    work = (read + written) / _hash_rate() + _quantizing_seconds(plan)
     cores = min(jobs, os.cpu_count() or 1)
-    largest = _BYTES * max(p.size for p in parameters)
+    largest = _BYTES * max(parameter.size for parameter in plan.parameters)
     return Estimate(
         read_bytes=read,
         written_bytes=written,
@@ -57,17 +57,28 @@ def estimate(job: Job, jobs: int) -> Estimate:
     )
 
 
-def _palettize_rate() -> float:
-    """Weights a second on one thread."""
-    values = np.random.default_rng(0).standard_t(4, _SAMPLE).astype(ml_dtypes.bfloat16)
-    palettize(values[:_GROUP], bits=4, group_size=_GROUP, name="warm-up", threads=1)
+def _quantizing_seconds(plan: Plan) -> float:
+    """On one thread: every specification's share of the weights at its own rate."""
+    counts: Counter[QuantSpec] = Counter()
+    for parameter in plan.parameters:
+        spec = plan.specs[parameter.name]
+        if parameter.is_matrix and spec.method != STORED:
+            counts[spec.fitted(_SAMPLE)] += parameter.size
+    return sum(count / _rate(spec) for spec, count in counts.items())
+
+
+def _rate(spec: QuantSpec) -> float:
+    """Weights per second and thread."""
+    array = np.random.default_rng(0).standard_t(4, _SAMPLE).astype(ml_dtypes.bfloat16)
+    rows = spec.group_size if spec.form == "lut" else 1
+    quantize(Values(array[:rows], "warm-up", rows, threads=1), spec)
     started = time.perf_counter()
-    palettize(values, bits=4, group_size=_GROUP, name="sample", threads=1)
-    return values.size / (time.perf_counter() - started)
+    quantize(Values(array, "sample", len(array), threads=1), spec)
+    return array.size / (time.perf_counter() - started)
 
 
 def _hash_rate() -> float:
-    """Bytes a second."""
+    """Bytes per second."""
     sample = bytes(1 << 24)
     started = time.perf_counter()
     hashlib.sha256(sample).digest()

@@ -1,4 +1,4 @@
-"""One export, open: configuration, plan and checkpoint, before anything is written."""
+"""One export, open: release, configuration, plan and source, before anything is written."""
 
 from __future__ import annotations
 
@@ -7,30 +7,39 @@ from functools import cached_property
 from pathlib import Path
 
 from export.backends.base import Backend
-from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint import kind_of
+from export.checkpoint.source import TensorSource, stored_weights
 from export.config import ExportConfig
-from export.models.config import ModelConfig, load_config
-from export.models.preprocessor import load_preprocessing
+from export.models.config import ModelConfig
 from export.plan import Plan, build_plan
-from mobile_runtime.bundle import Preprocessing
+from export.releases import ModelDescription, Release, describe_model
 
 TABLES = "tables"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One export, open: what is known before anything is written."""
+    """What is known of an export before anything is written."""
 
     folder: Path  # of the checkpoint
-    model: ModelConfig
-    preprocessing: Preprocessing
+    described: ModelDescription
     plan: Plan
     backend: Backend
 
+    @property
+    def model(self) -> ModelConfig:
+        """The model's sizes."""
+        return self.described.config
+
+    @property
+    def release(self) -> Release:
+        """The release that the model is of."""
+        return self.described.release
+
     @cached_property
-    def checkpoint(self) -> Checkpoint:
+    def source(self) -> TensorSource:
         """The tensors; a plan does without, so that it can be made before they are there."""
-        return Checkpoint(self.folder)
+        return kind_of(self.folder).open(self.folder)
 
     @property
     def parameters(self) -> int:
@@ -43,12 +52,13 @@ class Job:
         packages = {g.name: sum(p.size for p in g.parameters) for g in self.plan.graphs}
         decoder = self.model.decoder
         tables = {TABLES: decoder.vocab_size * decoder.hidden_size}
-        return {**tables, **packages} if self.backend.has_tables else packages
+        return {**tables, **packages} if self.backend.host_tables else packages
 
 
 def open_job(folder: Path, config: ExportConfig, backend: Backend) -> Job:
-    """Read the configuration and plan; no weights."""
-    model = load_config(folder)
-    preprocessing = load_preprocessing(folder, model)
-    plan = build_plan(config, model, preprocessing, backend)
-    return Job(folder, model, preprocessing, plan, backend)
+    """Read the configuration and plan; no weights, except that a source which holds finished ones
+    says how they are stored."""
+    described, kind = describe_model(folder), kind_of(folder)
+    finished = stored_weights(kind.open(folder)) if kind.holds_weights else {}
+    plan = build_plan(config, described, backend, finished=finished)
+    return Job(folder, described, plan, backend)

@@ -1,8 +1,8 @@
-"""Finished parts of bundles, kept by what they were made from.
+"""Cache of finished parts of bundles.
 
-An entry is found by a key (everything but the weights that decides its bytes) and holds for the
-weights that it lists. Entries appear by renaming, so none is ever half-written; what a killed
-export leaves in `partial` is removed by the next one.
+The key covers everything but the weights that decides a part's bytes. An entry lists the tensors it
+was made from and is valid only for those. Entries appear by renaming, so none is ever half-written;
+what a killed export leaves in `partial` is removed by the next one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.readings import Reading
+from export.checkpoint.source import TensorSource
 from mobile_runtime.bundle import FileEntry, list_files
 
 _ENTRY = "entry.json"
@@ -51,11 +51,11 @@ class Cache:
         self.root = root
         self._entries, self._partial = root / "entries", root / "partial"
 
-    def find(self, key: str, checkpoint: Checkpoint) -> Entry | None:
-        """The entry of `key` that was made from this checkpoint's tensors, its files verified."""
+    def find(self, key: str, source: TensorSource) -> Entry | None:
+        """The entry of `key` that was made from this source's tensors, its files verified."""
         for folder in sorted((self._entries / key).glob("*")):
             entry = _load(folder)
-            if entry is not None and _same_weights(entry, checkpoint):
+            if entry is not None and _same_weights(entry, source):
                 if list_files(entry.content) == entry.files:
                     os.utime(folder)
                     return entry
@@ -74,11 +74,11 @@ class Cache:
         return self._partial / owner
 
     def keep(
-        self, key: str, folder: Path, checkpoint: Checkpoint, readings: tuple[Reading, ...]
+        self, key: str, folder: Path, source: TensorSource, readings: tuple[Reading, ...]
     ) -> Entry:
         """Turn a workplace into an entry."""
         names = sorted({reading.tensor for reading in readings})
-        identities = tuple((name, checkpoint.identity(name)) for name in names)
+        identities = tuple((name, source.identity(name)) for name in names)
         entry = Entry(folder, list_files(folder / "content"), readings, identities)
         values = asdict(entry)
         del values["folder"]
@@ -114,17 +114,17 @@ def this_process() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def place(entry: Entry, target: Path, may_link: bool) -> None:
+def place(entry: Entry, target: Path, allows_hard_links: bool) -> None:
     """Put an entry's files into the folder `target`: as hard links, or copies where these are not
     wanted or the file system has none."""
     for file in entry.files:
-        source, path = entry.content / file.path, target / file.path
+        kept, path = entry.content / file.path, target / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if may_link:
+        if allows_hard_links:
             with suppress(OSError):
-                os.link(source, path)
+                os.link(kept, path)
                 continue
-        shutil.copyfile(source, path)
+        shutil.copyfile(kept, path)
 
 
 def _runs(process: str) -> bool:
@@ -150,15 +150,15 @@ def _load(folder: Path) -> Entry | None:
         return None
 
 
-def _same_weights(entry: Entry, checkpoint: Checkpoint) -> bool:
+def _same_weights(entry: Entry, source: TensorSource) -> bool:
     """Whether the tensors are those that the entry was made from. Shards that nobody touched since
     are not read again."""
     known = dict(entry.identities)
     for reading in entry.readings:
-        if reading.tensor not in checkpoint.tensors:
+        if reading.tensor not in source.tensors:
             return False
-        same_shard = known[reading.tensor] == checkpoint.identity(reading.tensor)
-        if not same_shard and reading.sha256 != checkpoint.digest(
+        same_shard = known[reading.tensor] == source.identity(reading.tensor)
+        if not same_shard and reading.sha256 != source.digest(
             reading.tensor, reading.begin, reading.end
         ):
             return False

@@ -27,10 +27,10 @@ from export.checkpoint.readings import HashedSource
 from export.checkpoint.source import TensorSource
 from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter
+from export.graphs.weights import observed, store
 from export.host.tables import write_tables
+from export.models.tensors import EMBED_TOKENS
 from export.plan import Plan
-from export.quant.quantize import quantize_values
-from export.quant.recipes import EMBED_TOKENS
 from export.quant.weights import Weight
 
 Advance = Callable[[int], None]
@@ -68,15 +68,15 @@ def build_part(request: PartRequest, advance: Advance | None = None) -> Part:
     started = time.monotonic()
     job = open_job(request.checkpoint, request.config, BACKENDS[request.backend])
     cache, key = Cache(request.cache), part_key(job, request.part)
-    entry = cache.find(key, job.checkpoint)
+    entry = cache.find(key, job.source)
     reused = entry is not None
     phases: dict[str, float] = {}
     if entry is None:
         folder = cache.workplace(request.owner, request.part)
-        source = HashedSource(job.checkpoint)
+        source = HashedSource(job.source)
         meter = advance or _Meter(folder / "progress")
         phases = _write(job, request, source, folder / "content", meter)
-        entry = cache.keep(key, folder, job.checkpoint, source.readings())
+        entry = cache.keep(key, folder, job.source, source.readings())
     elif advance is not None:
         advance(job.part_sizes[request.part])
     seconds = time.monotonic() - started
@@ -88,16 +88,17 @@ def part_key(job: Job, part: str) -> str:
     """Digest of everything but weights that decides a part's bytes."""
     graph = _graph(job.plan, part)
     specs = job.plan.specs
-    names = (EMBED_TOKENS,) if graph is None else tuple(p.name for p in graph.parameters)
+    parameters = job.plan.tables if graph is None else graph.parameters
     described = {
         "part": part,
         "blocks": None if graph is None else [graph.blocks.start, graph.blocks.stop],
-        "specs": {name: asdict(spec) for name in names if (spec := specs.get(name)) is not None},
+        "specs": {p.name: asdict(specs[p.name]) for p in parameters},
+        "release": job.release.key,
         "model": asdict(job.model),
         "decoding": asdict(job.plan.decoding),
-        "patches": job.preprocessing.max_patches,
+        "patches": job.described.preprocessing.max_patches,
         "backend": job.backend.name,
-        "tools": {**job.backend.tools(), "numpy": np.__version__, "numba": version("numba")},
+        "tools": {**job.backend.versions(), "numpy": np.__version__, "numba": version("numba")},
         "code": _code_digest(),
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
@@ -128,7 +129,7 @@ def _write(
     graph = _graph(job.plan, request.part)
     phases = {"waiting for weights": 0.0, "quantizing": 0.0}
     if graph is None:
-        write_tables(job.model, job.plan.embed_tokens, source, folder, advance)
+        write_tables(job.model, job.plan.specs[EMBED_TOKENS], source, folder, advance)
         return phases
 
     def weights() -> Iterator[tuple[Parameter, Weight]]:
@@ -136,8 +137,9 @@ def _write(
             begun = time.monotonic()
             values = coming.result()
             come = time.monotonic()
-            spec = job.plan.specs.get(parameter.name)
-            weight = quantize_values(parameter, values, spec, request.threads)
+            spec = job.plan.specs[parameter.name]
+            seen = observed(parameter, source)
+            weight = store(parameter, values, spec, seen, request.threads)
             del values  # the next one is already there
             phases["waiting for weights"] += come - begun
             phases["quantizing"] += time.monotonic() - come

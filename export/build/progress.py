@@ -14,11 +14,11 @@ from rich.table import Table
 
 from export.build.estimate import Estimate
 from export.build.parts import Part
-from export.plan import Plan, count_groups
+from export.plan import Plan, count_forms
 
 
 class Progress:
-    """Reports to stderr; `quiet` silences everything but errors, which are not its concern."""
+    """Reports to stderr. With `quiet`, prints nothing; errors are the command line's."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
@@ -48,7 +48,7 @@ class Progress:
                 f"{8 * size / parameters:.2f}",
             )
         self._console.print(table)
-        stored = ", ".join(f"{n} × {form}" for form, n in count_groups(plan.specs).items())
+        stored = ", ".join(f"{n} × {form}" for form, n in count_forms(plan.specs).items())
         self._console.print(f"recipe {plan.recipe.name}: {stored}")
 
     def estimate(self, estimate: Estimate) -> None:

@@ -1,0 +1,46 @@
+"""Where weights come from: a source of tensors, whatever lies on the disk.
+
+A new kind of checkpoint is one module that implements `TensorSource` and one line in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.source import TensorSource
+from mobile_runtime.files import read_json
+
+__all__ = ["SOURCES", "SourceKind", "TensorSource", "kind_of", "open_source"]
+
+
+def _published_config(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "config.json", "give the folder of a checkpoint")
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of checkpoint: which folders are of it, how their tensors are opened, and what their
+    config.json says of the model, without the keys that speak of this kind only."""
+
+    recognizes: Callable[[Path], bool]
+    open: Callable[[Path], TensorSource]
+    read_config: Callable[[Path], dict[str, Any]] = _published_config
+    holds_weights: bool = False  # its source is a `WeightSource`
+
+
+SOURCES: dict[str, SourceKind] = {"safetensors": SourceKind(Path.is_dir, Checkpoint)}
+
+
+def kind_of(folder: Path) -> SourceKind:
+    """The kind of a checkpoint; of several that fit, the one that was registered last."""
+    fitting = [kind for kind in SOURCES.values() if kind.recognizes(folder)]
+    return fitting[-1] if fitting else SOURCES["safetensors"]  # whose errors say what is wrong
+
+
+def open_source(folder: Path) -> TensorSource:
+    """The tensors of the checkpoint in `folder`."""
+    return kind_of(folder).open(folder)

@@ -7,29 +7,28 @@ the memory-mapped shards; nothing but safetensors is ever read. Knows no model.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from export.checkpoint.shards import Shard, TensorInfo
+from export.checkpoint.shards import Shard
+from export.checkpoint.source import TensorInfo, bytes_of, some_of
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_LISTED = 12
 _BLOCK_BYTES = 1 << 26  # that are read at once where nobody needs a whole tensor
 
 
 class Checkpoint:
-    """The tensors of one checkpoint folder. Opening it checks every shard's header."""
+    """The tensors of one folder, a `TensorSource`. Opening it checks every shard's header."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._shards: dict[str, Shard] = {}
-        self._digests: dict[str, str] = {}
+        self._shard_of: dict[str, str] = {}
+        self._digests: dict[tuple[str, int, int], str] = {}
         self._identities: dict[str, tuple[int, ...]] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for shard, names in _shard_names(folder).items():
@@ -46,50 +45,32 @@ class Checkpoint:
         if indexed is not None and shard.tensors.keys() != indexed:
             raise InputError(
                 f"{name} does not hold the tensors that the index lists for it "
-                f"({_some(shard.tensors.keys() ^ indexed)}); download it again."
+                f"({some_of(shard.tensors.keys() ^ indexed)}); download it again."
             )
         self.tensors |= shard.tensors
-
-    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """Compare names and shapes with `expected`; list what is missing, unexpected, misshapen."""
-        problems = []
-        if missing := expected.keys() - self.tensors.keys():
-            problems.append(f"missing: {_some(missing)}")
-        if unexpected := self.tensors.keys() - expected.keys():
-            problems.append(f"unexpected: {_some(unexpected)}")
-        wrong = [
-            f"{name} is {list(self.tensors[name].shape)}, expected {list(shape)}"
-            for name, shape in expected.items()
-            if name in self.tensors and self.tensors[name].shape != shape
-        ]
-        if wrong:
-            problems.append(f"wrong shape: {_some(wrong)}")
-        if problems:
-            raise InputError(
-                f"{self.folder} does not fit its config.json; {'; '.join(problems)}; "
-                "give a complete MiniCPM-V 4.5 checkpoint."
-            )
+        self._shard_of |= dict.fromkeys(shard.tensors, name)
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, as stored."""
-        return self._shards[self.tensors[name].shard].read(name)
+        return self._shards[self._shard_of[name]].read(name)
 
     def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
         """Rows `begin` to `end` (clipped to the tensor) of a matrix, as stored."""
-        return self._shards[self.tensors[name].shard].read_rows(name, begin, end)
+        return self._shards[self._shard_of[name]].read_rows(name, begin, end)
 
-    def sha256(self) -> str:
-        """Digest over name, type, shape and bytes of every tensor, whatever the sharding."""
-        total = hashlib.sha256()
-        for name, info in sorted(self.tensors.items()):
-            if name not in self._digests:
-                self._digests[name] = self.digest(name, 0, self.rows(name))
-            entry = [name, info.dtype, list(info.shape), self._digests[name]]
-            total.update(json.dumps(entry).encode())
-        return total.hexdigest()
+    def identity(self, name: str) -> tuple[int, ...]:
+        """Changes whenever the tensor's shard is replaced or written to: (inode, bytes,
+        modification time in ns)."""
+        return self._identities[self._shard_of[name]]
 
     def digest(self, name: str, begin: int, end: int) -> str:
-        """SHA-256 of the bytes of rows `begin` to `end`, read block by block."""
+        """SHA-256 of the bytes of rows `begin` to `end`, read block by block, once."""
+        key = (name, begin, end)
+        if key not in self._digests:
+            self._digests[key] = self._hash(name, begin, end)
+        return self._digests[key]
+
+    def _hash(self, name: str, begin: int, end: int) -> str:
         total = hashlib.sha256()
         info = self.tensors[name]
         if len(info.shape) < 2:
@@ -100,24 +81,6 @@ class Checkpoint:
         for first in range(begin, end, step):
             total.update(bytes_of(self.read_rows(name, first, min(first + step, end))))
         return total.hexdigest()
-
-    def know(self, name: str, sha256: str) -> None:
-        """Take the digest of a whole tensor from whoever has read it."""
-        self._digests[name] = sha256
-
-    def rows(self, name: str) -> int:
-        """Length of a tensor's first axis."""
-        return (*self.tensors[name].shape, 1)[0]
-
-    def identity(self, name: str) -> tuple[int, ...]:
-        """Changes whenever the tensor's shard is replaced or written to: (inode, bytes,
-        modification time in ns)."""
-        return self._identities[self.tensors[name].shard]
-
-
-def bytes_of(values: np.ndarray) -> memoryview:
-    """The bytes of an array in C order, without a copy where it is contiguous."""
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
 def _shard_names(folder: Path) -> dict[str, frozenset[str] | None]:
@@ -131,7 +94,7 @@ def _shard_names(folder: Path) -> dict[str, frozenset[str] | None]:
             f"{folder} holds neither {_INDEX} nor {_SINGLE}; "
             "give a checkpoint in safetensors format (pickled weights are not read)."
         )
-    weight_map = read_json(folder / _INDEX).get("weight_map")
+    weight_map = read_json(folder / _INDEX, "download it again").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{folder / _INDEX} has no 'weight_map'; download it again.")
     shards: dict[str, set[str]] = {}
@@ -140,10 +103,3 @@ def _shard_names(folder: Path) -> dict[str, frozenset[str] | None]:
             raise InputError(f"{folder / _INDEX} names the shard {shard!r} outside the folder.")
         shards.setdefault(shard, set()).add(name)
     return {shard: frozenset(names) for shard, names in sorted(shards.items())}
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names of a long list, with the count of the rest."""
-    ordered = sorted(names)
-    rest = len(ordered) - _LISTED
-    return ", ".join(ordered[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

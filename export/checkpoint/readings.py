@@ -1,23 +1,36 @@
-"""What was read of a checkpoint, with digests: a result is known by what it was made from.
+"""Records which rows of which tensors an export read, with SHA-256, so that the cache of parts can
+tell whether they changed.
 
-Bytes are hashed as they pass, so that knowing them costs no second reading.
+Bytes are hashed as they pass: nothing is read a second time for it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from export.checkpoint.checkpoint import Checkpoint, bytes_of
+from export.checkpoint.source import (
+    StatisticsSource,
+    TensorInfo,
+    TensorSource,
+    WeightSource,
+    bytes_of,
+    stored_weights,
+    weight_digest,
+)
+from export.quant.recipe import QuantSpec
+from export.quant.statistics import Statistics
+from export.quant.weights import Weight
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Rows begin … end - 1 of a tensor (all rows: the whole tensor) and the SHA-256 of their
-    bytes."""
+    """Rows begin … end - 1 of a tensor (all rows: the whole tensor) and their SHA-256, as
+    `TensorSource.digest` gives it."""
 
     tensor: str
     begin: int
@@ -26,31 +39,62 @@ class Reading:
 
 
 class HashedSource:
-    """Hands out a checkpoint's tensors and remembers what it handed out. Implements
-    `export.checkpoint.source.TensorSource`."""
+    """Hands out what another source has, and remembers what it handed out."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._whole: dict[str, Reading] = {}
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+        self._whole: dict[tuple[str, int, int], Reading] = {}
         self._blocks: dict[str, list[_Block]] = {}
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Those of the source."""
+        return self._source.tensors
+
+    @property
+    def weights(self) -> Mapping[str, QuantSpec]:
+        """Those of the source."""
+        return stored_weights(self._source)
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, as stored."""
-        tensor = self._checkpoint.read(name)
-        if name not in self._whole:
-            digest = hashlib.sha256(bytes_of(tensor)).hexdigest()
-            rows = self._checkpoint.rows(name)
-            self._whole[name] = Reading(name, 0, rows, digest)
+        tensor, rows = self._source.read(name), self.tensors[name].rows
+        if (name, 0, rows) not in self._whole:
+            self._note(name, 0, rows, self._digest(name, 0, rows, tensor))
         return tensor
 
     def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
         """Rows `begin` to `end` of a matrix; blocks that follow one another become one reading."""
-        values = self._checkpoint.read_rows(name, begin, end)
+        values = self._source.read_rows(name, begin, end)
+        if name in self.weights:  # hashed in their form
+            end = min(end, self.tensors[name].rows)
+            self._note(name, begin, end, self._source.digest(name, begin, end))
+            return values
         blocks = self._blocks.setdefault(name, [])
         if not blocks or blocks[-1].end != begin:
             blocks.append(_Block(begin))
         blocks[-1].add(values)
         return values
+
+    def read_weight(self, name: str, begin: int, end: int) -> Weight:
+        """Rows `begin` to `end` in their form."""
+        assert isinstance(self._source, WeightSource), "the source holds no weights"
+        weight = self._source.read_weight(name, begin, end)
+        self._note(name, begin, min(end, self.tensors[name].rows), weight_digest(weight))
+        return weight
+
+    def statistics(self, name: str) -> Statistics | None:
+        """Those of the source."""
+        source = self._source
+        return source.statistics(name) if isinstance(source, StatisticsSource) else None
+
+    def identity(self, name: str) -> tuple[int, ...]:
+        """That of the source."""
+        return self._source.identity(name)
+
+    def digest(self, name: str, begin: int, end: int) -> str:
+        """That of the source."""
+        return self._source.digest(name, begin, end)
 
     def readings(self) -> tuple[Reading, ...]:
         """Everything handed out so far, sorted."""
@@ -62,6 +106,14 @@ class HashedSource:
         ]
         everything = [*self._whole.values(), *blocks]
         return tuple(sorted(everything, key=lambda r: (r.tensor, r.begin, r.end)))
+
+    def _digest(self, name: str, begin: int, end: int, values: np.ndarray) -> str:
+        if name in self.weights:
+            return self._source.digest(name, begin, end)
+        return hashlib.sha256(bytes_of(values)).hexdigest()
+
+    def _note(self, name: str, begin: int, end: int, sha256: str) -> None:
+        self._whole[name, begin, end] = Reading(name, begin, end, sha256)
 
 
 class _Block:

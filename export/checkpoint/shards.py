@@ -7,7 +7,6 @@ the safetensors library; only where a tensor's bytes lie is read here.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,11 @@ import ml_dtypes  # noqa: F401  (registers "bfloat16" with numpy)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from export.checkpoint.source import TensorInfo
 from mobile_runtime.errors import InputError
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _LENGTH_BYTES = 8  # the file begins with the header's length, little-endian
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a shard's header says of one tensor."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    shard: str
 
 
 class Shard:
@@ -77,4 +68,4 @@ def _info(name: str, entry: dict[str, Any], shard: str) -> TensorInfo:
             f"tensor {name} in {shard} has type {dtype}; "
             f"supported are {', '.join(DTYPES)}: convert the checkpoint first."
         )
-    return TensorInfo(tuple(entry["shape"]), DTYPES[dtype], shard)
+    return TensorInfo(tuple(entry["shape"]), DTYPES[dtype])

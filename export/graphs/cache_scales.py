@@ -1,51 +1,65 @@
-"""Scales of an 8-bit key/value cache, one a channel of every head, known without any data.
+"""Scales of an 8-bit key/value cache, one per channel of every head, known without any data.
 
 Keys: after the norm of a head its values have the length √head_dim, so no channel exceeds
-√head_dim times its gain, and the rotation joins it with one other channel. Values: a channel is a
-row of the projection times an input of unit mean square, so its spread is the row's length; what
-lies beyond `_SPREADS` spreads is clipped. Scales measured on texts are finer.
+√head_dim times its gain. Values, and keys of a decoder without that norm: a channel is a row of the
+projection times an input of unit mean square, so its spread is the row's length, and its bias is
+added; what lies beyond `_SPREADS` spreads is clipped. The rotation joins each channel of a key with
+one other. Scales measured on texts are finer.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
-from export.checkpoint.source import TensorSource
+from export.checkpoint.source import TensorReader
 from export.graphs.graph import Parameter
 from export.models.config import DecoderConfig
+from mobile_runtime.bundle import cache_scale_name
 
-_STEPS = 127
+STEPS = 127  # integers on either side of zero
 _SPREADS = 12.0
+Kind = Literal["key", "value"]
 
 
-def key_scales(config: DecoderConfig, layer: int) -> Parameter:
-    """(kv_heads · head_dim,) for the keys of a layer."""
-    name = f"llm.model.layers.{layer}.self_attn"
-    load = partial(_key_scales, name=f"{name}.k_norm.weight", heads=config.num_kv_heads)
-    shape = (config.num_kv_heads * config.head_dim,)
-    return Parameter(f"{name}.key_scale", shape, load, f"{name}.k_norm.weight")
-
-
-def value_scales(config: DecoderConfig, layer: int) -> Parameter:
-    """(kv_heads · head_dim,) for the values of a layer."""
+def cache_scales(config: DecoderConfig, layer: int, kind: Kind) -> Parameter:
+    """(kv_heads · head_dim,) for the keys or the values of a layer."""
     name = f"llm.model.layers.{layer}"
-    load, tensor = partial(_value_scales, layer=name), f"{name}.self_attn.v_proj.weight"
+    if kind == "key" and config.qk_norm:
+        tensor = f"{name}.self_attn.k_norm.weight"
+        load = partial(_normed_scales, name=tensor, heads=config.num_kv_heads)
+    else:
+        tensor = f"{name}.self_attn.{kind[0]}_proj.weight"
+        load = partial(_projected_scales, layer=name, kind=kind, config=config)
     shape = (config.num_kv_heads * config.head_dim,)
-    return Parameter(f"{name}.self_attn.value_scale", shape, load, tensor)
+    return Parameter(cache_scale_name(layer, kind), shape, load, tensor)
 
 
-def _key_scales(source: TensorSource, name: str, heads: int) -> np.ndarray:
+def _normed_scales(source: TensorReader, name: str, heads: int) -> np.ndarray:
     gains = np.abs(source.read(name).astype(np.float32))
-    pairs = np.maximum(gains, np.roll(gains, len(gains) // 2))
-    return _positive(np.tile(pairs * np.float32(len(gains) ** 0.5 / _STEPS), heads))
+    pairs = _rotated(gains)
+    return _positive(np.tile(pairs * np.float32(len(gains) ** 0.5 / STEPS), heads))
 
 
-def _value_scales(source: TensorSource, layer: str) -> np.ndarray:
+def _projected_scales(
+    source: TensorReader, layer: str, kind: Kind, config: DecoderConfig
+) -> np.ndarray:
+    projection = f"{layer}.self_attn.{kind[0]}_proj"
     gains = source.read(f"{layer}.input_layernorm.weight").astype(np.float32)
-    weight = source.read(f"{layer}.self_attn.v_proj.weight").astype(np.float32)
-    return _positive(np.linalg.norm(weight * gains, axis=1) * np.float32(_SPREADS / _STEPS))
+    weight = source.read(f"{projection}.weight").astype(np.float32)
+    scales = np.linalg.norm(weight * gains, axis=1) * np.float32(_SPREADS / STEPS)
+    if config.qkv_bias:
+        scales += np.abs(source.read(f"{projection}.bias").astype(np.float32)) / np.float32(STEPS)
+    if kind == "key":
+        scales = _rotated(scales.reshape(-1, config.head_dim)).reshape(-1)
+    return _positive(scales)
+
+
+def _rotated(bounds: np.ndarray) -> np.ndarray:
+    """The larger bound of the two channels (…, head_dim) that the rotary embedding joins."""
+    return np.asarray(np.maximum(bounds, np.roll(bounds, bounds.shape[-1] // 2, axis=-1)))
 
 
 def _positive(scales: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""One block of the Qwen3 decoder, whatever holds its key/value cache."""
+"""One block of a Qwen2 or Qwen3 decoder, whatever holds its key/value cache."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from export.graphs.graph import Ops, Parameter, Value
+from export.graphs.graph import Linear, Ops, Parameter, Value
 from export.graphs.parameters import stored
 from export.models.config import DecoderConfig
 
@@ -24,20 +24,19 @@ def decoder_layer(ops: Ops, x: Value, config: DecoderConfig, n: int, attend: Att
     def norm(y: Value, name: str) -> Value:
         return ops.rms_norm(y, stored(f"{layer}.{name}.weight", size), eps)
 
-    def head_norm(y: Value, name: str) -> Value:
-        return ops.head_rms_norm(y, stored(f"{layer}.self_attn.{name}.weight", dim), eps)
+    def heads(y: Value, count: int, name: str) -> Value:
+        y = ops.heads(y, count)
+        gain = stored(f"{layer}.self_attn.{name}.weight", dim)
+        return ops.head_rms_norm(y, gain, eps) if config.qk_norm else y
+
+    def projection(name: str, rows: int) -> Linear:
+        bias = stored(f"{layer}.self_attn.{name}.bias", rows) if config.qkv_bias else None
+        return weight(f"self_attn.{name}", rows, size), bias
 
     h = norm(x, "input_layernorm")
-    q, k, v = ops.linears(
-        h,
-        [
-            (weight("self_attn.q_proj", q_rows, size), None),
-            (weight("self_attn.k_proj", kv_rows, size), None),
-            (weight("self_attn.v_proj", kv_rows, size), None),
-        ],
-    )
-    q = head_norm(ops.heads(q, config.num_heads), "q_norm")
-    k = head_norm(ops.heads(k, config.num_kv_heads), "k_norm")
+    rows = {"q_proj": q_rows, "k_proj": kv_rows, "v_proj": kv_rows}
+    q, k, v = ops.linears(h, [projection(*item) for item in rows.items()])
+    q, k = heads(q, config.num_heads, "q_norm"), heads(k, config.num_kv_heads, "k_norm")
     attended = attend(q, k, ops.heads(v, config.num_kv_heads), n)
     x = ops.add(x, ops.linear(attended, weight("self_attn.o_proj", size, q_rows)))
     h = norm(x, "post_attention_layernorm")

@@ -6,18 +6,33 @@ it holds no weight itself, so building a graph of any size costs milliseconds an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from export.checkpoint.source import TensorSource
-from mobile_runtime.bundle import FunctionSpec, GraphSpec, TensorSpec
+from export.checkpoint.source import TensorReader
+from export.quant.weights import Weight
+from mobile_runtime.bundle import FunctionSpec, GraphSpec, Role, TensorSpec
 
-Role = Literal["vision_encoder", "resampler", "embed_tokens", "decoder", "lm_head"]
 Value = Any  # a backend's handle of an activation
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """How the rows of a checkpoint's tensor come back from the values of a parameter.
+
+    The parameter holds rows `begin` to `end` of `tensor`, or all for None, in other order or shape
+    unless `as_stored`; `restore` undoes the order.
+    """
+
+    tensor: str
+    begin: int = 0
+    end: int | None = None
+    restore: Callable[[np.ndarray], np.ndarray] = lambda values: values
+    as_stored: bool = True
 
 
 @dataclass(frozen=True)
@@ -25,13 +40,15 @@ class Parameter:
     """A weight of a graph, computed from checkpoint tensors when it is asked for.
 
     A matrix is (rows, columns) with one row per output; `load` may return fewer rows than `shape`
-    says: the rest is padding. Recipes speak of matrices by `name`; vectors always stay float16.
+    says: the rest is padding. It returns a finished `Weight` if the source holds one for the very
+    tensor. Recipes speak of matrices by `name`; vectors stay floats.
     """
 
     name: str
     shape: tuple[int, ...]
-    load: Callable[[TensorSource], np.ndarray]
+    load: Callable[[TensorReader], np.ndarray | Weight]
     tensor: str = ""  # what errors call it: the checkpoint's tensor, where that is not `name`
+    inverse: Inverse | None = None  # None where the tensor cannot be had back
 
     @property
     def label(self) -> str:
@@ -108,7 +125,7 @@ class CacheOps(Ops, Protocol):
     def rows(self, x: Value) -> Value:
         """Heads -> rows."""
 
-    def scaled(self, q: Value, k: Value, scale: float) -> Value:
+    def scaled(self, q: Value, k: Value, scale: float) -> tuple[Value, Value]:
         """The pair (q, k) with scale spread over both such that their product is exact."""
 
     def grouped_mask(self, mask: Value, groups: int) -> Value:
@@ -145,6 +162,15 @@ class Function:
     def spec(self) -> FunctionSpec:
         """What the manifest says of it."""
         return FunctionSpec(self.name, self.inputs, self.outputs)
+
+
+@dataclass(frozen=True)
+class Section:
+    """All blocks of one role, and what builds the graph of some of them under a name."""
+
+    role: Role
+    count: int
+    build: Callable[[range, str], Graph]
 
 
 @dataclass(frozen=True)
@@ -193,6 +219,10 @@ class _Recorder:
         self._note(layers)
         return [self] * len(layers)
 
+    def scaled(self, q: Value, k: Value, scale: float) -> tuple[Value, Value]:
+        """A pair."""
+        return self, self
+
     def __getattr__(self, name: str) -> _Recorder:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -204,9 +234,6 @@ class _Recorder:
 
     def __getitem__(self, key: Any) -> _Recorder:
         return self
-
-    def __iter__(self) -> Iterator[_Recorder]:
-        return iter((self, self))
 
     def _note(self, given: Any) -> None:
         if isinstance(given, Parameter):

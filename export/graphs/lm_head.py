@@ -5,10 +5,12 @@ from __future__ import annotations
 from export.graphs.graph import Parameter
 from export.graphs.parameters import row_block
 from export.models.config import DecoderConfig
+from export.models.tensors import EMBED_TOKENS, LM_HEAD
 
 
 def head_rows(config: DecoderConfig, number: int, begin: int, end: int) -> Parameter:
-    """Part `number` of the head: the logits of tokens begin … end - 1."""
-    tied = config.tie_word_embeddings
-    tensor = "llm.model.embed_tokens.weight" if tied else "llm.lm_head.weight"
-    return row_block(f"llm.lm_head.{number:02d}.weight", tensor, begin, end, config.hidden_size)
+    """Part `number` of the head: the logits of tokens begin … end - 1. A tied head is stored apart
+    from the embeddings, so its values come back as a head's."""
+    tensor = EMBED_TOKENS if config.tie_word_embeddings else LM_HEAD
+    name, columns = f"llm.lm_head.{number:02d}.weight", config.hidden_size
+    return row_block(name, tensor, begin, end, columns, restores=LM_HEAD)

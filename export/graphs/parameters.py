@@ -1,6 +1,7 @@
-"""Parameters as the graphs hold them, derived from the checkpoint's tensors.
+"""Parameters as the graphs hold them, derived from the checkpoint's tensors, and the way back.
 
-Folds and paddings live here, so that a reference with the same weights can repeat them.
+Folds and paddings live here. Where the tensor can be had back, the parameter says how, so that a
+reference can be given the values that a bundle stores.
 """
 
 from __future__ import annotations
@@ -9,40 +10,66 @@ from functools import partial
 
 import numpy as np
 
-from export.checkpoint.source import TensorSource
-from export.graphs.graph import Parameter
+from export.checkpoint.source import TensorReader, WeightSource, stored_weights
+from export.graphs.graph import Inverse, Parameter
 from export.models.config import LAYER_NORM_EPS, ModelConfig
+from export.quant.weights import Weight
 
 KEY_QUERY = "resampler.attn.key_query.weight"
-POSITION_EMBEDDING = "vpm.embeddings.position_embedding.weight"
 
 
 def stored(name: str, *shape: int) -> Parameter:
     """The tensor as the checkpoint has it."""
-    return Parameter(name, shape, lambda source: source.read(name))
+
+    def load(source: TensorReader) -> np.ndarray | Weight:
+        return _finished(source, name, 0, shape[0]) or source.read(name)
+
+    return Parameter(name, shape, load, inverse=Inverse(name))
 
 
 def flattened(name: str, rows: int, columns: int) -> Parameter:
     """A convolution's weight as a matrix."""
-    return Parameter(name, (rows, columns), lambda source: source.read(name).reshape(rows, columns))
+    shape = (rows, columns)
+    back = Inverse(name, as_stored=False)
+    return Parameter(name, shape, lambda source: source.read(name).reshape(shape), inverse=back)
 
 
 def transposed(name: str, rows: int, columns: int) -> Parameter:
     """A matrix that the checkpoint stores the other way round."""
     return Parameter(
-        name, (rows, columns), lambda source: np.ascontiguousarray(source.read(name).T)
+        name,
+        (rows, columns),
+        lambda source: np.ascontiguousarray(source.read(name).T),
+        inverse=Inverse(
+            name, restore=lambda values: np.ascontiguousarray(values.T), as_stored=False
+        ),
     )
 
 
-def row_block(name: str, tensor: str, begin: int, end: int, columns: int) -> Parameter:
-    """Rows `begin` to `end` of `tensor`; rows past its end are padding."""
-    shape = (end - begin, columns)
-    return Parameter(name, shape, lambda source: source.read_rows(tensor, begin, end), tensor)
+def row_block(
+    name: str, tensor: str, begin: int, end: int, columns: int, restores: str = ""
+) -> Parameter:
+    """Rows `begin` to `end` of `tensor`; rows past its end are padding. What comes back is called
+    `restores`, where that is not `tensor`."""
+
+    def load(source: TensorReader) -> np.ndarray | Weight:
+        return _finished(source, tensor, begin, end) or source.read_rows(tensor, begin, end)
+
+    back = Inverse(restores or tensor, begin, end)
+    return Parameter(name, (end - begin, columns), load, tensor, back)
 
 
 def vector_block(name: str, tensor: str, begin: int, end: int) -> Parameter:
     """Elements `begin` to `end` of a vector."""
-    return Parameter(name, (end - begin,), lambda source: source.read(tensor)[begin:end], tensor)
+    shape, back = (end - begin,), Inverse(tensor, begin, end)
+    return Parameter(name, shape, lambda source: source.read(tensor)[begin:end], tensor, back)
+
+
+def _finished(source: TensorReader, tensor: str, begin: int, end: int) -> Weight | None:
+    """The rows as the source stores them, if it holds them finished."""
+    if tensor in stored_weights(source) and isinstance(source, WeightSource):
+        return source.read_weight(tensor, begin, end)
+    return None
 
 
 def key_query(config: ModelConfig) -> Parameter:
@@ -53,7 +80,7 @@ def key_query(config: ModelConfig) -> Parameter:
     return Parameter(KEY_QUERY, shape, load, "resampler.query, ln_q or attn.in_proj_weight")
 
 
-def fold_key_query(source: TensorSource, num_heads: int) -> np.ndarray:
+def fold_key_query(source: TensorReader, num_heads: int) -> np.ndarray:
     """(heads·queries, D) float32, row (h, m) = head_dim^−½ · W_k,hᵀ q_h,m.
 
     The queries are constants: q = W_q·LN(query) + b_q. So q·(W_k·key + b_k) = row·key + constant,

@@ -29,7 +29,7 @@ Longest view: {max_patches} patches, which holds every picture between 1:20 and 
 `manifest.json` describes every graph's inputs and outputs, the preprocessing constants, the special
 tokens and the SHA-256 of every file.
 
-{advice}
+{section}
 
 ## Licence of the weights
 
@@ -41,14 +41,14 @@ tokens and the SHA-256 of every file.
 """
 
 
-def write_card(path: Path, manifest: Manifest, platforms: str, advice: str) -> None:
-    """Write the card; every figure comes from the manifest. `advice` is a section of its own."""
+def write_card(path: Path, manifest: Manifest, platforms: str, section: str) -> None:
+    """Write the card; every figure comes from the manifest. `section` stands before the licence."""
     path.write_text(
         _TEMPLATE.format(
             model=manifest.model,
             format=manifest.format,
             platforms=platforms,
-            advice=advice.strip(),
+            section=section.strip(),
             recipe=manifest.recipe["name"],
             source=manifest.source.name,
             sha256=manifest.source.sha256,

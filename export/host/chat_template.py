@@ -6,8 +6,6 @@ the published template does, and leaves tools out.
 
 from __future__ import annotations
 
-import hashlib
-
 PUBLISHED_SHA256 = "56786063c90f9f67402d4d9af27f5c17f206467d577dc04d6dcfee2d57c8a2f0"
 
 COMPACT = r"""
@@ -39,9 +37,3 @@ COMPACT = r"""
     {%- endif %}
 {%- endif %}
 """
-
-
-def is_supported(template: str) -> bool:
-    """Whether the runtime's own rendering agrees with `template`."""
-    published = hashlib.sha256(template.encode()).hexdigest() == PUBLISHED_SHA256
-    return published or template == COMPACT

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from export.checkpoint.source import TensorSource
+from export.checkpoint.source import TensorReader
 from export.graphs.graph import Parameter
-from export.graphs.parameters import POSITION_EMBEDDING, key_query, stored
+from export.graphs.parameters import key_query, row_block, stored
+from export.graphs.weights import load_weight
 from export.models.config import ModelConfig
-from export.quant.affine import quantize_affine
-from export.quant.quantize import quantize, to_float
-from export.quant.recipe import QuantSpec
-from export.quant.recipes import EMBED_TOKENS
+from export.models.tensors import EMBED_TOKENS, POSITION_EMBEDDING
+from export.quant.recipe import FLOAT16, QuantSpec
+from export.quant.weights import DenseWeight, RowWeight
 from mobile_runtime.bundle import EmbeddingTable, TensorFile
 
 _EMBEDDING_BLOCK = 8192  # rows quantized at a time: a vocabulary is too large to widen at once
@@ -32,12 +32,25 @@ class Tables:
     key_query: TensorFile
 
 
-def describe_tables(model: ModelConfig, spec: QuantSpec | None) -> Tables:
+def embedding_table(model: ModelConfig) -> Parameter:
+    """The token embeddings."""
+    rows, columns = model.decoder.vocab_size, model.decoder.hidden_size
+    return row_block(EMBED_TOKENS, EMBED_TOKENS, 0, rows, columns)
+
+
+def position_table(model: ModelConfig) -> Parameter:
+    """The position embeddings of the vision tower, which are float16 whatever a recipe says."""
+    vision = model.vision
+    return stored(POSITION_EMBEDDING, vision.position_buckets**2, vision.hidden_size)
+
+
+def describe_tables(model: ModelConfig, spec: QuantSpec) -> Tables:
     """The files that `write_tables` writes; `spec` says how the embeddings are stored."""
     rows, columns = model.decoder.vocab_size, model.decoder.hidden_size
-    scales = None if spec is None else TensorFile(_SCALES, (rows,), "float16")
-    dtype = "float16" if spec is None else "int8"
-    positions, queries = _positions(model), key_query(model)
+    scaled = spec.form == "rows"
+    scales = TensorFile(_SCALES, (rows,), "float16") if scaled else None
+    dtype = "int8" if scaled else "float16"
+    positions, queries = position_table(model), key_query(model)
     return Tables(
         EmbeddingTable(TensorFile(_EMBEDDING, (rows, columns), dtype), scales),
         TensorFile(_POSITIONS, positions.shape, "float16"),
@@ -47,45 +60,44 @@ def describe_tables(model: ModelConfig, spec: QuantSpec | None) -> Tables:
 
 def write_tables(
     model: ModelConfig,
-    spec: QuantSpec | None,
-    source: TensorSource,
+    spec: QuantSpec,
+    source: TensorReader,
     folder: Path,
     advance: Callable[[int], None],
 ) -> None:
     """Write the files; `advance` counts the embeddings."""
     _write_embedding(model, spec, source, folder, advance)
-    _write_table(_positions(model), source, folder / _POSITIONS)
+    _write_table(position_table(model), source, folder / _POSITIONS)
     _write_table(key_query(model), source, folder / _KEY_QUERY)
-
-
-def _positions(model: ModelConfig) -> Parameter:
-    vision = model.vision
-    return stored(POSITION_EMBEDDING, vision.position_buckets**2, vision.hidden_size)
 
 
 def _write_embedding(
     model: ModelConfig,
-    spec: QuantSpec | None,
-    source: TensorSource,
+    spec: QuantSpec,
+    source: TensorReader,
     folder: Path,
     advance: Callable[[int], None],
 ) -> None:
-    scales = []
+    """Rows, block by block: integers with their scales apart, or float16."""
+    scales, (rows, columns) = [], embedding_table(model).shape
     with (folder / _EMBEDDING).open("wb") as file:
-        for begin in range(0, model.decoder.vocab_size, _EMBEDDING_BLOCK):
-            block = source.read_rows(EMBED_TOKENS, begin, begin + _EMBEDDING_BLOCK)
-            if spec is not None:
-                weight = quantize_affine(block, bits=8, name=EMBED_TOKENS)
+        for begin in range(0, rows, _EMBEDDING_BLOCK):
+            end = min(begin + _EMBEDDING_BLOCK, rows)
+            block = row_block(EMBED_TOKENS, EMBED_TOKENS, begin, end, columns)
+            weight = load_weight(block, source, spec)
+            if isinstance(weight, RowWeight):
                 file.write(weight.q.tobytes())
                 scales.append(weight.scale.reshape(-1))
             else:
-                file.write(to_float(block, EMBED_TOKENS, len(block), np.float16).values.tobytes())
+                assert isinstance(weight, DenseWeight), f"no table of {spec}"
+                file.write(weight.values.tobytes())
             advance(block.size)
-    if spec is not None:
+    if scales:
         (folder / _SCALES).write_bytes(np.concatenate(scales).tobytes())
 
 
-def _write_table(parameter: Parameter, source: TensorSource, path: Path) -> None:
+def _write_table(parameter: Parameter, source: TensorReader, path: Path) -> None:
     """A float16 matrix that the host computes with."""
-    values = quantize(parameter, source, None).dequantize().astype(np.float16)
-    path.write_bytes(values.tobytes())
+    weight = load_weight(parameter, source, FLOAT16)
+    assert isinstance(weight, DenseWeight)
+    path.write_bytes(weight.values.tobytes())

@@ -13,33 +13,17 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from export.host.chat_template import COMPACT, is_supported
+from export.host.chat_format import ChatRules
 from mobile_runtime.bundle import Prompt, SpecialToken
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
-
-# Role in the manifest -> how the published checkpoint writes the token.
-SPECIAL_TOKENS: Mapping[str, str] = {
-    "message_start": "<|im_start|>",
-    "message_end": "<|im_end|>",
-    "end_of_text": "<|endoftext|>",
-    "think_start": "<think>",
-    "think_end": "</think>",
-    "image_start": "<image>",
-    "image_end": "</image>",
-    "slice_start": "<slice>",
-    "slice_end": "</slice>",
-    "image_id_start": "<image_id>",
-    "image_id_end": "</image_id>",
-    "image_placeholder": "<unk>",
-}
-STOP_ROLES = ("message_end", "end_of_text")  # the terminators of the published chat()
 
 # How Qwen2's tokenizer cuts text before byte-pair encoding.
 WORD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_REMEDY = "download the checkpoint's tokenizer files"
 _COPIED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -49,7 +33,9 @@ _COPIED = (
 )
 
 
-def build_tokenizer_files(checkpoint_dir: Path, out_dir: Path, vocab_size: int) -> Prompt:
+def build_tokenizer_files(
+    checkpoint_dir: Path, out_dir: Path, vocab_size: int, rules: ChatRules
+) -> Prompt:
     """Write the tokenizer's files to `out_dir` (made if absent) and describe its special tokens.
 
     Every token id must be below `vocab_size`, the rows of the embedding table.
@@ -57,13 +43,13 @@ def build_tokenizer_files(checkpoint_dir: Path, out_dir: Path, vocab_size: int) 
     given = checkpoint_dir / "tokenizer.json"
     settings = checkpoint_dir / "tokenizer_config.json"
     # A complete tokenizer.json says everything that the settings would.
-    config = read_json(settings) if settings.is_file() or not given.is_file() else {}
-    template = _chat_template(checkpoint_dir, config)
+    config = read_json(settings, _REMEDY) if settings.is_file() or not given.is_file() else {}
+    template = _chat_template(checkpoint_dir, config, rules)
     tokenizer = _load(given) if given.is_file() else _build(checkpoint_dir, config)
     if config:
         _check_added_tokens(tokenizer, config)
     _check_vocab_size(tokenizer, vocab_size)
-    special_tokens = _special_tokens(tokenizer)
+    special_tokens = _special_tokens(tokenizer, rules)
     out_dir.mkdir(parents=True, exist_ok=True)
     if given.is_file():
         shutil.copyfile(given, out_dir / given.name)
@@ -73,19 +59,19 @@ def build_tokenizer_files(checkpoint_dir: Path, out_dir: Path, vocab_size: int) 
         if (checkpoint_dir / name).is_file():
             shutil.copyfile(checkpoint_dir / name, out_dir / name)
     (out_dir / "chat_template.jinja").write_text(template, encoding="utf-8")
-    stop_token_ids = tuple(special_tokens[role].id for role in STOP_ROLES)
+    stop_token_ids = tuple(special_tokens[role].id for role in rules.stop_roles)
     return Prompt(special_tokens, stop_token_ids, template)
 
 
-def _chat_template(checkpoint_dir: Path, config: Mapping[str, Any]) -> str:
+def _chat_template(checkpoint_dir: Path, config: Mapping[str, Any], rules: ChatRules) -> str:
     path = checkpoint_dir / "chat_template.jinja"
     template = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
     if template is None:
-        return COMPACT
-    if not isinstance(template, str) or not is_supported(template):
+        return rules.default_template
+    if not isinstance(template, str) or not rules.supports(template):
         raise InputError(
-            f"The chat template in {checkpoint_dir} is not MiniCPM-V 4.5's, the only one that the "
-            "runtime writes; restore the published template."
+            f"The chat template in {checkpoint_dir} is not that of {rules.title}, the only one "
+            "that the runtime writes; restore the published template."
         )
     return template
 
@@ -159,11 +145,11 @@ def _check_vocab_size(tokenizer: Tokenizer, vocab_size: int) -> None:
         )
 
 
-def _special_tokens(tokenizer: Tokenizer) -> dict[str, SpecialToken]:
+def _special_tokens(tokenizer: Tokenizer, rules: ChatRules) -> dict[str, SpecialToken]:
     added = {token.content: n for n, token in tokenizer.get_added_tokens_decoder().items()}
-    if missing := [content for content in SPECIAL_TOKENS.values() if content not in added]:
+    if missing := [content for content in rules.special_tokens.values() if content not in added]:
         raise InputError(
             f"The tokenizer lacks the special tokens {', '.join(missing)}; "
-            "use MiniCPM-V 4.5's tokenizer files."
+            f"use the tokenizer files of {rules.title}."
         )
-    return {role: SpecialToken(text, added[text]) for role, text in SPECIAL_TOKENS.items()}
+    return {role: SpecialToken(text, added[text]) for role, text in rules.special_tokens.items()}

@@ -1,22 +1,19 @@
-"""config.json of a MiniCPM-V checkpoint -> ModelConfig, refusing by name what it does not support.
+"""config.json of a checkpoint of the family -> ModelConfig, refusing by name what is not supported.
 
-Keys and defaults are the published ones (several defaults differ from the class defaults of the
-published code: only what stands in the file counts).
+Keys are the published ones (several defaults of the published code's classes differ from the file:
+only what stands in the file counts). What releases differ in comes from `ConfigRules`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import read_json
 
-# Constants of the 3D resampler that no configuration file holds.
+# Constants of the resampler that no configuration file holds.
 LAYER_NORM_EPS = 1e-6
-MAX_FRAMES = 6  # video frames packed into one group
 # Attention heads of the resampler are always this wide (spec: heads = hidden size // 128).
 RESAMPLER_HEAD_DIM = 128
 
@@ -26,9 +23,8 @@ _NO_EFFECT = frozenset(
     "image_size initializer_range max_window_layers slice_config slice_mode torch_dtype "
     "transformers_version use_cache use_image_id vision_batch_size".split()
 )
+_NAMES_RELEASE = frozenset(("model_type", "version"))  # read before the rules are known
 _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "model_type": ("minicpmv",),
-    "version": (4.5, "4.5"),
     "hidden_act": ("silu",),
     "rope_scaling": (None,),
     "attention_bias": (False,),
@@ -44,6 +40,27 @@ _VISION_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "num_channels": (3,),
 }
 _VISION_NO_EFFECT = frozenset("attention_dropout dtype torch_dtype transformers_version".split())
+
+
+@dataclass(frozen=True)
+class ConfigRules:
+    """What a release fixes of its model, beyond config.json.
+
+    `title` is how errors call the release. `supported` adds to, or replaces, the values that keys
+    may have; keys in `no_effect` may have any.
+    """
+
+    title: str
+    qkv_bias: bool
+    qk_norm: bool
+    max_frames: int  # video frames that the resampler packs into one group
+    supported: Mapping[str, tuple[Any, ...]]
+    no_effect: frozenset[str] = frozenset()
+    names_head_dim: bool = True  # else it is hidden_size / num_attention_heads
+
+    def default_head_dim(self, hidden_size: int, num_heads: int) -> int | None:
+        """Of a decoder whose config.json does not name it; None if it must."""
+        return None if self.names_head_dim else hidden_size // num_heads
 
 
 @dataclass(frozen=True)
@@ -66,7 +83,8 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Qwen3 language model."""
+    """Language model of the Qwen family: Qwen2 has biases on queries, keys and values, Qwen3 norms
+    on the heads of queries and keys."""
 
     hidden_size: int
     num_layers: int
@@ -79,15 +97,18 @@ class DecoderConfig:
     vocab_size: int
     tie_word_embeddings: bool
     max_position_embeddings: int
+    qkv_bias: bool
+    qk_norm: bool
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """MiniCPM-V 4.5: vision tower, 3D resampler, decoder."""
+    """Vision tower, resampler, decoder."""
 
     vision: VisionConfig
     decoder: DecoderConfig
     num_queries: int
+    max_frames: int  # video frames that the resampler packs into one group
 
     @property
     def resampler_heads(self) -> int:
@@ -95,22 +116,21 @@ class ModelConfig:
         return self.decoder.hidden_size // RESAMPLER_HEAD_DIM
 
 
-def load_config(checkpoint: Path) -> ModelConfig:
-    """Read `checkpoint`/config.json."""
-    return parse_config(read_json(checkpoint / "config.json"))
-
-
-def parse_config(values: Mapping[str, Any]) -> ModelConfig:
+def parse_config(values: Mapping[str, Any], rules: ConfigRules) -> ModelConfig:
     """Turn the published keys into a ModelConfig; refuse unsupported values and unknown keys."""
     vision_values = values.get("vision_config")
     if not isinstance(vision_values, dict):
-        raise InputError("config.json needs an object 'vision_config'; is this a MiniCPM-V 4.5?")
-    top = _Reader(values, "config.json", _SUPPORTED, _NO_EFFECT | {"vision_config"})
-    vision = _Reader(vision_values, "vision_config", _VISION_SUPPORTED, _VISION_NO_EFFECT)
+        raise InputError(f"config.json needs an object 'vision_config'; is this a {rules.title}?")
+    known = _NO_EFFECT | rules.no_effect | _NAMES_RELEASE | {"vision_config"}
+    top = _Reader(values, "config.json", {**_SUPPORTED, **rules.supported}, known, rules.title)
+    vision = _Reader(
+        vision_values, "vision_config", _VISION_SUPPORTED, _VISION_NO_EFFECT, rules.title
+    )
     config = ModelConfig(
         vision=_vision(vision, drop_last=bool(values.get("drop_vision_last_layer", True))),
-        decoder=_decoder(top),
+        decoder=_decoder(top, rules),
         num_queries=top.integer("query_num"),
+        max_frames=rules.max_frames,
     )
     _check_patch_size(top, config)
     top.refuse_unknown()
@@ -131,19 +151,22 @@ def _vision(reader: _Reader, drop_last: bool) -> VisionConfig:
     )
 
 
-def _decoder(reader: _Reader) -> DecoderConfig:
+def _decoder(reader: _Reader, rules: ConfigRules) -> DecoderConfig:
+    hidden_size, num_heads = reader.integer("hidden_size"), reader.integer("num_attention_heads")
     return DecoderConfig(
-        hidden_size=reader.integer("hidden_size"),
+        hidden_size=hidden_size,
         num_layers=reader.integer("num_hidden_layers"),
-        num_heads=reader.integer("num_attention_heads"),
+        num_heads=num_heads,
         num_kv_heads=reader.integer("num_key_value_heads"),
-        head_dim=reader.integer("head_dim"),
+        head_dim=reader.integer("head_dim", rules.default_head_dim(hidden_size, num_heads)),
         intermediate_size=reader.integer("intermediate_size"),
         rms_norm_eps=reader.number("rms_norm_eps"),
         rope_theta=reader.number("rope_theta"),
         vocab_size=reader.integer("vocab_size"),
         tie_word_embeddings=bool(reader.values.get("tie_word_embeddings", False)),
         max_position_embeddings=reader.integer("max_position_embeddings"),
+        qkv_bias=rules.qkv_bias,
+        qk_norm=rules.qk_norm,
     )
 
 
@@ -156,8 +179,9 @@ class _Reader:
         where: str,
         supported: Mapping[str, tuple[Any, ...]],
         no_effect: frozenset[str],
+        title: str,
     ) -> None:
-        self.values, self.where = values, where
+        self.values, self.where, self._title = values, where, title
         self._known = set(supported) | no_effect
         for key, allowed in supported.items():
             if key in values and values[key] not in allowed:
@@ -173,19 +197,19 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise InputError(
                 f"{self.where} needs a positive number {key!r}, but has {value!r}; "
-                "is this a MiniCPM-V 4.5 checkpoint?"
+                f"is this a {self._title} checkpoint?"
             )
         return float(value)
 
-    def integer(self, key: str) -> int:
+    def integer(self, key: str, default: int | None = None) -> int:
         """A positive whole number."""
-        value = self.number(key)
+        value = self.number(key, default)
         if not value.is_integer():
             raise InputError(f"{self.where} needs a whole number {key!r}, but has {value!r}.")
         return int(value)
 
     def refuse_unknown(self) -> None:
-        """A key that nobody read may change the model: refuse it, unless it switches nothing on."""
+        """Refuse unknown keys, which may change the model; None and False are ignored."""
         unknown = sorted(
             key
             for key, value in self.values.items()

@@ -38,7 +38,7 @@ _ALIGNMENT = 32  # of the vision graphs' static length, in patches
 def load_preprocessing(checkpoint: Path, config: ModelConfig) -> Preprocessing:
     """Read the file if the checkpoint has it, else take the published defaults."""
     path = checkpoint / _FILE
-    given = read_json(path) if path.is_file() else {}
+    given = read_json(path, "download it again") if path.is_file() else {}
     values = {**_DEFAULTS, **given}
     _require(values.get("patch_size", config.vision.patch_size), config.vision.patch_size, "patch")
     _require(values.get("image_feature_size", config.num_queries), config.num_queries, "query")

@@ -1,10 +1,14 @@
-"""Names and shapes of the tensors that a MiniCPM-V 4.5 checkpoint holds. Needs no torch."""
+"""Names and shapes of the tensors that a checkpoint of the family holds. Needs no torch."""
 
 from __future__ import annotations
 
 from export.models.config import DecoderConfig, ModelConfig, VisionConfig
 
 Shapes = dict[str, tuple[int, ...]]
+EMBED_TOKENS = "llm.model.embed_tokens.weight"
+LM_HEAD = "llm.lm_head.weight"
+_BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
+POSITION_EMBEDDING = "vpm.embeddings.position_embedding.weight"
 
 
 def tensor_shapes(config: ModelConfig) -> Shapes:
@@ -12,7 +16,7 @@ def tensor_shapes(config: ModelConfig) -> Shapes:
     shapes = _vision(config.vision) | _resampler(config) | _decoder(config.decoder)
     if not config.decoder.tie_word_embeddings:
         size = (config.decoder.vocab_size, config.decoder.hidden_size)
-        shapes["llm.lm_head.weight"] = size
+        shapes[LM_HEAD] = size
     return shapes
 
 
@@ -23,9 +27,7 @@ def _affine(name: str, weight: tuple[int, ...]) -> Shapes:
 
 def _vision(config: VisionConfig) -> Shapes:
     size, inner = config.hidden_size, config.intermediate_size
-    shapes: Shapes = {
-        "vpm.embeddings.position_embedding.weight": (config.position_buckets**2, size)
-    }
+    shapes: Shapes = {POSITION_EMBEDDING: (config.position_buckets**2, size)}
     patch = (size, 3, config.patch_size, config.patch_size)
     shapes |= _affine("vpm.embeddings.patch_embedding", patch)
     shapes |= _affine("vpm.post_layernorm", (size,))
@@ -60,23 +62,20 @@ def _decoder(config: DecoderConfig) -> Shapes:
     size, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
     q_rows, kv_rows = config.num_heads * dim, config.num_kv_heads * dim
     shapes: Shapes = {
-        "llm.model.embed_tokens.weight": (config.vocab_size, size),
+        EMBED_TOKENS: (config.vocab_size, size),
         "llm.model.norm.weight": (size,),
     }
     for n in range(config.num_layers):
         layer = f"llm.model.layers.{n}"
-        block: Shapes = {
-            f"{layer}.input_layernorm.weight": (size,),
-            f"{layer}.post_attention_layernorm.weight": (size,),
-            f"{layer}.self_attn.q_proj.weight": (q_rows, size),
-            f"{layer}.self_attn.k_proj.weight": (kv_rows, size),
-            f"{layer}.self_attn.v_proj.weight": (kv_rows, size),
-            f"{layer}.self_attn.o_proj.weight": (size, q_rows),
-            f"{layer}.self_attn.q_norm.weight": (dim,),
-            f"{layer}.self_attn.k_norm.weight": (dim,),
-            f"{layer}.mlp.gate_proj.weight": (inner, size),
-            f"{layer}.mlp.up_proj.weight": (inner, size),
-            f"{layer}.mlp.down_proj.weight": (size, inner),
-        }
-        shapes |= block
+        attention = f"{layer}.self_attn"
+        projections = {"q_proj": q_rows, "k_proj": kv_rows, "v_proj": kv_rows}
+        shapes |= {f"{layer}.{norm}.weight": (size,) for norm in _BLOCK_NORMS}
+        shapes |= {f"{attention}.{name}.weight": (rows, size) for name, rows in projections.items()}
+        shapes[f"{attention}.o_proj.weight"] = (size, q_rows)
+        if config.qkv_bias:
+            shapes |= {f"{attention}.{name}.bias": (rows,) for name, rows in projections.items()}
+        if config.qk_norm:
+            shapes |= {f"{attention}.{norm}.weight": (dim,) for norm in ("q_norm", "k_norm")}
+        shapes |= {f"{layer}.mlp.{name}.weight": (inner, size) for name in ("gate_proj", "up_proj")}
+        shapes[f"{layer}.mlp.down_proj.weight"] = (size, inner)
     return shapes

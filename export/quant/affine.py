@@ -1,6 +1,6 @@
 """Symmetric affine quantization: integers with one float16 scale per row.
 
-Matrix in, AffineWeight out, in float32 only a block of rows at a time. Which tables are stored this
+Matrix in, RowWeight out, in float32 only a block of rows at a time. Which tables are stored this
 way is the recipe's.
 """
 
@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.quant.checks import FLOAT16_MAX, check_bits, check_finite, check_matrix
-from export.quant.weights import AffineWeight
+from export.quant.weights import RowWeight
 
 _VALUES_PER_BLOCK = 1 << 18  # stays in the cache
 
 
 def quantize_affine(
     values: NDArray[Any], *, bits: int = 8, name: str, rows: int | None = None
-) -> AffineWeight:
+) -> RowWeight:
     """Quantize each row to round(x / scale), scale = float16(max|row| / (2**(bits - 1) - 1)).
 
     `values` (r, columns) is bfloat16, float16 or float32; `rows` ≥ r appends rows of zeros.
@@ -41,7 +41,7 @@ def quantize_affine(
         block /= scale[begin:end].astype(np.float32)
         np.rint(block, out=block)
         q[begin:end] = np.clip(block, 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1, out=block)
-    return AffineWeight(q, scale, None, bits)
+    return RowWeight(q, scale, None, bits)
 
 
 def _row_scales(limit: NDArray[np.float32], largest: int) -> NDArray[np.float16]:

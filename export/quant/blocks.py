@@ -1,6 +1,6 @@
 """Block quantization: integers with one scale, or scale and offset, for every few columns of a row.
 
-Matrix in, AffineWeight out, in float32 only a stretch of rows at a time. Which weights are stored
+Matrix in, BlockWeight out, in float32 only a stretch of rows at a time. Which weights are stored
 this way is the recipe's.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from export.quant.blocks_kernels import quantize_asymmetric, quantize_symmetric
 from export.quant.checks import FLOAT16_MAX, check_bits, check_finite, check_matrix
 from export.quant.recipe import QuantSpec
-from export.quant.weights import AffineWeight
+from export.quant.weights import BlockWeight
 from mobile_runtime.errors import InputError
 
 _VALUES_PER_TASK = 1 << 20
@@ -33,7 +33,7 @@ def quantize_blocks(
     name: str,
     rows: int | None = None,
     threads: int | None = None,
-) -> AffineWeight:
+) -> BlockWeight:
     """Quantize every `spec.group_size` columns of a row to −2**(bits − 1) … 2**(bits − 1) − 1.
 
     Symmetric: with the scale of least squared error among those tried (it may be negative).
@@ -83,7 +83,7 @@ def quantize_blocks(
             if not good:
                 check_finite(values[begin : begin + step], name)
                 raise AssertionError(f"{name}: rows from {begin} were refused without a reason")
-    return AffineWeight(q, scales, offsets, bits)
+    return BlockWeight(q, scales, offsets, bits)
 
 
 def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:

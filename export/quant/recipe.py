@@ -1,6 +1,6 @@
 """What is quantized and how finely: ordered rules from weight names to specifications.
 
-A recipe knows no backend, no file and no method's code.
+A recipe knows no backend, no file and no code of a method.
 """
 
 from __future__ import annotations
@@ -9,49 +9,65 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
+from export.quant.weights import FORMS
 from mobile_runtime.errors import InputError
 
-Method = Literal["kmeans", "affine", "block", "dense"]
-
-
-Shape = tuple[int, int]  # of a matrix: (rows, columns)
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """`kmeans`: a lookup table of 2**bits values for every `group_size` rows; `affine`: integers
-    with one scale a row; `block`: integers with one scale for every `group_size` columns of a row;
-    `dense`: floats of 16 or 32 bits. Integers are symmetric about zero, or each block has an offset
-    as well."""
+    """How one weight is stored and how its values are chosen.
 
+    `form` is a key of `FORMS` (lut, rows, blocks, floats), `method` a key of `METHODS`; none given
+    is the form's own. `group_size` counts the rows of a lookup table or the columns of a block.
+    Integers are symmetric about zero, or each block has an offset as well.
+    """
+
+    form: str
     bits: int
-    group_size: int
-    method: Method
+    group_size: int = 1
     symmetric: bool = True
+    method: str = ""
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise InputError(f"no storage form {self.form!r}; there are {', '.join(FORMS)}.")
+        if not self.method:
+            object.__setattr__(self, "method", FORMS[self.form].default_method)
 
     def __str__(self) -> str:
-        if self.method == "dense":
+        if self.form == "floats":
             return f"float{self.bits}"
-        kind = self.method if self.symmetric else f"asymmetric {self.method}"
-        return f"{kind} {self.bits}-bit g{self.group_size}"
+        kind = self.form if self.symmetric else f"asymmetric {self.form}"
+        return f"{self.bits}-bit {kind} g{self.group_size} by {self.method}"
 
     def fitted(self, shape: Shape) -> QuantSpec:
         """The same with the largest group that divides both the matrix and the group asked for."""
-        length = shape[1] if self.method == "block" else shape[0]
+        length = shape[FORMS[self.form].group_axis]
         return replace(self, group_size=math.gcd(length, self.group_size))
 
+    @property
+    def layout(self) -> tuple[str, int, int, bool]:
+        """What a stored weight must agree with."""
+        return self.form, self.bits, self.group_size, self.symmetric
 
-DENSE16, DENSE32 = QuantSpec(16, 1, "dense"), QuantSpec(32, 1, "dense")
+    def stored_bytes(self, shape: Shape) -> int:
+        """Bytes on disk of a weight, without the few for alignment."""
+        return FORMS[self.form].stored_bytes(shape, self.bits, self.group_size, self.symmetric)
+
+
+FLOAT16, FLOAT32 = QuantSpec("floats", 16), QuantSpec("floats", 32)
 
 
 @dataclass(frozen=True)
 class QuantRule:
-    """Weights whose name matches `pattern` (shell wildcards) get `spec`; None keeps float16."""
+    """Weights whose name matches `pattern` (shell wildcards) get `spec`."""
 
     pattern: str
-    spec: QuantSpec | None
+    spec: QuantSpec
 
 
 @dataclass(frozen=True)
@@ -61,14 +77,14 @@ class QuantRecipe:
     name: str
     rules: tuple[QuantRule, ...]
 
-    def assign(self, matrices: Mapping[str, Shape]) -> dict[str, QuantSpec | None]:
+    def assign(self, matrices: Mapping[str, Shape]) -> dict[str, QuantSpec]:
         """Specification of each matrix by its shape; a rule that matches none is an error."""
         used: set[QuantRule] = set()
         assigned = {}
         for name, shape in matrices.items():
             rule = self._rule_for(name)
             used.add(rule)
-            assigned[name] = None if rule.spec is None else rule.spec.fitted(shape)
+            assigned[name] = rule.spec.fitted(shape)
         if idle := [rule.pattern for rule in self.rules if not self._matches_any(rule, matrices)]:
             raise InputError(
                 f"recipe {self.name} has rules that match no weight: {', '.join(idle)}; "
@@ -91,9 +107,22 @@ class QuantRecipe:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> QuantRecipe:
-        """Read back what `as_json` wrote."""
+        """Read back what `as_json` wrote, here or before forms and methods had names of their
+        own."""
         rules = tuple(
-            QuantRule(rule["pattern"], None if rule["spec"] is None else QuantSpec(**rule["spec"]))
-            for rule in value["rules"]
+            QuantRule(rule["pattern"], _read_spec(rule["spec"])) for rule in value["rules"]
         )
         return QuantRecipe(value["name"], rules)
+
+
+# What `method` once said, for both.
+_FORM_OF_METHOD = {"kmeans": "lut", "affine": "rows", "block": "blocks", "dense": "floats"}
+
+
+def _read_spec(value: Mapping[str, Any] | None) -> QuantSpec:
+    if value is None:
+        return FLOAT16
+    if "form" in value:
+        return QuantSpec(**value)
+    form = _FORM_OF_METHOD[value["method"]]
+    return QuantSpec(form, value["bits"], value["group_size"], value.get("symmetric", True))

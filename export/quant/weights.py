@@ -1,13 +1,14 @@
-"""The forms in which a quantized weight is stored: lookup table, affine, or plain float16.
+"""The forms in which a weight is stored: lookup tables, rows or blocks with scales, floats.
 
-Each form gives back float32 values, whole or a block of rows at a time, and its size on disk.
-It does not know how the numbers were chosen, nor which file format they will be written to.
+Each form is a class, listed in `FORMS` by the name that specifications use. It gives back float32
+values, whole or a block of rows at a time, and knows its size on disk. It does not know how the
+numbers were chosen, nor which file format they will be written to.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,11 @@ class LutWeight:
     row-major indices, without a gap between rows.
     """
 
+    form: ClassVar[str] = "lut"
+    default_method: ClassVar[str] = "kmeans"
+    group_axis: ClassVar[int] = 0  # a group is so many rows
+    rows_are_independent: ClassVar[bool] = False
+
     packed: UInt8  # (ceil(rows * columns * bits / 8),)
     lut: Float16  # (rows / group_size, 2**bits)
     bits: int
@@ -102,6 +108,20 @@ class LutWeight:
                 f"{rows} × {columns} with {self.bits} bits; use pack_indices."
             )
 
+    @property
+    def layout(self) -> tuple[str, int, int, bool]:
+        """Form, bits, group size and symmetry, as a specification has them."""
+        return self.form, self.bits, self.group_size, True
+
+    def padded(self, rows: int) -> LutWeight:
+        """The same with groups of index 0 and tables of 0 appended, up to `rows` rows."""
+        added, columns = rows - self.shape[0], self.shape[1]
+        indices = np.concatenate([self.indices(), np.zeros((added, columns), np.uint8)])
+        lut = np.zeros((rows // self.group_size, 1 << self.bits), np.float16)
+        lut[: len(self.lut)] = self.lut
+        packed = pack_indices(indices, self.bits)
+        return LutWeight(packed, lut, self.bits, self.group_size, (rows, columns))
+
     def indices(self) -> UInt8:
         """Unpack all indices, (rows, columns)."""
         return self._indices(0, self.shape[0])
@@ -115,15 +135,11 @@ class LutWeight:
         """Expand the whole weight, (rows, columns)."""
         return self.rows(0, self.shape[0])
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes on disk: indices and tables."""
-        return self.packed.nbytes + self.lut.nbytes
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored bits for each element, tables included."""
-        return _bits_per_weight(self.nbytes, self.shape)
+    @staticmethod
+    def stored_bytes(shape: tuple[int, ...], bits: int, group_size: int, symmetric: bool) -> int:
+        """Bytes on disk of a matrix: indices and tables."""
+        rows, columns = shape
+        return packed_size(rows * columns, bits) + 2 * (rows // group_size << bits)
 
     def _indices(self, begin: int, end: int) -> UInt8:
         columns = self.shape[1]
@@ -136,11 +152,13 @@ class LutWeight:
 
 @dataclass(frozen=True, eq=False)
 class AffineWeight:
-    """Integers of `bits` bits with a scale for each row, or for each block of a row's columns.
+    """Integers of `bits` bits with scales: what rows and blocks have in common.
 
     Element (r, c) is `q[r, c] * scale[r, c // block] + offset[r, c // block]`, rounded once; no
-    offset means 0. `q` holds one integer a byte whatever `bits` is; a backend packs it.
+    offset means 0. `q` holds one integer per byte whatever `bits` is; a backend packs it.
     """
+
+    rows_are_independent: ClassVar[bool] = True
 
     q: Int8  # (rows, columns)
     scale: Float16 | Float32  # (rows, columns / block); one block spans the row if (rows, 1)
@@ -168,6 +186,13 @@ class AffineWeight:
         rows, columns = self.q.shape
         return rows, columns
 
+    def padded(self, rows: int) -> Self:
+        """The same with rows of zeros appended, up to `rows` rows; their scales are 1."""
+        added = ((0, rows - len(self.q)), (0, 0))
+        offset = None if self.offset is None else np.pad(self.offset, added)
+        scale: Any = np.pad(self.scale, added, constant_values=1)
+        return replace(self, q=np.pad(self.q, added), scale=scale, offset=offset)
+
     def rows(self, begin: int, end: int) -> Float32:
         """Dequantize rows begin … end - 1, (end - begin, columns)."""
         columns, blocks = self.q.shape[1], self.scale.shape[1]
@@ -182,28 +207,74 @@ class AffineWeight:
         """Expand the whole weight, (rows, columns)."""
         return self.rows(0, self.q.shape[0])
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes on disk: integers packed to `bits` bits, scales, offsets."""
-        offsets = 0 if self.offset is None else self.offset.nbytes
-        return packed_size(self.q.size, self.bits) + self.scale.nbytes + offsets
+
+@dataclass(frozen=True, eq=False)
+class RowWeight(AffineWeight):
+    """Integers with one scale per row."""
+
+    form: ClassVar[str] = "rows"
+    default_method: ClassVar[str] = "minmax"
+    group_axis: ClassVar[int] = 0
 
     @property
-    def bits_per_weight(self) -> float:
-        """Stored bits for each element, scales and offsets included."""
-        return _bits_per_weight(self.nbytes, self.shape)
+    def layout(self) -> tuple[str, int, int, bool]:
+        """Form, bits, group size and symmetry, as a specification has them."""
+        return self.form, self.bits, 1, self.offset is None
+
+    @staticmethod
+    def stored_bytes(shape: tuple[int, ...], bits: int, group_size: int, symmetric: bool) -> int:
+        """Bytes on disk of a matrix: integers, one float16 scale per row."""
+        rows, columns = shape
+        return packed_size(rows * columns, bits) + 2 * rows
+
+
+@dataclass(frozen=True, eq=False)
+class BlockWeight(AffineWeight):
+    """Integers with one scale, or scale and offset, per block of a row's columns."""
+
+    form: ClassVar[str] = "blocks"
+    default_method: ClassVar[str] = "least_squares"
+    group_axis: ClassVar[int] = 1  # a group is so many columns
+
+    @property
+    def layout(self) -> tuple[str, int, int, bool]:
+        """Form, bits, group size and symmetry, as a specification has them."""
+        return self.form, self.bits, self.shape[1] // self.scale.shape[1], self.offset is None
+
+    @staticmethod
+    def stored_bytes(shape: tuple[int, ...], bits: int, group_size: int, symmetric: bool) -> int:
+        """Bytes on disk of a matrix: integers, float32 scales, float32 offsets if asymmetric."""
+        rows, columns = shape
+        per_block = 4 if symmetric else 8
+        return packed_size(rows * columns, bits) + per_block * rows * (columns // group_size)
 
 
 @dataclass(frozen=True, eq=False)
 class DenseWeight:
     """A weight that is not quantized; any rank, the first axis counts as rows."""
 
+    form: ClassVar[str] = "floats"
+    default_method: ClassVar[str] = "round"
+    group_axis: ClassVar[int] = 0
+    rows_are_independent: ClassVar[bool] = True
+
     values: Float16 | Float32
+
+    @property
+    def layout(self) -> tuple[str, int, int, bool]:
+        """Form, bits, group size and symmetry, as a specification has them."""
+        return self.form, 8 * self.values.itemsize, 1, True
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the values."""
         return self.values.shape
+
+    def padded(self, rows: int) -> DenseWeight:
+        """The same with rows of zeros appended, up to `rows` rows."""
+        added = [(0, rows - len(self.values)), *[(0, 0)] * (self.values.ndim - 1)]
+        values: Any = np.pad(self.values, added)
+        return DenseWeight(values)
 
     def rows(self, begin: int, end: int) -> Float32:
         """Rows begin … end - 1 in float32, (end - begin, …)."""
@@ -213,22 +284,17 @@ class DenseWeight:
         """The whole weight in float32."""
         return self.values.astype(np.float32)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes on disk."""
-        return self.values.nbytes
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored bits for each element."""
-        return _bits_per_weight(self.nbytes, self.shape)
+    @staticmethod
+    def stored_bytes(shape: tuple[int, ...], bits: int, group_size: int, symmetric: bool) -> int:
+        """Bytes on disk of any shape."""
+        return bits // 8 * int(np.prod(shape))
 
 
-Weight = LutWeight | AffineWeight | DenseWeight
-
-
-def _bits_per_weight(nbytes: int, shape: tuple[int, ...]) -> float:
-    return 8 * nbytes / int(np.prod(shape))
+Weight = LutWeight | RowWeight | BlockWeight | DenseWeight
+# What a specification may call its form.
+FORMS: dict[str, type[Weight]] = {
+    kind.form: kind for kind in (LutWeight, RowWeight, BlockWeight, DenseWeight)
+}
 
 
 def _check_bits(bits: int) -> None:

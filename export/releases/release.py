@@ -1,17 +1,20 @@
-"""What a checkpoint is called, whose licence its weights bear, and how it decodes by default.
+"""What a release of the model family is: everything that differs between two of them, composed.
 
-The published checkpoint says none of this in a file that a program can read; one that was made here
-says it in release.json.
+A checkpoint that was made here says in release.json what it is called and how it decodes; the
+published ones say it in no file that a program can read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mobile_runtime.bundle import Generation, SamplingDefaults
+from export.graphs.bodies import Bodies
+from export.host.chat_format import ChatRules
+from export.models.config import ConfigRules, ModelConfig
+from mobile_runtime.bundle import Generation, Preprocessing, SamplingDefaults
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
 
@@ -19,8 +22,9 @@ RELEASE_NAME = "release.json"
 
 
 @dataclass(frozen=True)
-class Release:
-    """`name` becomes the first part of a bundle's folder."""
+class ReleaseFacts:
+    """What a checkpoint is called, whose licence its weights bear, how it decodes by default.
+    `name` becomes the first part of a bundle's folder."""
 
     name: str
     license: str
@@ -31,29 +35,53 @@ class Release:
         return asdict(self)
 
 
-# generation_config.json is never used by the published chat(). With thinking, chat() sets the
-# temperature alone and Hugging Face's own default top_k of 50 applies.
-PUBLISHED = Release(
-    name="minicpmv-4.5",
-    license="MiniCPM Model License "
-    "(https://github.com/OpenBMB/MiniCPM/blob/main/MiniCPM%20Model%20License.md)",
-    generation=Generation(
-        answer=SamplingDefaults(temperature=0.7, top_k=100, top_p=0.8, repetition_penalty=1.03),
-        thinking=SamplingDefaults(temperature=0.7, top_k=50, top_p=1.0, repetition_penalty=1.0),
-        max_new_tokens=2048,
-    ),
-)
+@dataclass(frozen=True)
+class Release:
+    """One release of the family.
+
+    `model_type` and `version` are how its config.json names it, `title` is how errors call it,
+    `hub_id` is where it is published. `parts` maps each part of the model to the pattern of its
+    weights' names; weights in `kept` stay floats whatever a recipe says, because the host computes
+    with the same values. `text_type` is what other programs call its language model.
+    """
+
+    model_type: str
+    version: str
+    title: str
+    hub_id: str
+    facts: ReleaseFacts
+    config: ConfigRules
+    tensor_shapes: Callable[[ModelConfig], Mapping[str, tuple[int, ...]]]
+    bodies: Bodies
+    parts: Mapping[str, str]
+    kept: tuple[str, ...]
+    chat: ChatRules
+    text_type: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """How `RELEASES` finds it."""
+        return self.model_type, self.version
 
 
-def load_release(checkpoint: Path) -> Release:
-    """`checkpoint`/release.json, or the published release where there is none."""
+@dataclass(frozen=True)
+class ModelDescription:
+    """What the files of a checkpoint say of its model."""
+
+    release: Release
+    config: ModelConfig
+    preprocessing: Preprocessing
+
+
+def load_facts(checkpoint: Path, release: Release) -> ReleaseFacts:
+    """`checkpoint`/release.json, or the published facts where there is none."""
     path = checkpoint / RELEASE_NAME
     if not path.is_file():
-        return PUBLISHED
-    values = read_json(path)
+        return release.facts
+    values = read_json(path, "restore it, or remove it for the published facts")
     try:
         generation = values["generation"]
-        return Release(
+        return ReleaseFacts(
             name=_word(values["name"]),
             license=str(values["license"]),
             generation=Generation(

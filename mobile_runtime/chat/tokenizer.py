@@ -16,6 +16,7 @@ from typing import Any
 import tokenizers
 
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import read_json
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -32,16 +33,11 @@ _BYTE_OF = _byte_alphabet()
 
 
 def _read_tokenizer_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; copy or export the bundle again.")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); export the bundle again.") from error
-    decoder = value.get("decoder") if isinstance(value, dict) else None
+    value = read_json(path, "copy or export the bundle again")
+    decoder = value.get("decoder")
     if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
         raise InputError(f"{path} is not a byte-level tokenizer.json; export the bundle again.")
-    return dict(value)
+    return value
 
 
 class Tokenizer:

@@ -14,7 +14,7 @@ Int32 = NDArray[np.int32]
 
 MASKED = np.float32(-1e4)  # finite, and far below any score in float16
 _ARANGE_LANES = 8  # float32 lanes of an AVX2 register, on which the published ids depend
-_OMEGA_BASE = 10000.0
+WAVE_BASE = 10000.0  # of the resampler's sines
 
 
 def _unit_steps(n: int) -> Float32:
@@ -48,7 +48,7 @@ def position_ids(h: int, w: int, buckets: int = 70) -> Int32:
 def sincos_1d(positions: ArrayLike, dim: int) -> Float32:
     """Sines, then cosines of positions (n,) at dim/2 frequencies 10000^(−2m/dim): (n, dim)."""
     exponent = np.arange(dim // 2, dtype=np.float32) / np.float32(dim / 2)
-    angles = _angles(positions, _OMEGA_BASE, exponent)
+    angles = _angles(positions, WAVE_BASE, exponent)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mobile_runtime.bundle import GraphSpec, Manifest
+from mobile_runtime.bundle import CACHE, GraphSpec, Manifest
 from mobile_runtime.engines import EngineOptions, open_engine
 from mobile_runtime.model.positions import causal_mask, rope_tables
 from mobile_runtime.model.static_vision import map_table
 
-CACHE = "key_value_cache"
 Array = np.ndarray
 
 

@@ -23,11 +23,11 @@ from benchmarks.published import config_values
 from benchmarks.stock import STATES, load_module, palettize
 from export.checkpoint.checkpoint import Checkpoint
 from export.config import ExportConfig
-from export.models.config import parse_config
-from export.quant.quantize import quantize
+from export.graphs.weights import load_weight
 from export.quant.recipe import QuantSpec
+from export.releases import parse_config
 from mobile_runtime.engines.mil import MilEngine
-from validation.reference.qwen3 import KeyValueCache, Qwen3
+from validation.reference.qwen import KeyValueCache, Qwen
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the stock way
 HIDDEN, HEAD_DIM, CONTEXT = 640, 64, 2048
@@ -110,7 +110,7 @@ def test_stock_module_is_the_published_decoder(tmp_path):
     config = parse_config(CONFIG | {"num_hidden_layers": 2}).decoder
     write_layers(CONFIG | {"num_hidden_layers": 2}, tmp_path / "checkpoint")
     stock = load_module(tmp_path / "checkpoint" / WEIGHTS, config, CONTEXT)
-    reference = Qwen3(config)
+    reference = Qwen(config)
     reference.model.load_state_dict(dict(stock.named_parameters()), strict=False)
     cache, position = KeyValueCache.empty(config, CONTEXT), 0
     for length in (5, 1, 1):
@@ -131,7 +131,7 @@ def test_both_packages_hold_the_same_squared_error(packages, checkpoint):
     expected = 0.0
     for parameter in (p for p in graph.parameters if p.is_matrix):
         given = source.read(parameter.name).astype(np.float64)
-        kept = quantize(parameter, source, plan.specs[parameter.name]).dequantize()
+        kept = load_weight(parameter, source, plan.specs[parameter.name]).dequantize()
         expected += float(np.square(given - kept).sum())
     assert ours == pytest.approx(expected, rel=1e-6)
 
@@ -149,9 +149,8 @@ def test_plan_has_the_defaults_of_the_export(checkpoint):
     plan, graph = plan_decoder(checkpoint)
     assert plan.decoding.context_length == ExportConfig().context_length == CONTEXT
     assert [function.name for function in graph.functions] == ["prefill", "decode"]
-    assert {(s.bits, s.group_size) for p in graph.parameters if (s := plan.specs.get(p.name))} == {
-        (4, 16)
-    }
+    specs = {plan.specs[p.name] for p in graph.parameters if p.is_matrix}
+    assert specs == {QuantSpec("lut", 4, 16)}
 
 
 def test_second_palettization_needs_the_pool_released():
@@ -170,7 +169,7 @@ def test_second_palettization_needs_the_pool_released():
         )
     )
     for _ in range(2):
-        palettize(model, QuantSpec(4, 16, "kmeans"))
+        palettize(model, QuantSpec("lut", 4, 16))
     cto.palettize_weights(model, config)
     with pytest.raises(ValueError, match="Pool not running"):
         cto.palettize_weights(model, config)

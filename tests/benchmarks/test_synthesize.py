@@ -18,12 +18,14 @@ from benchmarks.synthesize import main, write_checkpoint
 from benchmarks.vocabulary import build_tokenizer
 from benchmarks.weights import HeavyTailed, draw_tensor
 from export.checkpoint.checkpoint import Checkpoint
-from export.host.tokenizer import SPECIAL_TOKENS, build_tokenizer_files
-from export.models.config import load_config, parse_config
+from export.checkpoint.source import check_tensors
+from export.host.chat_format import SPECIAL_TOKENS
+from export.host.tokenizer import build_tokenizer_files
 from export.models.preprocessor import load_preprocessing
 from export.models.tensors import tensor_shapes
-from export.releases.release import PUBLISHED, load_release
-from validation.reference.qwen3 import KeyValueCache, Qwen3
+from export.releases import DEFAULT_RELEASE, load_config, parse_config
+from export.releases.release import load_facts
+from validation.reference.qwen import KeyValueCache, Qwen
 
 QUIET = Console(quiet=True)
 # Bytes and tensors of the published shards.
@@ -93,11 +95,13 @@ def test_configuration_is_the_published_one(shared):
 
 def test_export_accepts_every_file(checkpoint, tmp_path):
     model = load_config(checkpoint)
-    Checkpoint(checkpoint).check(tensor_shapes(model))
+    check_tensors(Checkpoint(checkpoint), tensor_shapes(model), "it", "whole")
     assert load_preprocessing(checkpoint, model).scale_resolution == 448
-    prompt = build_tokenizer_files(checkpoint, tmp_path, model.decoder.vocab_size)
+    prompt = build_tokenizer_files(
+        checkpoint, tmp_path, model.decoder.vocab_size, DEFAULT_RELEASE.chat
+    )
     assert prompt.stop_token_ids == (602, 600)
-    assert load_release(checkpoint).name != PUBLISHED.name
+    assert load_facts(checkpoint, DEFAULT_RELEASE).name != DEFAULT_RELEASE.facts.name
 
 
 def test_safetensors_reads_the_weights_that_were_drawn(checkpoint):
@@ -198,7 +202,7 @@ def test_gains_lie_near_one_and_biases_near_zero():
 @torch.no_grad()
 def test_activations_stay_within_float16_through_the_published_depth():
     config = parse_config(small(36)).decoder
-    model = Qwen3(config)
+    model = Qwen(config)
     state = {
         name.removeprefix("llm."): torch.from_numpy(draw_tensor(name, shape).astype(np.float32))
         for name, shape in tensor_shapes(parse_config(small(36))).items()

@@ -35,15 +35,16 @@ from examples.pocket.state import (
 )
 from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
 from export.checkpoint.checkpoint import Checkpoint
-from export.models.config import load_config, parse_config
+from export.checkpoint.source import check_tensors
 from export.models.tensors import tensor_shapes
+from export.releases import load_config, parse_config
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.positions import position_ids, sincos_2d, sincos_time
 from validation.questions.shapes import COLOURS, SHAPES
 from validation.questions.strings import CHARACTERS, MAX_LENGTH
 from validation.questions.tasks import TASKS, Source, draw_question, follow_ups
 from validation.questions.video import DIRECTIONS
-from validation.reference.qwen3 import KeyValueCache
+from validation.reference.qwen import KeyValueCache
 from validation.sources import open_chat_format
 
 
@@ -480,7 +481,7 @@ def test_checkpoint_is_in_the_published_layout(checkpoint):
     config = load_config(checkpoint)
     assert config == parse_config(CONFIG)
     opened = Checkpoint(checkpoint)
-    opened.check(tensor_shapes(config))
+    check_tensors(opened, tensor_shapes(config), "it", "whole")
     assert {info.dtype for info in opened.tensors.values()} == {"bfloat16"}
     assert (checkpoint / "model.safetensors").stat().st_size <= 12e6
 

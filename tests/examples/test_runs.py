@@ -23,8 +23,9 @@ from examples.pocket.feed import Feed
 from examples.pocket.options import parse_options
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.locate import DEFAULT_CHECKPOINT
-from export.models.config import load_config
+from export.checkpoint.source import check_tensors
 from export.models.tensors import tensor_shapes
+from export.releases import load_config
 from validation.questions import fonts
 
 
@@ -38,7 +39,12 @@ def test_a_run_trains_stops_and_resumes(tmp_path, capsys, monkeypatch):
     assert train.main([*base, "--minutes", "0.1"]) == 2
     assert "--resume" in capsys.readouterr().err
     assert train.main([*base, "--minutes", "0.15", "--resume"]) == 0
-    Checkpoint(output / "checkpoint").check(tensor_shapes(load_config(output / "checkpoint")))
+    check_tensors(
+        Checkpoint(output / "checkpoint"),
+        tensor_shapes(load_config(output / "checkpoint")),
+        "it",
+        "whole",
+    )
     with (output / "losses.csv").open(newline="") as file:
         assert next(csv.reader(file))[:2] == ["step", "seconds"]
     assert (output / "losses.png").stat().st_size > 1000

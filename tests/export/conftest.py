@@ -18,10 +18,16 @@ from export.backends.coreml.package import write_package
 from export.checkpoint.checkpoint import Checkpoint
 from export.config import ExportConfig
 from export.graphs.graph import Function, Graph, Parameter
-from export.models.config import load_config, parse_config
+from export.graphs.weights import load_weight
 from export.models.preprocessor import load_preprocessing
 from export.plan import build_plan
-from export.quant.quantize import quantize
+from export.quant.recipe import FLOAT16
+from export.releases import (
+    DEFAULT_RELEASE,
+    ModelDescription,
+    describe_model,
+    parse_config,
+)
 from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.engines.mil import MilEngine
 from tests.paths import ROOT
@@ -49,7 +55,8 @@ def published_plan(published_model, published_preprocessing):
 
     def make(backend=BACKENDS["coreml"], recipe=None, **flags):
         config = ExportConfig(**flags)
-        return build_plan(config, published_model, published_preprocessing, backend, recipe)
+        described = ModelDescription(DEFAULT_RELEASE, published_model, published_preprocessing)
+        return build_plan(config, described, backend, recipe=recipe)
 
     return make
 
@@ -66,13 +73,12 @@ class Tiny:
 @pytest.fixture(scope="session")
 def tiny(random_checkpoint):
     """tiny(**flags) -> the random checkpoint and its plan."""
-    model = load_config(random_checkpoint)
-    preprocessing = load_preprocessing(random_checkpoint, model)
+    described = describe_model(random_checkpoint)
     checkpoint = Checkpoint(random_checkpoint)
 
     def make(**flags):
-        plan = build_plan(ExportConfig(**flags), model, preprocessing, BACKENDS["coreml"])
-        return Tiny(checkpoint, model, plan)
+        plan = build_plan(ExportConfig(**flags), described, BACKENDS["coreml"])
+        return Tiny(checkpoint, described.config, plan)
 
     return make
 
@@ -82,7 +88,7 @@ def write_graph():
     """write_graph(graph, specs, source, path) -> path of the package, weights quantized."""
 
     def write(graph, specs, source, path):
-        stream = ((p, quantize(p, source, specs.get(p.name))) for p in graph.parameters)
+        stream = ((p, load_weight(p, source, specs.get(p.name, FLOAT16))) for p in graph.parameters)
         write_package(graph, specs, stream, path)
         return path
 
@@ -134,8 +140,8 @@ def build_body(tmp_path):
         function = Function("main", _specs(inputs), _outputs(names, shapes), named)
         states = () if state is None else (TensorSpec("cache", state, "float16"),)
         graph = Graph("one", "decoder", (function,), states, range(1))
-        chosen = dict.fromkeys(source) | specs
-        stream = ((p, quantize(p, source, chosen[p.name])) for p in graph.parameters)
+        chosen = dict.fromkeys(source, FLOAT16) | specs
+        stream = ((p, load_weight(p, source, chosen[p.name])) for p in graph.parameters)
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.mlpackage"
         write_package(graph, chosen, stream, path)
         return MilEngine(path, **{"precision": "fp32"} | options)

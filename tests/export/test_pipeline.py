@@ -15,11 +15,12 @@ from export.build import part_cache as cache
 from export.build import parts
 from export.build.progress import Progress
 from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.source import content_sha256
 from export.config import ExportConfig
 from export.host import tables
+from export.models.tensors import EMBED_TOKENS
 from export.pipeline import export_bundle
 from export.quant.affine import quantize_affine
-from export.quant.recipes import EMBED_TOKENS
 from mobile_runtime.bundle import read_manifest, verify_files
 from mobile_runtime.errors import InputError
 
@@ -68,7 +69,7 @@ def test_manifest_lists_every_file_with_its_hash(make_bundle):
 def test_manifest_names_the_checkpoint_and_its_digest(make_bundle, random_checkpoint):
     source = read_manifest(make_bundle()).source
     assert source.name == random_checkpoint.name
-    assert source.sha256 == Checkpoint(random_checkpoint).sha256()
+    assert source.sha256 == content_sha256(Checkpoint(random_checkpoint))
     assert "MiniCPM Model License" in source.license
 
 
@@ -182,7 +183,7 @@ STEPS = [
     (pipeline, "list_files"),
     (pipeline, "write_manifest"),
     (parts, "write_tables"),
-    (parts, "quantize_values"),
+    (parts, "store"),
     (tables, "_write_table"),
     (cache, "list_files"),
 ]

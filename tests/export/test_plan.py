@@ -108,7 +108,7 @@ def test_method_that_the_backend_cannot_store_is_refused(published_plan):
     class OnlyTables(CoreMLBackend):
         methods = frozenset({"kmeans"})
 
-    affine = QuantRecipe("affine", (QuantRule("*", QuantSpec(8, 1, "affine")),))
+    affine = QuantRecipe("affine", (QuantRule("*", QuantSpec("rows", 8)),))
     with pytest.raises(InputError, match=r"cannot store vpm.* by affine; it takes kmeans"):
         published_plan(backend=OnlyTables(), recipe=affine)
 
@@ -169,13 +169,13 @@ def test_planned_bytes_are_the_bytes_of_the_weight_file(make_bundle, tiny, quant
 def test_stored_bytes_of_every_form(make_parameter):
     matrix = make_parameter("w", np.zeros((32, 10)))
     assert stored_bytes(matrix, None) == 2 * 320
-    assert stored_bytes(matrix, QuantSpec(4, 16, "kmeans")) == 160 + 2 * 16 * 2
-    assert stored_bytes(matrix, QuantSpec(6, 8, "kmeans")) == 240 + 4 * 64 * 2
-    assert stored_bytes(matrix, QuantSpec(8, 1, "affine")) == 320 + 32 * 2
-    assert stored_bytes(make_parameter("b", np.zeros(7)), QuantSpec(4, 16, "kmeans")) == 14
+    assert stored_bytes(matrix, QuantSpec("lut", 4, 16)) == 160 + 2 * 16 * 2
+    assert stored_bytes(matrix, QuantSpec("lut", 6, 8)) == 240 + 4 * 64 * 2
+    assert stored_bytes(matrix, QuantSpec("rows", 8)) == 320 + 32 * 2
+    assert stored_bytes(make_parameter("b", np.zeros(7)), QuantSpec("lut", 4, 16)) == 14
 
 
 def test_forms_are_counted_for_the_reader():
-    spec = QuantSpec(4, 16, "kmeans")
+    spec = QuantSpec("lut", 4, 16)
     counts = count_groups({"a": None, "b": spec, "c": spec})
     assert counts == {"float16": 1, "kmeans 4-bit g16": 2}

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 from PIL import Image
 
-from export.models.config import parse_config
 from export.models.tensors import tensor_shapes
+from export.releases import parse_config
 
 SEED = 3
 CONFIG = {

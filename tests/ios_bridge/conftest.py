@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from export.host.tokenizer import build_tokenizer_files
+from export.releases import DEFAULT_RELEASE
 from tests.mobile_runtime.conftest import picture, preprocessing, published  # noqa: F401
 from tests.paths import ROOT
 from tests.tampered_bundles import tamper, write_bundle
@@ -69,7 +70,7 @@ def published_tokenizer(tmp_path_factory):
     if not (upstream / "vocab.json").is_file():
         pytest.skip("needs the published tokenizer in ../shared/upstream")
     out = tmp_path_factory.mktemp("published")
-    build_tokenizer_files(upstream, out, 151748)
+    build_tokenizer_files(upstream, out, 151748, DEFAULT_RELEASE.chat)
     return out / "tokenizer.json"
 
 

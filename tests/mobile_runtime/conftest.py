@@ -7,6 +7,7 @@ import pytest
 
 from export.host.chat_template import COMPACT
 from export.host.tokenizer import build_tokenizer_files
+from export.releases import DEFAULT_RELEASE
 from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.chat.tokenizer import Tokenizer
 from tests.golden.synthetic import golden_picture
@@ -33,7 +34,7 @@ def picture():
 
 
 def _load(checkpoint, out, vocab_size):
-    prompt = build_tokenizer_files(checkpoint, out, vocab_size)
+    prompt = build_tokenizer_files(checkpoint, out, vocab_size, DEFAULT_RELEASE.chat)
     return Tokenizer.load(out / "tokenizer.json"), prompt
 
 

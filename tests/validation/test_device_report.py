@@ -145,7 +145,7 @@ def test_no_report_at_all_is_one_sentence(content, tmp_path):
     for read in (read_device_report, read_floors):
         with pytest.raises(InputError):
             read(path)
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match=r"has no absent\.json; get the file again"):
         read_device_report(tmp_path / "absent.json")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from mobile_runtime.files import write_json
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 _MISTAKES_KEPT = 10
@@ -81,11 +81,7 @@ class AnswerReport:
 
     def write(self, path: Path) -> None:
         """Write the JSON file in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        text = json.dumps(self.as_json(), indent=1, ensure_ascii=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_json(path, self.as_json())
 
     def print(self, console: Console) -> None:
         """The table that a user reads."""

@@ -7,7 +7,6 @@ float32 array a stage, named `<chat>.<stage>`.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.numpy import save_file
 from mobile_runtime.bundle import list_files, read_manifest, write_manifest
 from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.chat.messages import collect_media
+from mobile_runtime.files import replace_folder, scratch_folder
 from mobile_runtime.pictures.preprocess import patches
 from validation.chats import NamedChat
 from validation.parity.trace import prepare_chat, trace_reference
@@ -32,10 +32,7 @@ NEW_TOKENS = 16
 def write_golden(bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat]) -> None:
     """Replace the bundle's golden folder and list its files in the manifest."""
     manifest = read_manifest(bundle)
-    partial = bundle / f".{FOLDER}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+    with scratch_folder(bundle / FOLDER) as partial:
         entries: list[dict[str, Any]] = []
         arrays: dict[str, np.ndarray] = {}
         reference = Reference(source.config, source.checkpoint)
@@ -48,10 +45,7 @@ def write_golden(bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat
             arrays |= {f"{named.name}.{stage}": value for stage, value in stages.items()}
         (partial / "chats.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
         save_file(arrays, partial / "arrays.safetensors")
-        shutil.rmtree(bundle / FOLDER, ignore_errors=True)
-        partial.rename(bundle / FOLDER)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        replace_folder(partial, bundle / FOLDER)
     kept = {entry.path for entry in manifest.files}
     files = [e for e in list_files(bundle) if e.path in kept or e.path.startswith(f"{FOLDER}/")]
     write_manifest(bundle, replace(manifest, files=tuple(files)))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Column, Table
+
+from mobile_runtime.files import write_json
 
 Status = Literal["passed", "failed", "not run"]
 _STYLES: Mapping[Status, str] = {"passed": "green", "failed": "bold red", "not run": "yellow"}
@@ -21,14 +21,14 @@ _STYLES: Mapping[Status, str] = {"passed": "green", "failed": "bold red", "not r
 class StageResult:
     """One stage over all prompts; decibels are the worst of them.
 
-    `conversion_db` compares with PyTorch holding the bundle's own weights, `checkpoint_db` with
+    `same_weights_db` compares with PyTorch holding the bundle's own weights, `checkpoint_db` with
     PyTorch holding the checkpoint's. A floor of None means that the figure is reported only.
     """
 
     stage: str
     status: Status
-    conversion_db: float | None = None
-    conversion_floor: float | None = None
+    same_weights_db: float | None = None
+    same_weights_floor: float | None = None
     checkpoint_db: float | None = None
     checkpoint_floor: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -62,9 +62,7 @@ class ParityReport:
 
     def write(self, path: Path) -> None:
         """Write report.json in one step."""
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_json(path, self.as_json())
 
     def print(self, console: Console) -> None:
         """The table that a user reads."""
@@ -76,7 +74,7 @@ class ParityReport:
             table.add_row(
                 stage.stage,
                 f"[{_STYLES[stage.status]}]{stage.status}[/]",
-                _decibels(stage.conversion_db, stage.conversion_floor),
+                _decibels(stage.same_weights_db, stage.same_weights_floor),
                 _decibels(stage.checkpoint_db, stage.checkpoint_floor),
                 _cost(stage),
                 ", ".join(details + ([stage.note] if stage.note else [])),

@@ -1,238 +1,255 @@
-"""The stages of the model, each run by a bundle and by references on the same input.
+"""The stages of a parity run: `STAGES`, in order. A new stage is a function and a line there.
 
-A stage is fed what the checkpoint's reference computed before it, so that an error is charged
-where it arises. Only valid positions are compared. All prompts go through one reference after the
-other, so that weights which do not fit into memory together are loaded once.
+A stage is data: its name, the graphs of the bundle that it runs, and how it comes to a result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from mobile_runtime.chat.conversation import PreparedPrompt
-from mobile_runtime.model.static_decoder import StaticDecoder, StaticPackage
-from mobile_runtime.session import Session
-from validation.reference.continuation import continue_texts
-from validation.reference.reference import Group, Reference, picture_groups
+from export.graphs.weights import load_weight
+from export.models.tensors import EMBED_TOKENS
+from export.plan import Plan
+from export.quant.recipe import QuantSpec
+from mobile_runtime.bundle import GraphSpec, Manifest
+from validation.chats import NamedChat
+from validation.parity.comparison import Compared, Comparison
+from validation.parity.metrics import cosine, kl_divergence, psnr, top_agreement
+from validation.parity.report import StageResult, Status
+from validation.parity.trace import prepare_chat
+from validation.sources import OpenCheckpoint
 
-Array = np.ndarray
+FP32_FLOOR = 70.0  # only summation order and the exporter's folds differ
+FP16_FLOOR = 50.0
+ROUNDED_FLOOR = 40.0  # where the graph rounds activations to 8 bits, as it may below fp32
+EIGHT_BIT_FLOOR = 50.0  # of a single matrix: what follows it is reported, not judged
+_FLOAT_BITS = 16  # what a stage without quantized weights counts as
+_MARGIN = 4.0  # a token counts when the reference prefers it by this many logit errors
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What one stage gave for one input, row by row: (n, …) each."""
+class ParityRun:
+    """What all stages share."""
 
-    candidate: Array
-    conversion: Array  # reference with the bundle's weights
-    checkpoint: Array  # reference with the checkpoint's weights
+    comparison: Comparison
+    plan: Plan
+    source: OpenCheckpoint
+    chats: Sequence[NamedChat]
+    precision: str
 
 
 @dataclass(frozen=True)
-class TextOptions:
-    """What follows the prompts: `new_tokens` tokens, where the context has room; `greedy` those
-    that the checkpoint prefers. That takes the whole model, so otherwise each prompt's last tokens
-    come again, in reverse."""
+class Stage:
+    """`graphs` are the bundle's graphs that the stage runs; their names stand for it. A stage with
+    `needs_greedy` continues the prompts as the checkpoint would."""
 
-    new_tokens: int
-    greedy: bool
-
-
-class Comparison:
-    """All prompts through all stages; what the references compute is kept for later stages, and
-    computed only when a stage needs it."""
-
-    def __init__(
-        self,
-        prompts: Sequence[PreparedPrompt],
-        session: Session,
-        references: tuple[Reference, Reference],
-        options: TextOptions,
-    ) -> None:
-        self.prompts, self._session, self._options = prompts, session, options
-        self._checkpoint, self._conversion = references
-        self._lengths = [len(prompt.keys) for prompt in prompts]
-        self._boundaries: list[list[Array]] = []
-
-    @cached_property
-    def _features(self) -> list[list[list[Array]]]:
-        """Features of each prompt's groups' views, (h·w, vision hidden), by the checkpoint."""
-        return self._checkpoint.encode_views(self.prompts)
-
-    @cached_property
-    def _groups(self) -> list[list[Group]]:
-        """What the resampler takes, a list a prompt."""
-        pairs = zip(self.prompts, self._features, strict=True)
-        return [picture_groups(prompt, found) for prompt, found in pairs]
-
-    @cached_property
-    def _image_embeds(self) -> list[list[Array]]:
-        """Embeddings of each prompt's groups by the checkpoint."""
-        return [[self._checkpoint.resample(*group) for group in found] for found in self._groups]
-
-    def vision_encoder(self) -> Iterator[Compared]:
-        """Features of every view."""
-        views = [view for prompt in self.prompts for group in prompt.groups for view in group]
-        expected = [f for found in self._features for features in found for f in features]
-        conversion = [self._conversion.encode_view(view) for view in views]
-        for view, same, features in zip(views, conversion, expected, strict=True):
-            got = self._session.model.vision.encode_view(view)
-            yield Compared(got, same, features)
-
-    def resampler(self) -> Iterator[Compared]:
-        """Embeddings of every group, from the checkpoint's features."""
-        groups = [group for found in self._groups for group in found]
-        expected = [embeds for found in self._image_embeds for embeds in found]
-        conversion = [self._conversion.resample(*group) for group in groups]
-        for group, same, embeds in zip(groups, conversion, expected, strict=True):
-            yield Compared(self._session.model.vision.resample(*group), same, embeds)
-
-    def embeddings(self) -> Iterator[Compared]:
-        """Rows of the embedding table for the tokens of each prompt."""
-        for ids in (prompt.encoded.input_ids for prompt in self.prompts):
-            got = self._session.model.embedding(ids)
-            yield Compared(got, self._conversion.embed(ids), self._checkpoint.embed(ids))
-
-    @cached_property
-    def _embeddings(self) -> list[Array]:
-        """Input embeddings of each prompt by the checkpoint."""
-        pairs = zip(self.prompts, self._image_embeds, strict=True)
-        return [self._checkpoint.splice(prompt, embeds) for prompt, embeds in pairs]
-
-    @cached_property
-    def _tokens(self) -> list[list[int]]:
-        """What follows each prompt; all stages are forced to follow it."""
-        context = self._session.manifest.decoding.context_length
-        limits = [min(self._options.new_tokens, context - n) for n in self._lengths]
-        if self._options.greedy and self._options.new_tokens:
-            found = continue_texts(self._checkpoint, self._embeddings, limits)
-            return [continuation.tokens for continuation in found]
-        ids = (prompt.encoded.input_ids[::-1] for prompt in self.prompts)
-        return [np.resize(i, limit).tolist() for i, limit in zip(ids, limits, strict=True)]
-
-    def _boundary(self, n: int) -> list[Array]:
-        """Hidden states (T, D) before package `n` of each prompt and what follows it, by the
-        checkpoint; no layer behind them is run."""
-        if not self._boundaries:
-            self._boundaries = [_extend(self._checkpoint, self._embeddings, self._tokens)]
-        for graph in self._session.manifest.graphs_of("decoder")[len(self._boundaries) - 1 : n]:
-            before = self._boundaries[-1]
-            self._boundaries.append(_run_texts(self._checkpoint, before, range(*graph.blocks)))
-        return self._boundaries[n]
-
-    def decoder(self, n: int) -> Iterator[Compared]:
-        """Package `n` over prompts (prefill) and what follows them (decode)."""
-        given, expected = self._boundary(n), self._boundary(n + 1)
-        decoder = self._coreml_decoder
-        package = decoder.packages[n]
-        conversion = _run_texts(self._conversion, given, range(*package.graph.blocks))
-        for length, hidden, same, behind in zip(
-            self._lengths, given, conversion, expected, strict=True
-        ):
-            got = run_package(decoder, package, hidden, length)
-            yield Compared(got, same, behind)
-
-    @cached_property
-    def _checkpoint_logits(self) -> list[Array]:
-        return _logits(self._checkpoint, self._last_hidden())
-
-    def _last_hidden(self) -> list[Array]:
-        """Behind all layers: of each prompt's last token and each token that follows."""
-        ended = self._boundary(len(self._session.manifest.graphs_of("decoder")))
-        return [text[n - 1 :] for n, text in zip(self._lengths, ended, strict=True)]
-
-    @property
-    def _coreml_decoder(self) -> StaticDecoder:
-        decoder = self._session.model.decoder
-        assert isinstance(decoder, StaticDecoder), "a decoder in packages"
-        return decoder
-
-    def text(self) -> Iterator[Compared]:
-        """The whole decoder from the checkpoint's embeddings: logits of each prompt's last token
-        and each token that follows."""
-        given = _extend(self._checkpoint, self._embeddings, self._tokens)
-        layers = range(self._conversion.config.decoder.num_layers)
-        ended = _run_texts(self._conversion, given, layers)
-        last = [text[n - 1 :] for n, text in zip(self._lengths, ended, strict=True)]
-        conversion = _logits(self._conversion, last)
-        decoder = self._session.model.decoder
-        for length, text, same, logits in zip(
-            self._lengths, given, conversion, self._checkpoint_logits, strict=True
-        ):
-            decoder.reset()
-            rows = [decoder.next_logits(text[:length], 0)]
-            rows += [decoder.next_logits(text[n : n + 1], n) for n in range(length, len(text))]
-            yield Compared(np.stack(rows), same, logits)
-
-    def logits(self) -> Iterator[Compared]:
-        """Head on the checkpoint's last hidden states."""
-        given, expected = self._last_hidden(), self._checkpoint_logits
-        conversion = _logits(self._conversion, given)
-        for hidden, same, logits in zip(given, conversion, expected, strict=True):
-            got = np.stack([self._coreml_decoder.logits(row) for row in hidden])
-            yield Compared(got, same, logits)
-
-    def end_to_end(self) -> Iterator[Compared]:
-        """Logits of the whole chain, every stage fed by its own predecessor."""
-        yield from self._end_to_end
-
-    @cached_property
-    def _end_to_end(self) -> list[Compared]:
-        expected, conversion = self._checkpoint_logits, self._conversion_logits()
-        found = []
-        for n, (prompt, tokens) in enumerate(zip(self.prompts, self._tokens, strict=True)):
-            self._session.reset()
-            rows = [self._session.prefill(prompt), *map(self._session.decode, tokens)]
-            found.append(Compared(np.stack(rows), conversion[n], expected[n]))
-        return found
-
-    def _conversion_logits(self) -> list[Array]:
-        reference = self._conversion
-        embeds = reference.image_embeds(self.prompts)
-        pairs = zip(self.prompts, embeds, strict=True)
-        texts = [reference.splice(prompt, found) for prompt, found in pairs]
-        texts = _extend(reference, texts, self._tokens)
-        ended = _run_texts(reference, texts, range(reference.config.decoder.num_layers))
-        last = [text[n - 1 :] for n, text in zip(self._lengths, ended, strict=True)]
-        return _logits(reference, last)
+    name: str
+    run: Callable[[ParityRun], StageResult]
+    graphs: tuple[str, ...] = ()
+    needs_greedy: bool = False
 
 
-def _extend(
-    reference: Reference, texts: Sequence[Array], tokens: Sequence[Sequence[int]]
-) -> list[Array]:
-    """Each text (T, D) with the embeddings of its tokens behind it."""
-    pairs = zip(texts, tokens, strict=True)
-    return [np.concatenate([text, reference.embed(np.array(t, int))]) for text, t in pairs]
+def bundle_stages(manifest: Manifest) -> tuple[Stage, ...]:
+    """All stages of a bundle, in order."""
+    return tuple(stage for build in STAGES for stage in build(manifest))
 
 
-def _run_texts(reference: Reference, texts: Sequence[Array], layers: range) -> list[Array]:
-    """Whole texts (T, D) through `layers`."""
-    return [rows.hidden for rows in reference.run_layers([*map(reference.start, texts)], layers)]
+def _preprocessing(manifest: Manifest) -> Iterator[Stage]:
+    yield Stage("preprocessing", _compare_preprocessing)
 
 
-def _logits(reference: Reference, hidden: Sequence[Array]) -> list[Array]:
-    """Logits of each text's last hidden states (n, D), (n, vocab)."""
-    ends = np.cumsum([len(rows) for rows in hidden])[:-1]
-    return np.split(reference.logits(np.concatenate(hidden)), ends)
+def _weights(manifest: Manifest) -> Iterator[Stage]:
+    yield Stage("weights", _measure_weights)
 
 
-def run_package(decoder: StaticDecoder, package: StaticPackage, given: Array, prompt: int) -> Array:
-    """Run one package alone: the first `prompt` rows in blocks, the rest one at a time."""
-    package.reset()
-    rows, position = [], 0
-    while position < len(given):
-        remaining = prompt - position if position < prompt else 1
-        length = decoder.block_length(remaining, position)
-        valid = min(length, remaining)
-        inputs = decoder.block_inputs(given[position : position + valid], position, length)
-        function = "decode" if length == 1 else "prefill"
-        hidden = package.run(function, inputs, position, valid)
-        rows.append(hidden[0, :, 0, :valid].T)
-        position += valid
-    return np.concatenate(rows)
+def _vision(manifest: Manifest) -> Iterator[Stage]:
+    for role, compare in (
+        ("vision_encoder", Comparison.vision_encoder),
+        ("resampler", Comparison.resampler),
+    ):
+        yield _arrays(role, compare, manifest.graphs_of(role))
 
 
-Stage = Callable[[Comparison], Iterator[Compared]]
+def _embeddings(manifest: Manifest) -> Iterator[Stage]:
+    graphs = manifest.graphs_of("embed_tokens")
+    yield _arrays("embeddings", Comparison.embeddings, graphs, tables=(EMBED_TOKENS,))
+
+
+def _text(manifest: Manifest) -> Iterator[Stage]:
+    packages, heads = manifest.graphs_of("decoder"), manifest.graphs_of("lm_head")
+    for n, package in enumerate(packages):
+        if heads:
+            yield _arrays(package.name, partial(Comparison.decoder, n=n), [package])
+        else:  # one graph, with its head
+            yield _arrays(package.name, Comparison.text, [package], gives_logits=True)
+    if heads:
+        yield _arrays("logits", Comparison.logits, heads, gives_logits=True)
+
+
+def _end_to_end(manifest: Manifest) -> Iterator[Stage]:
+    whole = _arrays(
+        "end_to_end",
+        Comparison.end_to_end,
+        manifest.graphs,
+        tables=(EMBED_TOKENS,),
+        gives_logits=True,
+    )
+    yield replace(whole, graphs=(), needs_greedy=True)
+    yield Stage("greedy_tokens", _compare_greedy_tokens, needs_greedy=True)
+
+
+STAGES: list[Callable[[Manifest], Iterable[Stage]]] = [
+    _preprocessing,
+    _weights,
+    _vision,
+    _embeddings,
+    _text,
+    _end_to_end,
+]
+
+
+def _arrays(
+    name: str,
+    compare: Callable[[Comparison], Iterator[Compared]],
+    graphs: Sequence[GraphSpec],
+    *,
+    tables: Sequence[str] = (),
+    gives_logits: bool = False,
+) -> Stage:
+    """A stage that compares arrays; it uses the weights of `graphs` and the `tables`."""
+    names = tuple(graph.name for graph in graphs)
+    judged = _ArrayStage(name, compare, names, tuple(tables), gives_logits)
+    return Stage(name, judged.run, names)
+
+
+@dataclass(frozen=True)
+class _ArrayStage:
+    name: str
+    compare: Callable[[Comparison], Iterator[Compared]]
+    graphs: tuple[str, ...]
+    tables: tuple[str, ...]
+    gives_logits: bool
+
+    def run(self, run: ParityRun) -> StageResult:
+        """Judge the worst prompt."""
+        compared = list(self.compare(run.comparison))
+        if not compared:
+            return StageResult(self.name, "not run", note="no prompt has a picture")
+        floor = self._floor(run)
+        bits = min(min(spec.bits, _FLOAT_BITS) for spec in self._specs(run.plan))
+        result = StageResult(
+            stage=self.name,
+            status="passed",
+            same_weights_db=min(psnr(c.candidate, c.same_weights) for c in compared),
+            same_weights_floor=floor,
+            checkpoint_db=min(psnr(c.candidate, c.checkpoint) for c in compared),
+            checkpoint_floor=floor if bits == _FLOAT_BITS else None,
+            metrics=_metrics(compared, self.gives_logits),
+        )
+        return replace(result, status=_judge(result))
+
+    def _specs(self, plan: Plan) -> list[QuantSpec]:
+        """How the weights that the stage uses are stored."""
+        graphs = (graph for graph in plan.graphs if graph.name in self.graphs)
+        names = [parameter.name for graph in graphs for parameter in graph.parameters]
+        return [plan.specs[name] for name in (*names, *self.tables)]
+
+    def _floor(self, run: ParityRun) -> float | None:
+        """What the stage must reach against the same weights. What a cache of 8 bits costs depends
+        on its scales and on what it holds: it is reported, not judged."""
+        if run.precision == "fp32":
+            return FP32_FLOOR
+        roles = {graph.role for graph in run.plan.graphs if graph.name in self.graphs}
+        if run.plan.decoding.kv_cache == "int8" and "decoder" in roles:
+            return None
+        rounds = any(spec.form in ("rows", "blocks") for spec in self._specs(run.plan))
+        return ROUNDED_FLOOR if rounds else FP16_FLOOR
+
+
+def _judge(result: StageResult) -> Status:
+    pairs = (
+        (result.same_weights_db, result.same_weights_floor),
+        (result.checkpoint_db, result.checkpoint_floor),
+    )
+    # Written so that NaN fails.
+    good = all(floor is None or (db is not None and db >= floor) for db, floor in pairs)
+    return "passed" if good else "failed"
+
+
+def _metrics(compared: Sequence[Compared], logits: bool) -> Mapping[str, float]:
+    """Against the checkpoint: what quantization and precision cost together."""
+    if not logits:
+        return {"cosine": min(cosine(c.candidate, c.checkpoint) for c in compared)}
+    candidate = np.concatenate([c.candidate for c in compared])
+    checkpoint = np.concatenate([c.checkpoint for c in compared])
+    return {
+        "KL": kl_divergence(candidate, checkpoint),
+        "top-1": top_agreement(candidate, checkpoint, 1),
+        "top-5": top_agreement(candidate, checkpoint, 5),
+    }
+
+
+def _compare_preprocessing(run: ParityRun) -> StageResult:
+    """The bundle's constants must give what the checkpoint's own files give, bit for bit."""
+    differing = []
+    for got, named in zip(run.comparison.prompts, run.chats, strict=True):
+        expected = prepare_chat(run.source, named.chat)
+        if got.keys != expected.keys or not np.array_equal(got.tgt_sizes, expected.tgt_sizes):
+            differing.append(named.name)
+    if differing:
+        note = f"differs for {', '.join(differing)}"
+        return StageResult("preprocessing", "failed", note=note)
+    return StageResult("preprocessing", "passed", note="token ids and pixels equal")
+
+
+def _measure_weights(run: ParityRun) -> StageResult:
+    """What quantization does to single matrices: the worst PSNR of each width.
+
+    Eight bits must keep every matrix above the floor; fewer bits lose what an optimal table loses.
+    """
+    worst: dict[int, float] = {}
+    checkpoint = run.source.checkpoint
+    for parameter in (p for graph in run.plan.graphs for p in graph.parameters):
+        spec = run.plan.specs[parameter.name]
+        loaded = parameter.load(checkpoint)
+        if spec.form != "floats" and isinstance(loaded, np.ndarray):
+            values = loaded.astype(np.float32)
+            stored = load_weight(parameter, checkpoint, spec).rows(0, len(values))
+            worst[spec.bits] = min(psnr(stored, values), worst.get(spec.bits, np.inf))
+    if not worst:
+        return StageResult("weights", "passed", note="nothing is quantized")
+    figures = {f"{bits}-bit dB": worst[bits] for bits in sorted(worst)}
+    good = worst.get(8, np.inf) >= EIGHT_BIT_FLOOR
+    return StageResult(
+        "weights",
+        "passed" if good else "failed",
+        checkpoint_db=min(worst.values()),
+        checkpoint_floor=EIGHT_BIT_FLOOR if set(worst) == {8} else None,
+        metrics=figures,
+    )
+
+
+def _compare_greedy_tokens(run: ParityRun) -> StageResult:
+    """Next tokens along the reference's text equal PyTorch's with the bundle's weights.
+
+    A step whose two best reference logits are closer than four times the largest logit difference
+    decides nothing: it is excluded and counted.
+    """
+    close: list[str] = []
+    steps = wrong = 0
+    for named, compared in zip(run.chats, run.comparison.end_to_end(), strict=True):
+        error = float(np.abs(compared.candidate - compared.same_weights).max())
+        best = np.sort(compared.same_weights, axis=-1)[:, -2:]
+        clear = best[:, 1] - best[:, 0] > _MARGIN * error
+        differ = compared.candidate.argmax(-1) != compared.same_weights.argmax(-1)
+        steps += len(clear)
+        close += [f"{named.name} {step}" for step in np.flatnonzero(~clear)]
+        wrong += int(np.sum(clear & differ))
+    counts = {"steps": steps, "excluded": len(close), "wrong": wrong}
+    note = f"too close to call: {', '.join(close)}" if close else ""
+    status: Status = "failed" if wrong else "not run" if len(close) == steps else "passed"
+    return StageResult("greedy_tokens", status, metrics=counts, note=note)

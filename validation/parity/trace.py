@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from mobile_runtime.chat.conversation import ChatFormat, PreparedPrompt, prepare_prompt
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import written_whole
 from mobile_runtime.session import ChatOptions, Session
 from validation.chats import Chat
 from validation.reference.continuation import continue_texts
@@ -95,11 +95,5 @@ def _arrays(
 
 def write_arrays(path: Path, arrays: dict[str, Array]) -> None:
     """Write an npz file in one step: it is complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]

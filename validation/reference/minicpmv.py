@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from export.checkpoint.source import TensorSource
+from export.checkpoint.source import TensorReader
 from export.models.config import ModelConfig
-from validation.reference.qwen3 import Qwen3
+from validation.reference.qwen import Qwen
 from validation.reference.resampler import Resampler
 from validation.reference.siglip import VisionEncoder
 
@@ -26,7 +26,7 @@ class MiniCPMV(nn.Module):
         self.config = config
         self.vpm = VisionEncoder(config.vision)
         self.resampler = Resampler(config)
-        self.llm = Qwen3(config.decoder)
+        self.llm = Qwen(config.decoder)
 
 
 def build_empty(config: ModelConfig) -> MiniCPMV:
@@ -35,7 +35,7 @@ def build_empty(config: ModelConfig) -> MiniCPMV:
         return MiniCPMV(config).eval().requires_grad_(False)
 
 
-def load_part(empty: MiniCPMV, part: str, source: TensorSource) -> nn.Module:
+def load_part(empty: MiniCPMV, part: str, source: TensorReader) -> nn.Module:
     """The submodule called `part` ("llm.model.layers.3") with the float32 weights of `source`, a
     copy: `empty` stays as it is."""
     module = deepcopy(empty.get_submodule(part))

@@ -14,20 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.checkpoint.source import TensorSource
+from export.checkpoint.source import TensorReader
 from export.graphs.static.lm_head import lm_head_slices
 from export.models.config import ModelConfig
-from export.quant.recipes import EMBED_TOKENS
+from export.models.tensors import EMBED_TOKENS, LM_HEAD
 from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.model.positions import position_ids, sincos_2d, sincos_time
 from mobile_runtime.pictures.preprocess import View, patches
 from validation.reference.loaded import LoadedWeights
 from validation.reference.minicpmv import build_empty, load_part
-from validation.reference.qwen3 import KeyValueCache
+from validation.reference.qwen import KeyValueCache
 
 Array = np.ndarray
 LOADED_BYTES = 2 << 30  # the vision tower, the largest part, takes 1.65 GB
-_LM_HEAD = "llm.lm_head.weight"
 # Of one group of frames: features of its views, their sizes in patches, its temporal ids.
 Group = tuple[Sequence[Array], Sequence[tuple[int, int]], Sequence[int]]
 
@@ -52,7 +51,7 @@ class Reference:
     def __init__(
         self,
         config: ModelConfig,
-        source: TensorSource,
+        source: TensorReader,
         loaded: LoadedWeights | None = None,
         key_query: Callable[[], Array] | None = None,
     ) -> None:
@@ -149,7 +148,7 @@ class Reference:
 
     def _head_slice(self, begin: int, end: int) -> Tensor:
         decoder = self.config.decoder
-        name = EMBED_TOKENS if decoder.tie_word_embeddings else _LM_HEAD
+        name = EMBED_TOKENS if decoder.tie_word_embeddings else LM_HEAD
         end = min(end, decoder.vocab_size)
 
         def load() -> Tensor:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from export.backends.base import Layout, Specs, WeightStream
-from export.backends.coreml.layout import check_decoding, coreml_layout
+from export.backends.base import Specs, WeightStream
 from export.config import ExportConfig
-from export.graphs.graph import Graph
+from export.graphs.bodies import Bodies
+from export.graphs.graph import Graph, Section
+from export.graphs.static.layout import static_decoding, static_layout
 from export.models.config import ModelConfig
-from export.quant.recipe import Method
 from export.quant.recipes import LOOKUP_TABLES
 from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
 from mobile_runtime.errors import InputError
 
-if TYPE_CHECKING:
-    from export.plan import Plan
-
+_LIBRARY = "coremltools"
 WEIGHT_FILE = "Data/com.apple.CoreML/weights/weight.bin"  # in a package
 
 
-_ADVICE = """
+_CARD_SECTION = """
 ## Compute units
 
 The decoder, head and resampler are shaped for the Neural Engine. Published tests of SigLIP towers
@@ -39,24 +37,28 @@ class CoreMLBackend:
     name = "coreml"
     suffix = ".mlpackage"
     platforms = "iPads and iPhones (iOS 18 / iPadOS 18, macOS 15 or later)"
-    advice = _ADVICE
-    forms = LOOKUP_TABLES
-    methods: frozenset[Method] = frozenset({"kmeans", "affine"})
+    card_section = _CARD_SECTION
+    precisions = LOOKUP_TABLES
+    forms = frozenset({"lut", "rows", "floats"})
     # Above about 1 GB a package silently leaves the Neural Engine of an iPhone.
     max_package_bytes = 950_000_000
-    may_link = True
-    has_tables = True
-    kv_caches: tuple[str, ...] = ("state", "io")
+    allows_hard_links = True
+    host_tables = True
+    kv_caches: Mapping[str, str] = {
+        "state": "Core ML keeps the cache",
+        "io": "the host passes it in and stores the new rows",
+    }
+    default_kv_cache = "state"
 
     def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
         """Static shapes."""
-        return check_decoding(config, model)
+        return static_decoding(config, model)
 
     def layout(
-        self, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
-    ) -> Layout:
+        self, bodies: Bodies, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
+    ) -> Sequence[Section]:
         """Packages cut to size."""
-        return coreml_layout(model, preprocessing, decoding)
+        return static_layout(bodies, model, preprocessing, decoding)
 
     def weight_bytes(self, path: Path) -> int:
         """Size of the package's weight file."""
@@ -69,21 +71,32 @@ class CoreMLBackend:
 
         write_package(graph, specs, weights, path)
 
-    def complete(self, plan: Plan, manifest: Manifest, folder: Path) -> None:
+    def write_extras(
+        self,
+        graphs: Sequence[Graph],
+        specs: Specs,
+        manifest: Manifest,
+        folder: Path,
+        text_type: str,
+    ) -> None:
         """The packages are all there is."""
 
-    def tools(self) -> dict[str, str]:
-        """The converter's version; `InputError` when it is not installed."""
+    def check_installed(self) -> None:
+        """`InputError` if coremltools is not installed."""
         try:
-            return {"coremltools": version("coremltools")}
+            version(_LIBRARY)
         except PackageNotFoundError as error:
             raise InputError(
-                "coremltools is not installed; run pip install 'minicpmv-mobile[coreml]'."
+                f"{_LIBRARY} is not installed; run pip install -e '.[export,coreml]'."
             ) from error
 
+    def versions(self) -> dict[str, str]:
+        """The converter's version."""
+        return {_LIBRARY: version(_LIBRARY)}
 
-# What coremltools imports where it finds it, for converters that are not used here: torch takes
-# three times the memory and time of starting.
+
+# Optional imports of coremltools that are not needed here: torch alone triples the time and memory
+# of starting.
 _NOT_NEEDED = ("torch", "transformers")
 
 

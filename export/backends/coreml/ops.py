@@ -15,14 +15,14 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
 from export.backends.coreml.placeholders import Placeholders
-from export.graphs.graph import Linear, Parameter, Value
+from export.graphs.graph import CacheOps, Linear, Parameter, Value
 from export.quant.recipe import QuantSpec
 
 
 class CoreMLOps:
     """Emits into the MIL function that is being built. Implements `CacheOps`."""
 
-    def __init__(self, specs: Mapping[str, QuantSpec | None], placeholders: Placeholders) -> None:
+    def __init__(self, specs: Mapping[str, QuantSpec], placeholders: Placeholders) -> None:
         self._specs = specs
         self._placeholders = placeholders
 
@@ -201,5 +201,7 @@ def split_scale(scale: float) -> tuple[np.float16, np.float16]:
     best = int(np.argmin(np.abs(products - scale)))
     return partners[best], candidates[best]
 
+
+_IMPLEMENTS: type[CacheOps] = CoreMLOps  # for mypy to check
 
 MIL_DTYPES = {"float16": types.fp16, "int32": types.int32}

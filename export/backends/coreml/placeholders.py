@@ -56,13 +56,13 @@ class Placeholders:
         shape = (2 * parameter.shape[0],)
         return self._const(parameter, piece, np.dtype(np.float16), shape)
 
-    def kernel(self, parameter: Parameter, spec: QuantSpec | None) -> Any:
+    def kernel(self, parameter: Parameter, spec: QuantSpec) -> Any:
         """The (rows, columns, 1, 1) kernel of a 1×1 convolution in the form of `spec`."""
-        if spec is None:
+        if spec.form == "floats":
             piece = Piece(parameter.name, _values, "float16")
             shape = (*parameter.shape, 1, 1)
             return self._const(parameter, piece, np.dtype(np.float16), shape)
-        if spec.method == "kmeans":
+        if spec.form == "lut":
             return self._lut(parameter, spec)
         return self._affine(parameter)
 

@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from export.backends.base import Layout, Specs, WeightStream
+from export.backends.base import Specs, WeightStream
 from export.backends.onnx.profile import FAST, Profile
 from export.config import ExportConfig
-from export.graphs.graph import Graph
+from export.graphs.bodies import Bodies
+from export.graphs.graph import Graph, Section
 from export.models.config import ModelConfig
-from export.quant.recipe import Method
 from export.quant.recipes import BLOCKS
 from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
 from mobile_runtime.errors import InputError
 
-if TYPE_CHECKING:
-    from export.plan import Plan
-
-
+_LIBRARY = "onnx"
+_KV_CACHES = {
+    "float32": "floats in one buffer",
+    "int8": "8-bit integers in one buffer, a quarter of the memory",
+}
 TEXT_MODEL = "model.onnx"  # token ids to logits, as optimum and transformers.js name it
 
 
-_ADVICE = """
+_CARD_SECTION = """
 ## Running the graphs
 
 - `vision_encoder`: the patches of one view, (1, patches, 3 · 14²) with red, green and blue planes
@@ -51,31 +52,35 @@ class OnnxBackend:
 
     suffix = ".onnx"
     platforms = "onnxruntime 1.32 or later on phones and desktops"
-    advice = _ADVICE
-    forms = BLOCKS
-    methods: frozenset[Method] = frozenset({"block", "affine", "dense"})
+    card_section = _CARD_SECTION
+    precisions = BLOCKS
+    forms = frozenset({"blocks", "rows", "floats"})
     max_package_bytes = 1 << 62  # data files are cut, graphs are not
-    may_link = False  # onnx refuses data files with several hard links
-    has_tables = False
+    allows_hard_links = False  # onnx refuses data files with several hard links
+    host_tables = False
 
     def __init__(self, profile: Profile) -> None:
         self.name = "onnx" if profile is FAST else f"onnx-{profile.name}"
         self._profile = profile
-        self.kv_caches: tuple[str, ...] = ("float32", "int8") if profile.contrib else ("float32",)
+        names = list(_KV_CACHES) if profile.contrib else ["float32"]
+        self.kv_caches: Mapping[str, str] = {name: _KV_CACHES[name] for name in names}
+        self.default_kv_cache = (
+            "float32 for --quant none, else int8" if profile.contrib else "float32"
+        )
 
     def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
         """A cache of the context's length, prompts in pieces."""
         from export.backends.onnx.layout import onnx_decoding
 
-        return onnx_decoding(config, model, self.kv_caches)
+        return onnx_decoding(config, model, tuple(self.kv_caches))
 
     def layout(
-        self, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
-    ) -> Layout:
+        self, bodies: Bodies, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
+    ) -> Sequence[Section]:
         """Four graphs."""
         from export.backends.onnx.layout import onnx_layout
 
-        return onnx_layout(model, preprocessing, decoding)
+        return onnx_layout(bodies, model, decoding)
 
     def weight_bytes(self, path: Path) -> int:
         """Size of the graph's data files."""
@@ -87,24 +92,35 @@ class OnnxBackend:
 
         write_graph(graph, specs, weights, path, self._profile)
 
-    def complete(self, plan: Plan, manifest: Manifest, folder: Path) -> None:
+    def write_extras(
+        self,
+        graphs: Sequence[Graph],
+        specs: Specs,
+        manifest: Manifest,
+        folder: Path,
+        text_type: str,
+    ) -> None:
         """The text model on the same data, for programs that know no pictures."""
         from export.backends.onnx.text import genai_config, write_text_model
 
-        (embed,) = (graph for graph in plan.graphs if graph.role == "embed_tokens")
-        (decoder,) = (graph for graph in plan.graphs if graph.role == "decoder")
-        write_text_model((embed, decoder), plan.specs, folder, self._profile)
-        text = json.dumps(genai_config(manifest), indent=1)
+        (embed,) = (graph for graph in graphs if graph.role == "embed_tokens")
+        (decoder,) = (graph for graph in graphs if graph.role == "decoder")
+        write_text_model((embed, decoder), specs, folder, self._profile)
+        text = json.dumps(genai_config(manifest, text_type), indent=1)
         (folder / "genai_config.json").write_text(text + "\n", encoding="utf-8")
         for name in ("tokenizer.json", "tokenizer_config.json"):  # looked for beside the model
             if (folder / "tokenizer" / name).is_file():  # a checkpoint may have no settings
                 shutil.copyfile(folder / "tokenizer" / name, folder / name)
 
-    def tools(self) -> dict[str, str]:
-        """The version of the library that writes protos; `InputError` when it is not installed."""
+    def check_installed(self) -> None:
+        """`InputError` if the library that writes protos is not installed."""
         try:
-            return {"onnx": version("onnx")}
+            version(_LIBRARY)
         except PackageNotFoundError as error:
             raise InputError(
-                "onnx is not installed; run pip install 'minicpmv-mobile[onnx]'."
+                f"{_LIBRARY} is not installed; run pip install -e '.[export,onnx]'."
             ) from error
+
+    def versions(self) -> dict[str, str]:
+        """The version of the library that writes protos."""
+        return {_LIBRARY: version(_LIBRARY)}

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from onnx import TensorProto
 
 from export.backends.onnx.ops import OnnxOps, Tensor
-from export.graphs.cache_scales import key_scales, value_scales
+from export.graphs.cache_scales import Kind, cache_scales
 from export.models.config import DecoderConfig
-from mobile_runtime.bundle import Decoding
+from mobile_runtime.bundle import PAST, PRESENT, Decoding, cache_name
+from mobile_runtime.model.positions import rope_tables
 
 CONTEXT_AXIS = "max_sequence_length"
+KINDS: tuple[Kind, ...] = ("key", "value")
 
 
 class Cache(Protocol):
@@ -28,21 +31,16 @@ def open_cache(
     ops: OnnxOps, inputs: Mapping[str, Tensor], config: DecoderConfig, decoding: Decoding
 ) -> Cache:
     """The cache in the profile of `ops`."""
-    tables = rope_tables(ops, config, decoding.context_length)
+    tables = _rope_tables(ops, config, decoding.context_length)
     if not ops.contrib:
         return _Scattered(ops, inputs, config, tables)
     return _Grouped(ops, inputs, config, tables, decoding.kv_cache == "int8" and ops.rounds)
 
 
-def rope_tables(ops: OnnxOps, config: DecoderConfig, context: int) -> tuple[str, str]:
-    """Cosines and sines (context, head_dim / 2) of Qwen3's rotary embedding."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    frequencies = np.float32(1) / np.power(config.rope_theta, exponents.astype(np.float64)).astype(
-        np.float32
-    )
-    angles = np.arange(context, dtype=np.float32)[:, None] * frequencies
-    waves = (np.cos(angles.astype(np.float64)), np.sin(angles.astype(np.float64)))
-    cos, sin = (wave.astype(np.float32) for wave in waves)
+def _rope_tables(ops: OnnxOps, config: DecoderConfig, context: int) -> tuple[str, str]:
+    """Cosines and sines (context, head_dim / 2), of which the other half is a copy."""
+    tables = rope_tables(np.arange(context), config.head_dim, config.rope_theta)
+    cos, sin = (np.ascontiguousarray(table[:, : config.head_dim // 2]) for table in tables)
     return ops.builder.table("rope_cos", cos), ops.builder.table("rope_sin", sin)
 
 
@@ -60,14 +58,14 @@ class _Grouped:
         ops, mask = self.ops, self.inputs["attention_mask"].name
         axis, one = ops.builder.constant([1], np.int64), ops.builder.constant(1, np.int64)
         filled = ops.emit("Sub", ops.emit("ReduceSum", mask, axis, keepdims=0), one)
-        self._filled = ops.emit("Cast", filled, to=6)  # int32: last position of each row
+        self._filled = ops.emit("Cast", filled, to=TensorProto.INT32)  # last position of each row
         length = ops.emit("Gather", ops.emit("Shape", mask), one, axis=0)
-        self._total = ops.emit("Cast", length, to=6)
+        self._total = ops.emit("Cast", length, to=TensorProto.INT32)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
         ops, config = self.ops, self.config
-        past = [self.inputs[f"past_key_values.{n}.{kind}"].name for kind in ("key", "value")]
-        present = [f"present.{n}.{kind}" for kind in ("key", "value")]
+        past = [self.inputs[cache_name(PAST, n, kind)].name for kind in KINDS]
+        present = [cache_name(PRESENT, n, kind) for kind in KINDS]
         queries, keys, values = (ops.joined(x).name for x in (q, k, v))
         scales, types = self._quantization(n)
         out = ops.builder.node(
@@ -86,7 +84,7 @@ class _Grouped:
         """Further inputs and attributes for a cache of 8 bits."""
         if not self.int8:
             return [], {}
-        vectors = (key_scales(self.config, n), value_scales(self.config, n))
+        vectors = [cache_scales(self.config, n, kind) for kind in KINDS]
         kind = "PER_CHANNEL"
         types = {"k_quant_type": kind, "v_quant_type": kind, "kv_cache_bit_width": 8}
         unused = [""] * 3  # position ids, bias, sinks
@@ -128,7 +126,7 @@ class _Scattered:
         return self.ops.emit("RotaryEmbedding", heads, *self.tables, self._positions)
 
     def _store(self, rows: str, n: int, kind: str) -> str:
-        past, present = self.inputs[f"past_key_values.{n}.{kind}"].name, f"present.{n}.{kind}"
+        past, present = self.inputs[cache_name(PAST, n, kind)].name, cache_name(PRESENT, n, kind)
         self.ops.builder.node(
             "TensorScatter", [past, rows, self._begin], outputs=[present], axis=-2, mode="linear"
         )

@@ -9,27 +9,24 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from onnx import TensorProto
 
-from export.backends.base import Layout
-from export.backends.onnx.cache import CONTEXT_AXIS, open_cache
+from export.backends.onnx.cache import CONTEXT_AXIS, KINDS, open_cache
 from export.backends.onnx.ops import OnnxOps, Tensor
 from export.config import ExportConfig
-from export.graphs.decoder import decoder_layer
-from export.graphs.graph import Function, Graph, Parameter
-from export.graphs.lm_head import head_rows
-from export.graphs.parameters import POSITION_EMBEDDING, key_query, row_block, stored
-from export.graphs.resampler import resample
-from export.graphs.vision_encoder import encode_patches
+from export.graphs.bodies import Bodies
+from export.graphs.graph import Function, Graph, Parameter, Section
+from export.graphs.parameters import key_query, row_block, stored
 from export.models.config import DecoderConfig, ModelConfig, VisionConfig
-from export.quant.recipes import EMBED_TOKENS
-from mobile_runtime.bundle import Decoding, Preprocessing, TensorSpec
+from export.models.tensors import EMBED_TOKENS, POSITION_EMBEDDING
+from mobile_runtime.bundle import PAST, PRESENT, Decoding, TensorSpec, cache_name
 from mobile_runtime.errors import InputError
+from mobile_runtime.model.positions import WAVE_BASE
 
 ANY = -1  # a length that varies, in the manifest
 EMBED, DECODER = "embed_tokens", "decoder_model_merged"
 _BLOCK_ROWS = 16_384
 _EMBED_BLOCK = "llm.model.embed_tokens.{:02d}.weight"
-_BASE = 10000.0  # of the resampler's waves
 # What the varying axes are called, by tensor and axis.
 AXES: Mapping[str, Sequence[str]] = {
     "input_ids": ("batch_size", "sequence_length"),
@@ -47,7 +44,7 @@ AXES: Mapping[str, Sequence[str]] = {
 
 def axis_names(spec: TensorSpec) -> list[str | int]:
     """The shape of an input or output with names for what varies."""
-    cached = spec.name.startswith(("past_key_values", "present"))
+    cached = spec.name.startswith((PAST, PRESENT))
     names = ("batch_size", "", CONTEXT_AXIS) if cached else AXES.get(spec.name, ())
     return [names[n] if size == ANY else size for n, size in enumerate(spec.shape)]
 
@@ -73,17 +70,17 @@ def onnx_decoding(config: ExportConfig, model: ModelConfig, kv_caches: Sequence[
     return Decoding(config.context_length, config.prefill_length, kind)
 
 
-def onnx_layout(model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding) -> Layout:
+def onnx_layout(bodies: Bodies, model: ModelConfig, decoding: Decoding) -> Sequence[Section]:
     """Vision tower, resampler, embeddings, decoder with its head."""
     return [
-        ("vision_encoder", 1, lambda _, name: _vision_encoder(model.vision, name)),
-        ("resampler", 1, lambda _, name: _resampler(model, name)),
-        ("embed_tokens", 1, lambda _, name: _embed_tokens(model.decoder, name)),
-        ("decoder", 1, lambda _, __: _decoder(model.decoder, decoding)),
+        Section("vision_encoder", 1, lambda _, name: _vision_encoder(bodies, model.vision, name)),
+        Section("resampler", 1, lambda _, name: _resampler(bodies, model, name)),
+        Section("embed_tokens", 1, lambda _, name: _embed_tokens(model.decoder, name)),
+        Section("decoder", 1, lambda _, __: _decoder(bodies, model.decoder, decoding)),
     ]
 
 
-def _vision_encoder(config: VisionConfig, name: str) -> Graph:
+def _vision_encoder(bodies: Bodies, config: VisionConfig, name: str) -> Graph:
     """Patches and where they are -> features; a batch holds views of one length."""
     buckets, size = config.position_buckets, config.hidden_size
 
@@ -94,7 +91,7 @@ def _vision_encoder(config: VisionConfig, name: str) -> Graph:
             "position_embeddings": ops.rows_of([table], inputs["position_ids"]),
             "attention_mask": None,
         }
-        return encode_patches(ops, given, config, range(config.num_layers))
+        return bodies.encode_patches(ops, given, config, range(config.num_layers))
 
     values = TensorSpec("pixel_values", (ANY, ANY, 3 * config.patch_size**2), "float32")
     ids = TensorSpec("position_ids", (ANY, ANY), "int64")
@@ -103,7 +100,7 @@ def _vision_encoder(config: VisionConfig, name: str) -> Graph:
     return Graph(name, "vision_encoder", (function,), (), range(config.num_layers))
 
 
-def _resampler(model: ModelConfig, name: str) -> Graph:
+def _resampler(bodies: Bodies, model: ModelConfig, name: str) -> Graph:
     """Features of all patches of a group of frames, where and when they are -> embeddings."""
     size = model.decoder.hidden_size
 
@@ -113,7 +110,7 @@ def _resampler(model: ModelConfig, name: str) -> Graph:
         def scores(x: Tensor) -> Tensor:
             return ops.linear(ops.add(x, positions), key_query(model))
 
-        return {"image_embeds": resample(ops, inputs["image_features"], scores, model)}
+        return {"image_embeds": bodies.resample(ops, inputs["image_features"], scores, model)}
 
     features = TensorSpec("image_features", (1, ANY, model.vision.hidden_size), "float32")
     ids = [TensorSpec(f"{kind}_ids", (ANY,), "int64") for kind in ("row", "column", "temporal")]
@@ -139,10 +136,10 @@ def patch_positions(ops: OnnxOps, inputs: Mapping[str, Tensor], size: int) -> Te
 def _waves(ops: OnnxOps, ids: Tensor, size: int) -> str:
     """Sines, then cosines of (n,) ids at size / 2 frequencies: (n, size)."""
     exponents = np.arange(size // 2, dtype=np.float32) / np.float32(size / 2)
-    omega = np.float32(1) / np.float32(_BASE) ** exponents
+    omega = np.float32(1) / np.float32(WAVE_BASE) ** exponents
     table = ops.builder.table(f"frequencies_{size}", omega)
     last = ops.builder.constant([-1], np.int64)
-    places = ops.emit("Unsqueeze", ops.emit("Cast", ids.name, to=1), last)
+    places = ops.emit("Unsqueeze", ops.emit("Cast", ids.name, to=TensorProto.FLOAT), last)
     angles = ops.emit("Mul", places, table)
     return ops.emit("Concat", ops.emit("Sin", angles), ops.emit("Cos", angles), axis=-1)
 
@@ -162,7 +159,7 @@ def _embed_tokens(config: DecoderConfig, name: str) -> Graph:
     return Graph(name, "embed_tokens", (Function("main", (ids,), (embeds,), body),), (), range(1))
 
 
-def _decoder(config: DecoderConfig, decoding: Decoding) -> Graph:
+def _decoder(bodies: Bodies, config: DecoderConfig, decoding: Decoding) -> Graph:
     """All layers and the head. `num_logits_to_keep` counts the last positions whose logits are
     wanted; 0 means all."""
 
@@ -170,30 +167,31 @@ def _decoder(config: DecoderConfig, decoding: Decoding) -> Graph:
         cache = open_cache(ops, inputs, config, decoding)
         x = inputs["inputs_embeds"]
         for n in range(config.num_layers):
-            x = decoder_layer(ops, x, config, n, cache.attend)
+            x = bodies.decoder_layer(ops, x, config, n, cache.attend)
         last = ops.emit("Neg", inputs["num_logits_to_keep"].name)
         end = ops.builder.constant([np.iinfo(np.int64).max], np.int64)
         axis = ops.builder.constant([1], np.int64)
         x = Tensor(ops.emit("Slice", x.name, last, end, axis), config.hidden_size)
         norm = stored("llm.model.norm.weight", config.hidden_size)
         x = ops.rms_norm(x, norm, config.rms_norm_eps)
-        return {"logits": ops.stacked(x, _head(config))}  # the cache has put itself out
+        return {"logits": ops.stacked(x, _head(bodies, config))}  # the cache has put itself out
 
     inputs = (
         TensorSpec("inputs_embeds", (ANY, ANY, config.hidden_size), "float32"),
         TensorSpec("attention_mask", (ANY, ANY), "int64"),
         TensorSpec("num_logits_to_keep", (1,), "int64"),
-        *cache_specs(config, decoding, "past_key_values"),
+        *cache_specs(config, decoding, PAST),
     )
     logits = TensorSpec("logits", (ANY, ANY, config.vocab_size), "float32")
-    outputs = (logits, *cache_specs(config, decoding, "present"))
+    outputs = (logits, *cache_specs(config, decoding, PRESENT))
     function = Function("main", inputs, outputs, body)
     return Graph(DECODER, "decoder", (function,), (), range(config.num_layers))
 
 
-def _head(config: DecoderConfig) -> list[Parameter]:
+def _head(bodies: Bodies, config: DecoderConfig) -> list[Parameter]:
     """The head in blocks of rows."""
-    return [head_rows(config, n, *block) for n, block in enumerate(_blocks(config.vocab_size))]
+    blocks = enumerate(_blocks(config.vocab_size))
+    return [bodies.head_rows(config, n, *block) for n, block in blocks]
 
 
 def _blocks(rows: int) -> list[tuple[int, int]]:
@@ -205,7 +203,7 @@ def cache_specs(config: DecoderConfig, decoding: Decoding, prefix: str) -> list[
     """Keys and values of every layer."""
     shape = (ANY, config.num_kv_heads, ANY, config.head_dim)
     return [
-        TensorSpec(f"{prefix}.{n}.{kind}", shape, decoding.kv_cache)
+        TensorSpec(cache_name(prefix, n, kind), shape, decoding.kv_cache)
         for n in range(config.num_layers)
-        for kind in ("key", "value")
+        for kind in KINDS
     ]

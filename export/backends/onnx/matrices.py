@@ -40,7 +40,7 @@ class MatrixWriter:
     def product(self, x: str, weights: Sequence[Parameter]) -> list[str]:
         """x · weightᵀ of every weight."""
         spec = self._spec(weights[0])
-        if spec.method == "block" and self._profile.contrib:
+        if spec.form == "blocks" and self._profile.contrib:
             product = self._packed_blocks(x, weights, spec)
             if len(weights) == 1:
                 return [product]
@@ -51,7 +51,7 @@ class MatrixWriter:
     def stacked(self, x: str, weights: Sequence[Parameter]) -> str:
         """x · weightᵀ of rows that are stacked, one product where the form allows."""
         spec = self._spec(weights[0])
-        if spec.method == "block" and self._profile.contrib:
+        if spec.form == "blocks" and self._profile.contrib:
             return self._packed_blocks(x, weights, spec)
         products = [self._product(x, weight) for weight in weights]
         return products[0] if len(products) == 1 else self._node("Concat", *products, axis=-1)
@@ -59,7 +59,7 @@ class MatrixWriter:
     def rows(self, tables: Sequence[Parameter], ids: str) -> str:
         """Rows `ids` of stacked tables, float32."""
         spec, name = self._spec(tables[0]), tables[0].name
-        if spec.method == "dense":
+        if spec.form == "floats":
             values = self._stack(tables, name, _FLOATS[spec.bits], encode.values)
             return self._float32(self._node("Gather", values, ids), spec.bits)
         integers = self._stack(tables, f"{name}/q", TensorProto.INT8, encode.integers)
@@ -85,18 +85,16 @@ class MatrixWriter:
         return name
 
     def _spec(self, weight: Parameter) -> QuantSpec:
-        spec = self._specs[weight.name]
-        assert spec is not None, f"{weight.name} has no storage form"
-        return spec
+        return self._specs[weight.name]
 
     def _product(self, x: str, weight: Parameter) -> str:
         spec = self._spec(weight)
         rows, columns = weight.shape
-        if spec.method == "dense":
+        if spec.form == "floats":
             kind, shape = _FLOATS[spec.bits], (columns, rows)
             values = self._declare(weight, "", kind, shape, encode.transposed_values)
             return self._node("MatMul", x, self._float32(values, spec.bits))
-        if spec.method == "affine":
+        if spec.form == "rows":
             return self._integer_product(x, weight)
         product = self._node("MatMul", x, self._dequantized(weight, spec))
         if spec.symmetric:

@@ -18,7 +18,7 @@ from export.backends.onnx import encode
 from export.backends.onnx.matrices import MatrixWriter
 from export.backends.onnx.model import ModelBuilder, Piece
 from export.backends.onnx.profile import Profile
-from export.graphs.graph import Linear, Parameter
+from export.graphs.graph import Linear, Ops, Parameter
 
 
 @dataclass(frozen=True)
@@ -140,3 +140,6 @@ class OnnxOps:
 
     def _softmax(self, scores: str) -> str:
         return self.emit("Softmax", scores, axis=-1)
+
+
+_IMPLEMENTS: type[Ops] = OnnxOps  # for mypy to check

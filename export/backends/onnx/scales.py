@@ -9,13 +9,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-_SUFFIXES = (".self_attn.key_scale", ".self_attn.value_scale")
+from mobile_runtime.bundle import is_cache_scale
+from mobile_runtime.files import written_whole
 
 
 def read_cache_scales(graph: Path) -> dict[str, np.ndarray]:
     """Scales (kv_heads · head_dim,) by name; none for a cache of floats."""
     model = onnx.load(graph, load_external_data=False)
-    tensors = (t for t in model.graph.initializer if t.name.endswith(_SUFFIXES))
+    tensors = (t for t in model.graph.initializer if is_cache_scale(t.name))
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
 
 
@@ -26,6 +27,5 @@ def write_cache_scales(graph: Path, scales: Mapping[str, np.ndarray]) -> None:
         if tensor.name in scales:
             values = scales[tensor.name].astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    temporary = graph.with_name(f".{graph.name}.partial")
-    temporary.write_bytes(model.SerializeToString(deterministic=True))
-    temporary.replace(graph)
+    with written_whole(graph) as partial:
+        partial.write_bytes(model.SerializeToString(deterministic=True))

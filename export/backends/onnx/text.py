@@ -19,7 +19,7 @@ from export.backends.onnx import TEXT_MODEL
 from export.backends.onnx.profile import Profile
 from export.backends.onnx.write import emit, model_proto
 from export.graphs.graph import Function, Graph, Value
-from mobile_runtime.bundle import Manifest
+from mobile_runtime.bundle import PAST, PRESENT, Manifest
 
 _LAST = 1  # position whose logits are wanted; onnxruntime-genai sees it by the fixed length
 
@@ -59,20 +59,20 @@ def write_text_model(
     (folder / TEXT_MODEL).write_bytes(model.SerializeToString(deterministic=True))
 
 
-def genai_config(manifest: Manifest) -> dict[str, Any]:
+def genai_config(manifest: Manifest, text_type: str) -> dict[str, Any]:
     """What onnxruntime-genai reads beside the model and its tokenizer."""
     sizes, decoding, answer = manifest.architecture, manifest.decoding, manifest.generation.answer
     stop = list(manifest.prompt.stop_token_ids)
     inputs = {
         "input_ids": "input_ids",
         "attention_mask": "attention_mask",
-        "past_key_names": "past_key_values.%d.key",
-        "past_value_names": "past_key_values.%d.value",
+        "past_key_names": f"{PAST}.%d.key",
+        "past_value_names": f"{PAST}.%d.value",
     }
     outputs = {
         "logits": "logits",
-        "present_key_names": "present.%d.key",
-        "present_value_names": "present.%d.value",
+        "present_key_names": f"{PRESENT}.%d.key",
+        "present_value_names": f"{PRESENT}.%d.value",
     }
     decoder = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -86,7 +86,7 @@ def genai_config(manifest: Manifest) -> dict[str, Any]:
         "outputs": outputs,
     }
     model = {
-        "type": "qwen3",
+        "type": text_type,
         "context_length": decoding.context_length,
         "bos_token_id": stop[0],
         "eos_token_id": stop,

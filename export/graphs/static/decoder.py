@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from export.graphs.decoder import decoder_layer
+from export.graphs.bodies import Bodies
 from export.graphs.graph import CacheOps, Function, Graph, Value
 from export.models.config import DecoderConfig
-from mobile_runtime.bundle import Decoding, TensorSpec
-
-CACHE = "key_value_cache"
+from mobile_runtime.bundle import CACHE, Decoding, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -46,20 +44,27 @@ class _Cache:
         return ops.grouped_attention(q, keys, values, self.mask)
 
 
-def decoder_graph(config: DecoderConfig, decoding: Decoding, layers: range, name: str) -> Graph:
+def decoder_graph(
+    bodies: Bodies, config: DecoderConfig, decoding: Decoding, layers: range, name: str
+) -> Graph:
     """The package of `layers`."""
     shape = (2 * len(layers), config.num_kv_heads, decoding.context_length, config.head_dim)
     cache = TensorSpec(CACHE, shape, "float16")
     functions = (
-        _function("prefill", decoding.prefill_length, config, decoding, layers),
-        _function("decode", 1, config, decoding, layers),
+        _function("prefill", decoding.prefill_length, bodies, config, decoding, layers),
+        _function("decode", 1, bodies, config, decoding, layers),
     )
     states = (cache,) if decoding.kv_cache == "state" else ()
     return Graph(name, "decoder", functions, states, layers)
 
 
 def _function(
-    name: str, length: int, config: DecoderConfig, decoding: Decoding, layers: range
+    name: str,
+    length: int,
+    bodies: Bodies,
+    config: DecoderConfig,
+    decoding: Decoding,
+    layers: range,
 ) -> Function:
     def body(ops: CacheOps, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
         groups = config.num_heads // config.num_kv_heads
@@ -74,7 +79,7 @@ def _function(
         )
         x = inputs["hidden_states"]
         for n in layers:
-            x = decoder_layer(ops, x, config, n, cache.attend)
+            x = bodies.decoder_layer(ops, x, config, n, cache.attend)
         outputs = {"output_hidden_states": x}
         if cache.new_rows:
             outputs["new_key_value_rows"] = ops.stack_rows(cache.new_rows)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from export.graphs.bodies import Bodies
 from export.graphs.graph import Function, Graph, Ops, Value
-from export.graphs.lm_head import head_rows
 from export.graphs.parameters import stored
 from export.models.config import DecoderConfig
 from mobile_runtime.bundle import TensorSpec
@@ -29,7 +29,7 @@ def lm_head_slices(vocab_size: int) -> tuple[int, int]:
     return count, rows
 
 
-def lm_head_graph(config: DecoderConfig, slices: range, name: str) -> Graph:
+def lm_head_graph(bodies: Bodies, config: DecoderConfig, slices: range, name: str) -> Graph:
     """The package of `slices`; each package repeats the final norm."""
     size = config.hidden_size
     _, rows = lm_head_slices(config.vocab_size)
@@ -38,7 +38,7 @@ def lm_head_graph(config: DecoderConfig, slices: range, name: str) -> Graph:
         weight = stored("llm.model.norm.weight", size)
         x = ops.rms_norm(inputs["hidden_states"], weight, config.rms_norm_eps)
         return {
-            f"logits_{n:02d}": ops.linear(x, head_rows(config, n, n * rows, (n + 1) * rows))
+            f"logits_{n:02d}": ops.linear(x, bodies.head_rows(config, n, n * rows, (n + 1) * rows))
             for n in slices
         }
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from export.graphs.bodies import Bodies
 from export.graphs.graph import Function, Graph, Ops, Value
 from export.graphs.parameters import key_query
-from export.graphs.resampler import resample
-from export.models.config import MAX_FRAMES, ModelConfig
+from export.models.config import ModelConfig
 from mobile_runtime.bundle import TensorSpec
 
 
-def resampler_graph(config: ModelConfig, max_patches: int, name: str = "resampler") -> Graph:
+def resampler_graph(bodies: Bodies, config: ModelConfig, max_patches: int, name: str) -> Graph:
     """The package; function `frames_n` takes n frames side by side along the length."""
-    functions = tuple(_function(config, max_patches, n) for n in range(1, MAX_FRAMES + 1))
+    frames = range(1, config.max_frames + 1)
+    functions = tuple(_function(bodies, config, max_patches, n) for n in frames)
     return Graph(name, "resampler", functions, (), range(1))
 
 
-def _function(config: ModelConfig, max_patches: int, frames: int) -> Function:
+def _function(bodies: Bodies, config: ModelConfig, max_patches: int, frames: int) -> Function:
     size, length = config.decoder.hidden_size, frames * max_patches
     score_rows = config.resampler_heads * config.num_queries
 
@@ -29,7 +30,7 @@ def _function(config: ModelConfig, max_patches: int, frames: int) -> Function:
         def scores(x: Value) -> Value:
             return ops.add(ops.linear(x, key_query(config)), inputs["score_bias"])
 
-        return {"image_embeds": resample(ops, inputs["image_features"], scores, config)}
+        return {"image_embeds": bodies.resample(ops, inputs["image_features"], scores, config)}
 
     inputs = (
         TensorSpec("image_features", (1, config.vision.hidden_size, 1, length), "float16"),

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from export.graphs.bodies import Bodies
 from export.graphs.graph import Function, Graph, Ops, Value
-from export.graphs.vision_encoder import encode_patches
 from export.models.config import VisionConfig
 from mobile_runtime.bundle import TensorSpec
 
 
-def vision_encoder_graph(config: VisionConfig, max_patches: int, layers: range, name: str) -> Graph:
+def vision_encoder_graph(
+    bodies: Bodies, config: VisionConfig, max_patches: int, layers: range, name: str
+) -> Graph:
     """The package of `layers`; the first embeds the patches, the last normalises."""
     size, length = config.hidden_size, max_patches
     first, last = layers.start == 0, layers.stop == config.num_layers
     patch_values = 3 * config.patch_size**2
 
     def body(ops: Ops, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
-        return encode_patches(ops, inputs, config, layers)
+        return bodies.encode_patches(ops, inputs, config, layers)
 
     mask = TensorSpec("attention_mask", (1, 1, 1, length), "float16")
     hidden = (1, size, 1, length)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mobile_runtime.bundle import PAST, PRESENT
 from mobile_runtime.engines.onnx.sessions import (
     SessionSettings,
     load_onnxruntime,
@@ -17,7 +18,6 @@ from mobile_runtime.engines.onnx.sessions import (
 )
 from mobile_runtime.errors import InputError
 
-PAST, PRESENT = "past_key_values.", "present."
 _DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 _PLAIN = SessionSettings()
 
@@ -61,7 +61,7 @@ class OnnxEngine:
     def _state(self, length: int, old: dict[str, Any]) -> OnnxState:
         state = OnnxState({}, length, self._session.io_binding())
         for value in self._session.get_inputs():
-            if not value.name.startswith(PAST):
+            if not value.name.startswith(f"{PAST}."):
                 continue
             shape = (1, value.shape[1], length, value.shape[3])
             rows = np.zeros(shape, _DTYPES[value.type])
@@ -71,7 +71,7 @@ class OnnxEngine:
             buffer = self._values.ortvalue_from_numpy(rows)
             state.buffers[value.name] = buffer
             state.binding.bind_ortvalue_input(value.name, buffer)
-            state.binding.bind_ortvalue_output(value.name.replace(PAST, PRESENT), buffer)
+            state.binding.bind_ortvalue_output(value.name.replace(PAST, PRESENT, 1), buffer)
         return state
 
     def run(
@@ -91,7 +91,7 @@ class OnnxEngine:
             )
         for name, value in inputs.items():
             state.binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        wanted = [name for name in self._outputs if not name.startswith(PRESENT)]
+        wanted = [name for name in self._outputs if not name.startswith(f"{PRESENT}.")]
         for name in wanted:  # anew each time: else the last result's memory is written to
             state.binding.bind_output(name)
         self._session.run_with_iobinding(state.binding)

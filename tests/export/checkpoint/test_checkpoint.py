@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.locate import locate_checkpoint
+from export.checkpoint.source import check_tensors, content_sha256
 from mobile_runtime.errors import InputError
 
 INDEX = "model.safetensors.index.json"
@@ -161,9 +162,16 @@ def test_path_that_is_no_folder_is_refused(tmp_path):
 
 def test_check_lists_every_kind_of_difference(tmp_path):
     checkpoint = Checkpoint(write_single(tmp_path, sample()))
-    checkpoint.check({"a.weight": (6, 4), "b.bias": (4,), "c.weight": (3, 4)})
+    check_tensors(
+        checkpoint, {"a.weight": (6, 4), "b.bias": (4,), "c.weight": (3, 4)}, "the folder", "whole"
+    )
     with pytest.raises(InputError) as caught:
-        checkpoint.check({"a.weight": (4, 6), "b.bias": (4,), "z.weight": (1,)})
+        check_tensors(
+            checkpoint,
+            {"a.weight": (4, 6), "b.bias": (4,), "z.weight": (1,)},
+            "the folder",
+            "whole",
+        )
     text = str(caught.value)
     assert "missing: z.weight" in text
     assert "unexpected: c.weight" in text
@@ -174,14 +182,14 @@ def test_long_list_of_missing_tensors_is_cut_with_a_count(tmp_path):
     checkpoint = Checkpoint(write_single(tmp_path, sample()))
     expected = {f"layer.{n:03d}": (1,) for n in range(800)}
     with pytest.raises(InputError) as caught:
-        checkpoint.check(expected)
+        check_tensors(checkpoint, expected, "the folder", "whole")
     assert len(str(caught.value)) < 1000
     assert "layer.000" in str(caught.value)
     assert "and 788 more" in str(caught.value)
 
 
 def digest(folder, tensors):
-    return Checkpoint(write_single(folder, tensors)).sha256()
+    return content_sha256(Checkpoint(write_single(folder, tensors)))
 
 
 def test_digest_does_not_depend_on_sharding_or_on_what_was_read_before(tmp_path):
@@ -189,8 +197,8 @@ def test_digest_does_not_depend_on_sharding_or_on_what_was_read_before(tmp_path)
     single = digest(tmp_path / "single", tensors)
     sharded = Checkpoint(write_shards(tmp_path / "sharded", split(tensors)))
     sharded.read("c.weight")
-    assert sharded.sha256() == single
-    assert sharded.sha256() == single
+    assert content_sha256(sharded) == single
+    assert content_sha256(sharded) == single
     assert len(single) == 64
 
 

@@ -12,11 +12,11 @@ from export.backends import BACKENDS
 from export.backends.coreml.package import build_program
 from export.backends.coreml.placeholders import Placeholders
 from export.config import ExportConfig
-from export.graphs.parameters import KEY_QUERY, POSITION_EMBEDDING
+from export.graphs.parameters import KEY_QUERY
 from export.models.preprocessor import max_view_patches
-from export.models.tensors import tensor_shapes
+from export.models.tensors import EMBED_TOKENS, POSITION_EMBEDDING, tensor_shapes
 from export.plan import build_plan
-from export.quant.recipes import EMBED_TOKENS
+from export.releases import DEFAULT_RELEASE, ModelDescription
 from mobile_runtime.errors import InputError
 
 # Tensors that the host reads; no graph holds them.
@@ -304,4 +304,5 @@ def test_views_whose_six_frames_exceed_the_dimension_limit_are_refused(
     assert 6 * length > 16_384
     larger = replace(published_preprocessing, scale_resolution=896, max_patches=length)
     with pytest.raises(InputError):
-        build_plan(ExportConfig(), published_model, larger, BACKENDS["coreml"])
+        described = ModelDescription(DEFAULT_RELEASE, published_model, larger)
+        build_plan(ExportConfig(), described, BACKENDS["coreml"])

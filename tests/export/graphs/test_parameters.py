@@ -14,7 +14,8 @@ from export.graphs.parameters import (
     transposed,
     vector_block,
 )
-from export.quant.quantize import quantize
+from export.graphs.weights import load_weight
+from export.quant.recipe import FLOAT16
 from mobile_runtime.errors import InputError
 
 DIM, HEADS, QUERIES, KEYS = 256, 2, 64, 50
@@ -76,7 +77,7 @@ def test_key_query_of_the_published_model_has_a_row_for_each_head_and_query(publ
 def test_block_of_rows_past_the_end_is_padded_with_zeros(arrays):
     values = np.arange(1, 16, dtype=np.float32).reshape(5, 3)
     source = arrays({"t": values})
-    weight = quantize(row_block("block", "t", 4, 8, 3), source, None)
+    weight = load_weight(row_block("block", "t", 4, 8, 3), source, FLOAT16)
     np.testing.assert_array_equal(weight.values, [values[4], [0] * 3, [0] * 3, [0] * 3])
 
 
@@ -106,7 +107,7 @@ def test_fold_that_float16_cannot_hold_is_refused(resampler, value):
     resampler["resampler.ln_q.weight"][7] = value
     fold = key_query_of(resampler)
     with pytest.raises(InputError, match=r"resampler\.attn\.key_query\.weight contains"):
-        quantize(fold, resampler, None)
+        load_weight(fold, resampler, FLOAT16)
 
 
 def key_query_of(resampler):

@@ -6,7 +6,10 @@ from functools import cache
 import jinja2
 import pytest
 
-from export.host.chat_template import COMPACT, is_supported
+from export.host.chat_template import COMPACT
+from export.releases import DEFAULT_RELEASE
+
+is_supported = DEFAULT_RELEASE.chat.supports
 
 PIECES = [
     "",

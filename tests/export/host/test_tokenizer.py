@@ -6,6 +6,7 @@ from tokenizers import Tokenizer
 
 from export.host.chat_template import COMPACT
 from export.host.tokenizer import build_tokenizer_files
+from export.releases import DEFAULT_RELEASE
 from mobile_runtime.errors import InputError
 from tests.paths import GOLDEN, UPSTREAM
 
@@ -28,7 +29,7 @@ def _edit(path, change):
 def test_published_ids_and_golden_prompts(tmp_path):
     if not (UPSTREAM / "vocab.json").is_file():
         pytest.skip("needs the published tokenizer in ../shared/upstream")
-    prompt = build_tokenizer_files(UPSTREAM, tmp_path, 151748)
+    prompt = build_tokenizer_files(UPSTREAM, tmp_path, 151748, DEFAULT_RELEASE.chat)
     assert {token.content: token.id for token in prompt.special_tokens.values()} == {
         "<|im_start|>": 151644,
         "<|im_end|>": 151645,
@@ -53,7 +54,7 @@ def test_published_ids_and_golden_prompts(tmp_path):
 
 def test_files_of_the_checkpoint_are_copied(checkpoint, tmp_path):
     (checkpoint / "added_tokens.json").write_text("{}")
-    prompt = build_tokenizer_files(checkpoint, tmp_path / "deep" / "out", 315)
+    prompt = build_tokenizer_files(checkpoint, tmp_path / "deep" / "out", 315, DEFAULT_RELEASE.chat)
     out = tmp_path / "deep" / "out"
     names = {"tokenizer.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
     assert {path.name for path in out.iterdir()} == names | {"merges.txt", "tokenizer_config.json"}
@@ -64,18 +65,18 @@ def test_files_of_the_checkpoint_are_copied(checkpoint, tmp_path):
 
 def test_same_checkpoint_gives_the_same_bytes(checkpoint, tmp_path):
     for name in ("a", "b"):
-        build_tokenizer_files(checkpoint, tmp_path / name, 315)
+        build_tokenizer_files(checkpoint, tmp_path / name, 315, DEFAULT_RELEASE.chat)
     assert (tmp_path / "a/tokenizer.json").read_bytes() == (
         tmp_path / "b/tokenizer.json"
     ).read_bytes()
 
 
 def test_given_tokenizer_json_is_copied(checkpoint, tmp_path):
-    built = build_tokenizer_files(checkpoint, tmp_path / "a", 315)
+    built = build_tokenizer_files(checkpoint, tmp_path / "a", 315, DEFAULT_RELEASE.chat)
     shutil.copyfile(tmp_path / "a/tokenizer.json", checkpoint / "tokenizer.json")
     for name in ("vocab.json", "merges.txt"):
         (checkpoint / name).unlink()
-    assert build_tokenizer_files(checkpoint, tmp_path / "b", 315) == built
+    assert build_tokenizer_files(checkpoint, tmp_path / "b", 315, DEFAULT_RELEASE.chat) == built
     assert (tmp_path / "b/tokenizer.json").read_bytes() == (
         tmp_path / "a/tokenizer.json"
     ).read_bytes()
@@ -86,41 +87,47 @@ def test_template_may_stand_in_the_config(checkpoint, tmp_path):
     template = path.read_text()
     path.unlink()
     _edit(checkpoint / "tokenizer_config.json", lambda c: c.update(chat_template=template))
-    assert build_tokenizer_files(checkpoint, tmp_path / "out", 315).chat_template == template
+    assert (
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315, DEFAULT_RELEASE.chat).chat_template
+        == template
+    )
 
 
 def test_another_template_is_refused(checkpoint, tmp_path):
     path = checkpoint / "chat_template.jinja"
     path.write_text(path.read_text() + "{# changed #}")
     with pytest.raises(InputError, match="chat template"):
-        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315, DEFAULT_RELEASE.chat)
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer_config.json"])
 def test_missing_file_is_named(name, checkpoint, tmp_path):
     (checkpoint / name).unlink()
     with pytest.raises(InputError, match=name):
-        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315, DEFAULT_RELEASE.chat)
 
 
 def test_without_a_template_the_format_is_the_runtimes_own(checkpoint, tmp_path):
     (checkpoint / "chat_template.jinja").unlink()
-    assert build_tokenizer_files(checkpoint, tmp_path / "out", 315).chat_template == COMPACT
+    assert (
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315, DEFAULT_RELEASE.chat).chat_template
+        == COMPACT
+    )
 
 
 def test_a_tokenizer_json_needs_no_other_file(checkpoint, tmp_path):
-    expected = build_tokenizer_files(checkpoint, tmp_path / "whole", 315)
+    expected = build_tokenizer_files(checkpoint, tmp_path / "whole", 315, DEFAULT_RELEASE.chat)
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "tokenizer.json").write_bytes((tmp_path / "whole/tokenizer.json").read_bytes())
-    assert build_tokenizer_files(alone, tmp_path / "out", 315) == expected
+    assert build_tokenizer_files(alone, tmp_path / "out", 315, DEFAULT_RELEASE.chat) == expected
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json", "tokenizer_config.json"])
 def test_damaged_file_is_named(name, checkpoint, tmp_path):
     (checkpoint / name).write_text('{"model": ')
     with pytest.raises(InputError, match=name):
-        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315, DEFAULT_RELEASE.chat)
 
 
 def test_missing_special_tokens_are_named(checkpoint, tmp_path):
@@ -133,7 +140,7 @@ def test_missing_special_tokens_are_named(checkpoint, tmp_path):
 
     _edit(checkpoint / "tokenizer_config.json", drop)
     with pytest.raises(InputError, match="lacks the special tokens <unk>"):
-        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315, DEFAULT_RELEASE.chat)
 
 
 def test_token_with_another_id_is_named(checkpoint, tmp_path):
@@ -144,10 +151,10 @@ def test_token_with_another_id_is_named(checkpoint, tmp_path):
 
     _edit(checkpoint / "tokenizer_config.json", shift)
     with pytest.raises(InputError, match=r"declares <.*> as token 274"):
-        build_tokenizer_files(checkpoint, tmp_path / "out", 315)
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315, DEFAULT_RELEASE.chat)
 
 
 def test_ids_beyond_the_embedding_table_are_refused(checkpoint, tmp_path):
     with pytest.raises(InputError, match=r"id 314 and the model has 314 embeddings"):
-        build_tokenizer_files(checkpoint, tmp_path / "out", 314)
+        build_tokenizer_files(checkpoint, tmp_path / "out", 314, DEFAULT_RELEASE.chat)
     assert not (tmp_path / "out").exists()

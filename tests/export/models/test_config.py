@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-
 from export.backends.coreml.layout import check_decoding
+
 from export.config import ExportConfig
-from export.models.config import DecoderConfig, VisionConfig, load_config, parse_config
+from export.models.config import DecoderConfig, VisionConfig
+from export.releases import load_config, parse_config
 from mobile_runtime.bundle import Decoding
 from mobile_runtime.errors import InputError
 

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from export.models.config import parse_config
 from export.models.tensors import tensor_shapes
+from export.releases import parse_config
 from validation.reference.minicpmv import build_empty
 
 

@@ -23,7 +23,7 @@ def _outliers():
 
 
 def block(bits=4, size=32, symmetric=True):
-    return QuantSpec(bits, size, "block", symmetric)
+    return QuantSpec("blocks", bits, size, symmetric)
 
 
 def blocks_of(matrix, size):

@@ -17,7 +17,7 @@ LAYERS = (0, 14, 29)
 
 def differing(matrix):
     """How many values of a float32 matrix have other bits when they come back."""
-    weight = quantize_blocks(matrix, spec=BLOCKS.precisions["int4a"], name="w")
+    weight = quantize_blocks(matrix, spec=BLOCKS.named["int4a"], name="w")
     return int((weight.dequantize().view(np.uint32) != matrix.view(np.uint32)).sum())
 
 

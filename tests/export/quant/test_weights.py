@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from export.quant.recipe import QuantSpec
 from export.quant.weights import (
-    AffineWeight,
+    BlockWeight,
     DenseWeight,
     LutWeight,
+    RowWeight,
     pack_indices,
     packed_size,
     unpack_indices,
@@ -89,12 +91,6 @@ def test_lut_weight_expands_whole_and_in_blocks(
             np.testing.assert_array_equal(weight.rows(begin, end), dense[begin:end])
 
 
-def test_lut_weight_counts_indices_and_tables() -> None:
-    weight, _ = lut_weight(32, 64, 4, 16)
-    assert weight.nbytes == 32 * 64 // 2 + 2 * 16 * 2
-    assert weight.bits_per_weight == 4 + 2 * 16 * 16 / (32 * 64)
-
-
 def test_lut_weight_with_a_wrong_table_is_refused() -> None:
     with pytest.raises(InputError, match="cannot serve 6 rows in groups of 4"):
         LutWeight(np.zeros(6, np.uint8), np.zeros((1, 16), np.float16), 4, 4, (6, 2))
@@ -105,31 +101,28 @@ def test_lut_weight_with_wrong_indices_is_refused() -> None:
         LutWeight(np.zeros(5, np.uint8), np.zeros((1, 16), np.float16), 4, 4, (4, 2))
 
 
-def test_affine_weight_by_row() -> None:
+def test_row_weight() -> None:
     q = np.array([[1, -2, 3], [127, 0, -127]], np.int8)
     scale = np.array([[0.5], [2.0]], np.float16)
-    weight = AffineWeight(q, scale, None, 8)
+    weight = RowWeight(q, scale, None, 8)
     expected = [[0.5, -1.0, 1.5], [254.0, 0.0, -254.0]]
     assert weight.dequantize().tolist() == expected
     assert weight.rows(1, 2).tolist() == expected[1:]
     assert weight.rows(1, 1).shape == (0, 3)
-    assert weight.nbytes == 6 + 4
-    assert weight.bits_per_weight == 80 / 6
 
 
-def test_affine_weight_by_block_with_offsets() -> None:
+def test_block_weight_with_offsets() -> None:
     q = np.array([[0, 1, 2, 3]], np.int8)
     scale = np.array([[1.0, 0.25]], np.float16)
-    weight = AffineWeight(q, scale, np.array([[-1.125, 0.5]], np.float32), 4)
+    weight = BlockWeight(q, scale, np.array([[-1.125, 0.5]], np.float32), 4)
     assert weight.dequantize().tolist() == [[-1.125, -0.125, 1.0, 1.25]]
-    assert weight.nbytes == 2 + 4 + 8
 
 
-def test_affine_weight_with_wrong_scales_is_refused() -> None:
+def test_weight_with_wrong_scales_is_refused() -> None:
     with pytest.raises(InputError, match="scales of shape"):
-        AffineWeight(np.zeros((2, 6), np.int8), np.ones((2, 4), np.float16), None, 8)
+        BlockWeight(np.zeros((2, 6), np.int8), np.ones((2, 4), np.float16), None, 8)
     with pytest.raises(InputError, match="offsets of shape"):
-        AffineWeight(
+        BlockWeight(
             np.zeros((2, 6), np.int8), np.ones((2, 3), np.float16), np.zeros((2, 1), np.float32), 8
         )
 
@@ -140,4 +133,38 @@ def test_dense_weight_returns_its_values() -> None:
     assert weight.shape == (2, 3, 4)
     np.testing.assert_array_equal(weight.dequantize(), values.astype(np.float32))
     np.testing.assert_array_equal(weight.rows(1, 2), values[1:].astype(np.float32))
-    assert (weight.nbytes, weight.bits_per_weight) == (48, 16.0)
+
+
+def test_stored_bytes_are_those_of_the_arrays() -> None:
+    """Of a lookup table, rows, blocks with and without offsets, and floats of any rank."""
+    lut, _ = lut_weight(32, 10, 6, 8)
+    rows = RowWeight(np.zeros((32, 10), np.int8), np.ones((32, 1), np.float16), None, 8)
+    q, scale = np.zeros((32, 10), np.int8), np.ones((32, 2), np.float32)
+    for weight, arrays in (
+        (lut, [lut.packed, lut.lut]),
+        (rows, [rows.q, rows.scale]),
+        (BlockWeight(q, scale, None, 8), [q, scale]),
+        (BlockWeight(q, scale, scale, 8), [q, scale, scale]),
+        (DenseWeight(np.zeros((2, 3, 4), np.float16)), [np.zeros(24, np.float16)]),
+    ):
+        spec = QuantSpec(*weight.layout)
+        assert spec.layout == weight.layout
+        assert spec.stored_bytes(weight.shape) == sum(array.nbytes for array in arrays)
+
+
+@pytest.mark.parametrize("rows", [32, 48])
+def test_padding_appends_zeros_and_changes_nothing_else(rows: int) -> None:
+    lut, _ = lut_weight(32, 10, 3, 16)
+    random = np.random.default_rng(0)
+    q = random.integers(-8, 8, (32, 10)).astype(np.int8)
+    scale = random.random((32, 2)).astype(np.float32)
+    for weight in (
+        lut,
+        RowWeight(q, scale[:, :1].astype(np.float16), None, 4),
+        BlockWeight(q, scale, scale, 4),
+        DenseWeight(random.random((32, 10)).astype(np.float16)),
+    ):
+        padded = weight.padded(rows)
+        assert padded.layout == weight.layout and padded.shape == (rows, 10)
+        np.testing.assert_array_equal(padded.rows(0, 32), weight.dequantize())
+        assert not padded.rows(32, rows).any()

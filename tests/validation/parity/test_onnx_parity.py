@@ -55,7 +55,7 @@ def test_quantized_bundle_equals_pytorch_with_the_same_weights(
     stages = by_name(parity(make_onnx_bundle(backend, quant), source))
     assert {stage.status for stage in stages.values()} == {"passed"}
     for name in ("vision_encoder", "resampler", "embeddings", DECODER, "end_to_end"):
-        assert stages[name].conversion_db >= FLOAT32_DB, name
+        assert stages[name].same_weights_db >= FLOAT32_DB, name
     # Quantization itself is seen: it is another model than the checkpoint.
     assert stages[DECODER].checkpoint_db < FLOAT32_DB
 
@@ -97,7 +97,7 @@ def test_every_precision_of_every_part_equals_pytorch(make_overridden, source, b
     bundle = make_overridden(backend, *override)
     result = by_name(parity(bundle, source, stages=[stage], chats=[chat]))[stage]
     assert result.status == "passed"
-    assert result.conversion_db >= FLOAT32_DB
+    assert result.same_weights_db >= FLOAT32_DB
 
 
 @pytest.mark.parametrize("backend", BOTH)
@@ -106,16 +106,16 @@ def test_graphs_that_round_for_speed_stay_above_their_floor(make_onnx_bundle, so
     bundle = make_onnx_bundle(backend, "int4", "float32")
     stages = by_name(parity(bundle, source, "fp16", [DECODER]))
     assert stages[DECODER].status == "passed"
-    assert stages[DECODER].conversion_floor == 40
-    assert stages[DECODER].conversion_db < FLOAT32_DB, "activations are rounded to 8 bits"
+    assert stages[DECODER].same_weights_floor == 40
+    assert stages[DECODER].same_weights_db < FLOAT32_DB, "activations are rounded to 8 bits"
 
 
 def test_a_cache_of_eight_bits_is_reported_and_not_judged(make_onnx_bundle, source):
     bundle = make_onnx_bundle("onnx", "none", "int8")
     stages = by_name(parity(bundle, source, "fp16", [DECODER]))
-    assert stages[DECODER].conversion_floor is None
+    assert stages[DECODER].same_weights_floor is None
     assert stages[DECODER].status == "passed"
-    assert stages[DECODER].conversion_db < FLOAT32_DB, "the cache is rounded"
+    assert stages[DECODER].same_weights_db < FLOAT32_DB, "the cache is rounded"
 
 
 def test_a_bundle_with_other_weights_fails_where_they_are(make_onnx_bundle, source, tmp_path):

@@ -59,7 +59,7 @@ def test_quantized_bundle_equals_pytorch_with_the_same_weights(make_bundle, sour
     report = parity(make_bundle(quant, "state", CONTEXT), source)
     decoder = by_name(report)["decoder"]
     assert not report.failed
-    assert decoder.conversion_db >= 70 > decoder.checkpoint_db
+    assert decoder.same_weights_db >= 70 > decoder.checkpoint_db
     assert decoder.checkpoint_floor is None
 
 

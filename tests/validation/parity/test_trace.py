@@ -109,7 +109,7 @@ def test_wrong_inputs_are_one_sentence_and_exit_code_2(
     assert "not a picture.png" in _error(capsys, trace(text))
     assert "'temperature'" in _error(capsys, trace(unknown))
     assert "the context holds 320" in _error(capsys, trace(long))
-    assert "No such file" in _error(capsys, trace(tmp_path / "absent.json"))
+    assert "has no absent.json; give a chat" in _error(capsys, trace(tmp_path / "absent.json"))
     assert "give 1 or more" in _error(capsys, trace(folder / "video.json", "--max-new-tokens", "0"))
     assert "no checkpoint at" in _error(
         capsys,

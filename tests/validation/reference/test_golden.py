@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from export.host.tokenizer import build_tokenizer_files
+from export.releases import DEFAULT_RELEASE
 from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.chat.conversation import ChatFormat, prepare_prompt
 from mobile_runtime.chat.prompt import PromptOptions
@@ -81,7 +82,7 @@ def _check_logits(reference, embeddings, expected, greedy):
 @pytest.fixture(scope="module")
 def chat_format(shared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    prompt = build_tokenizer_files(shared / "upstream", folder, 151748)
+    prompt = build_tokenizer_files(shared / "upstream", folder, 151748, DEFAULT_RELEASE.chat)
     return ChatFormat(Tokenizer.load(folder / "tokenizer.json"), prompt, PUBLISHED)
 
 

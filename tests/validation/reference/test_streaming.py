@@ -8,8 +8,9 @@ import pytest
 
 from export.backends.coreml import CoreMLBackend
 from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.source import content_sha256
 from export.cli import main as export_main
-from export.quant.recipes import EMBED_TOKENS
+from export.models.tensors import EMBED_TOKENS
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
@@ -19,6 +20,7 @@ from validation.cli import main
 from validation.parity import parity
 from validation.parity.meter import Meter
 from validation.parity.parity import ParityOptions, run_parity, wanted_stages
+from validation.parity.stages import bundle_stages
 from validation.reference.continuation import continue_texts
 from validation.reference.loaded import LoadedWeights
 from validation.reference.reference import LOADED_BYTES, Reference
@@ -31,7 +33,7 @@ ALONE = ["vision_encoder", "resampler", "embeddings", "decoder_01of02", "decoder
 @pytest.fixture(scope="module")
 def source(random_checkpoint):
     opened = open_checkpoint(str(random_checkpoint))
-    opened.checkpoint.sha256()  # parity asks for it; from here on it is known
+    content_sha256(opened.checkpoint)  # parity asks for it; from here on it is known
     return opened
 
 
@@ -59,7 +61,7 @@ def reads(monkeypatch):
     read, read_rows = Checkpoint.read, Checkpoint.read_rows
 
     def note_read(self, name):
-        found.append((name, self.rows(name)))
+        found.append((name, self.tensors[name].rows))
         return read(self, name)
 
     def note_rows(self, name, begin, end):
@@ -83,8 +85,8 @@ def test_without_memory_for_weights_the_figures_are_the_same(cut_bundle, source,
     assert {stage.status for stage in kept.values()} == {"passed"}
     for name, stage in kept.items():
         other = streamed[name]
-        assert (other.conversion_db, other.checkpoint_db) == (
-            stage.conversion_db,
+        assert (other.same_weights_db, other.checkpoint_db) == (
+            stage.same_weights_db,
             stage.checkpoint_db,
         )
         assert other.metrics == stage.metrics
@@ -128,13 +130,13 @@ def test_a_run_stage_says_what_it_took(cut_bundle, source):
 
 
 def test_stage_names_are_those_of_stages_and_packages(cut_bundle):
-    manifest = read_manifest(cut_bundle)
-    assert wanted_stages(manifest, ["lm_head", "vision_encoder_01of02"]) == {
+    stages = bundle_stages(read_manifest(cut_bundle))
+    assert wanted_stages(stages, ["lm_head", "vision_encoder_01of02"]) == {
         "logits",
         "vision_encoder",
     }
     with pytest.raises(InputError, match=r"no stage decoder; there are preprocessing, .*lm_head"):
-        wanted_stages(manifest, ["decoder", "logits"])
+        wanted_stages(stages, ["decoder", "logits"])
 
 
 def test_unknown_stage_is_refused_before_anything_is_read(

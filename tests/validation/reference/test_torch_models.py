@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from export.checkpoint.checkpoint import Checkpoint
-from export.models.config import load_config
+from export.releases import load_config
 from validation.reference.minicpmv import build_empty, load_part
-from validation.reference.qwen3 import KeyValueCache, rotate
+from validation.reference.qwen import KeyValueCache, rotate
 
 CONTEXT = 32
 

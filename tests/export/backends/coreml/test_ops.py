@@ -72,7 +72,7 @@ def test_linear_with_and_without_bias(run_body, length):
 def test_linear_with_a_lookup_table_computes_with_the_tables_values(run_body, bits, group):
     x, weight = normal(0, 1, 9, 1, 2), normal(1, 16, 9)
     stored = palettize(weight, bits=bits, group_size=group, name="w").dequantize()
-    spec = {"w": QuantSpec(bits, group, "kmeans")}
+    spec = {"w": QuantSpec("lut", bits, group)}
 
     def body(ops, given, p):
         return ops.linear(given["x"], p["w"])
@@ -84,7 +84,7 @@ def test_linear_with_a_lookup_table_computes_with_the_tables_values(run_body, bi
 def test_linear_with_affine_integers_computes_with_their_values(run_body):
     x, weight = normal(0, 1, 9, 1, 2), normal(1, 16, 9)
     stored = quantize_affine(weight, bits=8, name="w").dequantize()
-    spec = {"w": QuantSpec(8, 1, "affine")}
+    spec = {"w": QuantSpec("rows", 8)}
 
     def body(ops, given, p):
         return ops.linear(given["x"], p["w"])

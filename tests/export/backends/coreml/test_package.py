@@ -12,10 +12,10 @@ ct = pytest.importorskip("coremltools")
 from coremltools.converters.mil import Builder as mb  # noqa: E402
 from coremltools.converters.mil.frontend.milproto.load import load  # noqa: E402
 from coremltools.converters.mil.mil import types  # noqa: E402
+from export.quant.quantize import quantize  # noqa: E402
 
 from export.backends.coreml.package import build_program, check_state_writes  # noqa: E402
 from export.backends.coreml.placeholders import Placeholders  # noqa: E402
-from export.quant.quantize import quantize  # noqa: E402
 from export.quant.recipe import QuantRecipe, QuantRule, QuantSpec  # noqa: E402
 from mobile_runtime.bundle import read_manifest  # noqa: E402
 from mobile_runtime.errors import InputError  # noqa: E402
@@ -143,7 +143,7 @@ def test_coremltools_expands_our_integers_to_our_values(
 ):
     model = tiny(context_length=64, prefill_length=4)
     graph = model.plan.graphs[-1]
-    specs = {p.name: QuantSpec(8, 1, "affine") for p in graph.parameters if p.is_matrix}
+    specs = {p.name: QuantSpec("rows", 8) for p in graph.parameters if p.is_matrix}
     path = write_graph(graph, specs, model.checkpoint, tmp_path / "affine.mlpackage")
     opened = ct.models.MLModel(str(path), skip_model_load=True)
     spec = opened.get_spec()
@@ -266,7 +266,7 @@ def test_parameter_without_a_weight_is_noticed(state_graph, tmp_path):
 
 @pytest.mark.parametrize("bits", [5, 7])
 def test_width_that_core_ml_has_no_type_for_is_refused(published_plan, bits):
-    recipe = QuantRecipe("odd", (QuantRule("*", QuantSpec(bits, 16, "kmeans")),))
+    recipe = QuantRecipe("odd", (QuantRule("*", QuantSpec("lut", bits, 16)),))
     plan = published_plan(recipe=recipe)
     with pytest.raises(InputError, match=rf"no {bits}-bit lookup tables .* use 1, 2, 3, 4, 6, 8"):
         build_program(plan.graphs[-1], plan.specs, Placeholders())

@@ -13,24 +13,24 @@ from export.backends.onnx.data import DataWriter
 from export.backends.onnx.model import ModelBuilder, value_info
 from export.backends.onnx.ops import OnnxOps, Tensor
 from export.backends.onnx.profile import FAST, PORTABLE
-from export.quant.quantize import quantize
-from export.quant.recipe import DENSE16, DENSE32, QuantSpec
+from export.graphs.weights import load_weight
+from export.quant.recipe import FLOAT16, FLOAT32, QuantSpec
 from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.engines.onnx import OnnxEngine, SessionSettings
 
 PROFILES = {"fast": FAST, "portable": PORTABLE}
 SHAPES = [(1, 1), (1, 7), (2, 5), (2, 33)]
 FORMS = {
-    "dense 32": DENSE32,
-    "dense 16": DENSE16,
-    "int8 rows": QuantSpec(8, 1, "affine"),
-    "int8 blocks": QuantSpec(8, 32, "block"),
-    "int4 blocks": QuantSpec(4, 32, "block"),
-    "int4 blocks of 128": QuantSpec(4, 128, "block"),
-    "int4 asymmetric": QuantSpec(4, 32, "block", symmetric=False),
-    "int8 asymmetric": QuantSpec(8, 32, "block", symmetric=False),
+    "dense 32": FLOAT32,
+    "dense 16": FLOAT16,
+    "int8 rows": QuantSpec("rows", 8),
+    "int8 blocks": QuantSpec("blocks", 8, 32),
+    "int4 blocks": QuantSpec("blocks", 4, 32),
+    "int4 blocks of 128": QuantSpec("blocks", 4, 128),
+    "int4 asymmetric": QuantSpec("blocks", 4, 32, symmetric=False),
+    "int8 asymmetric": QuantSpec("blocks", 8, 32, symmetric=False),
 }
-PACKED = [name for name, spec in FORMS.items() if spec.method == "block"]
+PACKED = [name for name, spec in FORMS.items() if spec.form == "blocks"]
 COLUMNS = 256
 
 
@@ -55,7 +55,7 @@ def build(tmp_path, arrays, make_parameter):
     def make(body, inputs, profile, weights=(), specs=None, heads=()):
         source = arrays(weights)
         parameters = {name: make_parameter(name, values) for name, values in source.items()}
-        chosen = dict.fromkeys(source, DENSE32) | (specs or {})
+        chosen = dict.fromkeys(source, FLOAT32) | (specs or {})
         builder = ModelBuilder(profile.opset)
         given = {
             name: Tensor(name, x.shape[-1], x.shape[2] if name in heads else 1)
@@ -68,7 +68,7 @@ def build(tmp_path, arrays, make_parameter):
         layout = builder.layout()
         with DataWriter(path, layout) as writer:
             for name in list(builder.pieces):
-                builder.take(name, quantize(parameters[name], source, chosen[name]), writer)
+                builder.take(name, load_weight(parameters[name], source, chosen[name]), writer)
         types = {"f": "float32", "i": "int64"}
         described = [
             _varying(name, x.shape, types[x.dtype.kind], x.ndim - 2 if x.ndim > 2 else 0)
@@ -82,7 +82,7 @@ def build(tmp_path, arrays, make_parameter):
         ]
         model = builder.model("one", described, outputs, builder.external(layout, path.name))
         path.write_bytes(model.SerializeToString())
-        integers = any(spec.method == "affine" for spec in chosen.values())
+        integers = any(spec.form == "rows" for spec in chosen.values())
         return OnnxEngine.load(path, SessionSettings(profile.is_exact, whole_sums=integers))
 
     return make
@@ -217,7 +217,7 @@ def held(weights, specs, arrays, make_parameter):
     """The weights in their storage forms."""
     source = arrays(weights)
     named = {name: make_parameter(name, values) for name, values in weights.items()}
-    return [quantize(parameter, source, specs[name]) for name, parameter in named.items()]
+    return [load_weight(parameter, source, specs[name]) for name, parameter in named.items()]
 
 
 LAYERS = {
@@ -359,7 +359,7 @@ def test_products_with_offsets_round_nothing(build, profile, bits):
         {"x": normal(1, 1, 1, COLUMNS)},
         profile,
         {"w": blocks},
-        {"w": QuantSpec(bits, 32, "block", symmetric=False)},
+        {"w": QuantSpec("blocks", bits, 32, symmetric=False)},
     )
     for shape in SHAPES:
         x = normal(2, *shape, COLUMNS)

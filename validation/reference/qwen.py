@@ -1,4 +1,4 @@
-"""Qwen3 decoder with a static key/value cache in plain PyTorch, names as published (`llm.`).
+"""Qwen2 or Qwen3 decoder with a static key/value cache in plain PyTorch, names as published.
 
 In: input embeddings and the position of the first of them. Out: hidden states or logits.
 """
@@ -63,18 +63,19 @@ def rotate(x: Tensor, positions: Tensor, frequencies: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with a norm on every query and key head."""
+    """Grouped-query attention; Qwen3 norms every query and key head, Qwen2 has biases."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         size, dim = config.hidden_size, config.head_dim
         self.config = config
-        self.q_proj = nn.Linear(size, config.num_heads * dim, bias=False)
-        self.k_proj = nn.Linear(size, config.num_kv_heads * dim, bias=False)
-        self.v_proj = nn.Linear(size, config.num_kv_heads * dim, bias=False)
+        self.q_proj = nn.Linear(size, config.num_heads * dim, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(size, config.num_kv_heads * dim, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(size, config.num_kv_heads * dim, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.num_heads * dim, size, bias=False)
-        self.q_norm = RMSNorm(dim, config.rms_norm_eps)
-        self.k_norm = RMSNorm(dim, config.rms_norm_eps)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(dim, config.rms_norm_eps)
 
     def forward(self, x: Tensor, position: int, cache: KeyValueCache, layer: int) -> Tensor:
         """(S, hidden) -> (S, hidden), causal, with the cache's rows before `position`."""
@@ -85,8 +86,9 @@ class Attention(nn.Module):
         )  # (heads, S, head_dim)
         positions = torch.arange(position, position + x.shape[0])
         frequencies = rope_frequencies(self.config)
-        q = rotate(self.q_norm(q), positions, frequencies)
-        k = rotate(self.k_norm(k), positions, frequencies)
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = (rotate(x, positions, frequencies) for x in (q, k))
         k, v = cache.write(layer, position, k, v)
         groups = self.config.num_heads // self.config.num_kv_heads
         k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
@@ -127,7 +129,7 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
 
 
-class Qwen3Model(nn.Module):
+class QwenModel(nn.Module):
     """Embedding table, blocks, final norm."""
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -137,12 +139,12 @@ class Qwen3Model(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class Qwen3(nn.Module):
+class Qwen(nn.Module):
     """The language model."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.model = Qwen3Model(config)
+        self.model = QwenModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def run_layers(

@@ -1,14 +1,20 @@
-"""The packages of a Core ML bundle, in the order in which they run, and their shapes' limits."""
+"""The packages of static shapes, in the order in which they run, and the limits of their shapes.
+
+The limits are the Neural Engine's.
+"""
 
 from __future__ import annotations
 
-from export.backends.base import Layout
+from collections.abc import Sequence
+
 from export.config import ExportConfig
+from export.graphs.bodies import Bodies
+from export.graphs.graph import Section
 from export.graphs.static.decoder import decoder_graph
 from export.graphs.static.lm_head import MAX_DIMENSION, lm_head_graph, lm_head_slices
 from export.graphs.static.resampler import resampler_graph
 from export.graphs.static.vision_encoder import vision_encoder_graph
-from export.models.config import MAX_FRAMES, ModelConfig
+from export.models.config import ModelConfig
 from mobile_runtime.bundle import Decoding, Preprocessing
 from mobile_runtime.errors import InputError
 
@@ -16,41 +22,43 @@ from mobile_runtime.errors import InputError
 _ALIGNMENT = 32
 
 
-def coreml_layout(model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding) -> Layout:
+def static_layout(
+    bodies: Bodies, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
+) -> Sequence[Section]:
     """Vision tower, resampler, decoder and head, each of which may be cut into packages."""
-    _check_views(preprocessing)
+    _check_views(model, preprocessing)
     length = preprocessing.max_patches
     return [
-        (
+        Section(
             "vision_encoder",
             model.vision.num_layers,
-            lambda blocks, name: vision_encoder_graph(model.vision, length, blocks, name),
+            lambda blocks, name: vision_encoder_graph(bodies, model.vision, length, blocks, name),
         ),
-        ("resampler", 1, lambda _, name: resampler_graph(model, length, name)),
-        (
+        Section("resampler", 1, lambda _, name: resampler_graph(bodies, model, length, name)),
+        Section(
             "decoder",
             model.decoder.num_layers,
-            lambda blocks, name: decoder_graph(model.decoder, decoding, blocks, name),
+            lambda blocks, name: decoder_graph(bodies, model.decoder, decoding, blocks, name),
         ),
-        (
+        Section(
             "lm_head",
             lm_head_slices(model.decoder.vocab_size)[0],
-            lambda blocks, name: lm_head_graph(model.decoder, blocks, name),
+            lambda blocks, name: lm_head_graph(bodies, model.decoder, blocks, name),
         ),
     ]
 
 
-def _check_views(preprocessing: Preprocessing) -> None:
-    length = MAX_FRAMES * preprocessing.max_patches
+def _check_views(model: ModelConfig, preprocessing: Preprocessing) -> None:
+    length = model.max_frames * preprocessing.max_patches
     if length > MAX_DIMENSION:
         raise InputError(
             f"scale_resolution {preprocessing.scale_resolution} makes views of up to "
-            f"{preprocessing.max_patches} patches, {length} in a group of {MAX_FRAMES} frames; the "
-            f"Neural Engine takes {MAX_DIMENSION}: use a smaller scale_resolution."
+            f"{preprocessing.max_patches} patches, {length} in a group of {model.max_frames} "
+            f"frames; the Neural Engine takes {MAX_DIMENSION}: use a smaller scale_resolution."
         )
 
 
-def check_decoding(config: ExportConfig, model: ModelConfig) -> Decoding:
+def static_decoding(config: ExportConfig, model: ModelConfig) -> Decoding:
     """The decoder's shapes, or `InputError` when the target or the model does not allow them."""
     context, prefill = config.context_length, config.prefill_length
     # With an outside cache the mask has a column for each cached and each new position.

@@ -1,0 +1,49 @@
+"""What a release fixes of its chats: special tokens by role, terminators, templates.
+
+The rules are data; `export/host/tokenizer.py` applies them to the files of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Role in the manifest -> how the published checkpoints of the family write the token.
+IMAGE_TOKENS: Mapping[str, str] = {
+    "image_start": "<image>",
+    "image_end": "</image>",
+    "slice_start": "<slice>",
+    "slice_end": "</slice>",
+    "image_id_start": "<image_id>",
+    "image_id_end": "</image_id>",
+    "image_placeholder": "<unk>",
+}
+MESSAGE_TOKENS: Mapping[str, str] = {
+    "message_start": "<|im_start|>",
+    "message_end": "<|im_end|>",
+    "end_of_text": "<|endoftext|>",
+}
+THINK_TOKENS: Mapping[str, str] = {"think_start": "<think>", "think_end": "</think>"}
+SPECIAL_TOKENS: Mapping[str, str] = {**MESSAGE_TOKENS, **THINK_TOKENS, **IMAGE_TOKENS}
+
+
+@dataclass(frozen=True)
+class ChatRules:
+    """The chat format of a release.
+
+    `special_tokens` maps roles to tokens, those of `stop_roles` end an answer. A checkpoint without
+    a template gets `default_template`; any other must have one of the digests `template_sha256`,
+    because the runtime writes the format out in code. `title` is how errors call the release.
+    """
+
+    title: str
+    special_tokens: Mapping[str, str]
+    stop_roles: tuple[str, ...]
+    default_template: str
+    template_sha256: tuple[str, ...]
+
+    def supports(self, template: str) -> bool:
+        """Whether the runtime's own rendering agrees with `template`."""
+        digest = hashlib.sha256(template.encode()).hexdigest()
+        return template == self.default_template or digest in self.template_sha256

@@ -1,0 +1,119 @@
+"""How the values of a stored weight are chosen: `METHODS`, by the name that specifications use.
+
+A method is one function `(values, spec, statistics) -> Weight` and one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.quant.affine import quantize_affine
+from export.quant.blocks import quantize_blocks
+from export.quant.checks import check_finite
+from export.quant.kmeans import palettize
+from export.quant.recipe import QuantSpec
+from export.quant.statistics import Statistics
+from export.quant.weights import FORMS, DenseWeight, Weight
+from mobile_runtime.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """A weight as loaded, on its way to a storage form.
+
+    `array` is bfloat16, float16 or float32, (r, columns) or a vector. Rows of zeros are appended up
+    to `padded_rows`. `name` is what errors call it; `threads` None is one per core.
+    """
+
+    array: NDArray[Any]
+    name: str
+    padded_rows: int
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """`choose` gives a weight in one of `forms`; without statistics it goes by the weight alone."""
+
+    forms: frozenset[str]
+    choose: Callable[[Values, QuantSpec, Statistics | None], Weight]
+
+
+def _kmeans(values: Values, spec: QuantSpec, statistics: Statistics | None) -> Weight:
+    return palettize(
+        values.array,
+        bits=spec.bits,
+        group_size=spec.group_size,
+        name=values.name,
+        rows=values.padded_rows,
+        threads=values.threads,
+    )
+
+
+def _minmax(values: Values, spec: QuantSpec, statistics: Statistics | None) -> Weight:
+    return quantize_affine(values.array, bits=spec.bits, name=values.name, rows=values.padded_rows)
+
+
+def _least_squares(values: Values, spec: QuantSpec, statistics: Statistics | None) -> Weight:
+    return quantize_blocks(
+        values.array,
+        spec=spec,
+        name=values.name,
+        rows=values.padded_rows,
+        threads=values.threads,
+    )
+
+
+def _round(values: Values, spec: QuantSpec, statistics: Statistics | None) -> Weight:
+    dtype = np.float32 if spec.bits == 32 else np.float16
+    return to_float(values.array, values.name, values.padded_rows, dtype)
+
+
+STORED = "stored"  # the method of a weight that its source has finished: nothing is chosen
+
+METHODS: dict[str, Method] = {
+    "kmeans": Method(frozenset({"lut"}), _kmeans),
+    "minmax": Method(frozenset({"rows"}), _minmax),
+    "least_squares": Method(frozenset({"blocks"}), _least_squares),
+    "round": Method(frozenset({"floats"}), _round),
+}
+
+
+def check_method(name: str, spec: QuantSpec) -> None:
+    """`InputError` if the weight called `name` cannot be stored so by any method."""
+    if spec.method == STORED:
+        return
+    if spec.method not in METHODS:
+        raise InputError(f"no method {spec.method!r} (for {name}); there are {', '.join(METHODS)}.")
+    if spec.form not in METHODS[spec.method].forms:
+        forms = ", ".join(sorted(METHODS[spec.method].forms))
+        raise InputError(
+            f"the method {spec.method} does not give {spec.form} (for {name}), but {forms}; choose "
+            "another method or form."
+        )
+
+
+def quantize(values: Values, spec: QuantSpec, statistics: Statistics | None = None) -> Weight:
+    """Choose the stored values of one weight as `spec` says."""
+    weight = METHODS[spec.method].choose(values, spec, statistics)
+    assert isinstance(weight, FORMS[spec.form]), f"{spec.method} gave {type(weight).__name__}"
+    return weight
+
+
+def to_float(
+    values: NDArray[Any], name: str, rows: int, dtype: type[np.float16] | type[np.float32]
+) -> DenseWeight:
+    """Round to `dtype`, padded with zero rows; NaN, infinity and what float16 cannot hold are
+    refused."""
+    check_finite(values, name)
+    if len(values) == rows:
+        converted: Any = values.astype(dtype)
+        return DenseWeight(converted)
+    padded: Any = np.zeros((rows, *values.shape[1:]), dtype)
+    padded[: len(values)] = values
+    return DenseWeight(padded)
