@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from export.host.chat_format import SPECIAL_TOKENS
-from export.host.chat_template import COMPACT
 from export.host.tokenizer import WORD_PATTERN
-from export.models.tensors import tensor_shapes
-from export.releases import parse_config
+from export.releases import find_release, parse_config
 
 _SEED = 0
 _CONFIG: dict[str, Any] = {
@@ -56,31 +54,33 @@ _CONFIG: dict[str, Any] = {
 def write_random_checkpoint(folder: Path, **changes: Any) -> None:
     """Write config.json, weights and a byte-level tokenizer to `folder` (made if absent).
 
-    `changes` replace values of the configuration.
+    `changes` replace values of the configuration; None removes one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _byte_tokenizer()
-    special = {role: tokenizer.token_to_id(token) for role, token in SPECIAL_TOKENS.items()}
+    release = find_release({**_CONFIG, **changes})
+    tokenizer = _byte_tokenizer(release.chat.special_tokens.values())
     config = {
         **_CONFIG,
         "vocab_size": tokenizer.get_vocab_size(),
-        "eos_token_id": special["message_end"],
+        "eos_token_id": tokenizer.token_to_id(release.chat.special_tokens["message_end"]),
         **changes,
     }
+    config = {name: value for name, value in config.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
     added = {
         str(token_id): {"content": token.content, "special": token.special, "normalized": False}
         for token_id, token in tokenizer.get_added_tokens_decoder().items()
     }
-    settings = {"chat_template": COMPACT, "added_tokens_decoder": added}
+    template = release.chat.default_template
+    settings = {"chat_template": template, "added_tokens_decoder": added}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    shapes = tensor_shapes(parse_config(config))
+    shapes = release.tensor_shapes(parse_config(config))
     tensors = {name: _random_tensor(name, shape) for name, shape in shapes.items()}
     save_file(tensors, folder / "model.safetensors")
 
 
-def _byte_tokenizer() -> Tokenizer:
+def _byte_tokenizer(special: Iterable[str]) -> Tokenizer:
     """One token a byte, then the special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: n for n, symbol in enumerate(alphabet)}
@@ -90,7 +90,7 @@ def _byte_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS.values()]
+        [AddedToken(token, normalized=False, special=True) for token in special]
     )
     return tokenizer
 

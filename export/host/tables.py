@@ -49,7 +49,7 @@ def describe_tables(model: ModelConfig, spec: QuantSpec) -> Tables:
     rows, columns = model.decoder.vocab_size, model.decoder.hidden_size
     scaled = spec.form == "rows"
     scales = TensorFile(_SCALES, (rows,), "float16") if scaled else None
-    dtype = "int8" if scaled else "float16"
+    dtype = "int8" if scaled else f"float{spec.bits}"
     positions, queries = position_table(model), key_query(model)
     return Tables(
         EmbeddingTable(TensorFile(_EMBEDDING, (rows, columns), dtype), scales),

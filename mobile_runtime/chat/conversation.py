@@ -15,6 +15,7 @@ import numpy as np
 
 from mobile_runtime.bundle import Preprocessing, Prompt
 from mobile_runtime.chat.media import Frames, load_frames, view_digest
+from mobile_runtime.chat.messages import read_turns
 from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, encode_prompt
 from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.pictures.preprocess import View
@@ -51,9 +52,10 @@ def prepare_prompt(
 ) -> PreparedPrompt:
     """Read the pictures and build the prompt; relative paths start at `folder`."""
     config = chat_format.preprocessing
-    media = load_frames(messages, config, max_slice_nums, folder)
+    turns = read_turns(messages)
+    media = load_frames(turns, config, max_slice_nums, folder)
     encoded = encode_prompt(
-        messages,
+        turns,
         [frames.layout for frames in media],
         chat_format.tokenizer,
         chat_format.prompt,

@@ -6,7 +6,7 @@ Knows files and the image processor; knows neither tokens nor graphs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 from PIL import Image
 
 from mobile_runtime.bundle import Preprocessing
-from mobile_runtime.chat.messages import collect_media
+from mobile_runtime.chat.messages import Turn, collect_media
 from mobile_runtime.chat.prompt import MediaLayout
 from mobile_runtime.errors import InputError
 from mobile_runtime.pictures.images import load_image, to_rgb
-from mobile_runtime.pictures.preprocess import View, plan_slices, preprocess_image
+from mobile_runtime.pictures.preprocess import View, cut_image, plan_slices
 from mobile_runtime.pictures.video import (
     VideoOptions,
     group_frames,
@@ -39,18 +39,18 @@ class Frames:
 
 
 def load_frames(
-    messages: Sequence[Mapping[str, Any]],
+    turns: Sequence[Turn],
     config: Preprocessing,
     max_slice_nums: int | None = None,
     folder: Path | None = None,
 ) -> list[Frames]:
-    """Read and cut everything that the messages show; relative paths start at `folder`."""
+    """Read and cut everything that the turns show; relative paths start at `folder`."""
     video_slices = _VIDEO_SLICES if max_slice_nums is None else max_slice_nums
     return [
         _load_video(media.source, config, video_slices, folder)
         if media.kind == "video"
         else _cut([_open_image(media.source, folder)], config, max_slice_nums, None)
-        for media in collect_media(messages)
+        for media in collect_media(turns)
     ]
 
 
@@ -91,9 +91,11 @@ def _cut(
     max_slice_nums: int | None,
     temporal_ids: Sequence[Sequence[int]] | None,
 ) -> Frames:
-    views = tuple(tuple(preprocess_image(image, config, max_slice_nums)) for image in images)
-    grids = tuple(plan_slices(*image.size, config, max_slice_nums).grid for image in images)
-    return Frames(views, MediaLayout(grids, temporal_ids))
+    plans = [plan_slices(*image.size, config, max_slice_nums) for image in images]
+    views = tuple(
+        tuple(cut_image(image, plan, config)) for image, plan in zip(images, plans, strict=True)
+    )
+    return Frames(views, MediaLayout(tuple(plan.grid for plan in plans), temporal_ids))
 
 
 def view_digest(view: View) -> bytes:

@@ -36,9 +36,9 @@ class Turn:
         return "\n".join(part if isinstance(part, str) else "" for part in self.parts)
 
 
-def collect_media(messages: Sequence[Mapping[str, Any]]) -> list[Media]:
-    """Pictures and videos of a conversation, in order; refuses messages that are not valid."""
-    parts = chain.from_iterable(turn.parts for turn in read_turns(messages))
+def collect_media(turns: Sequence[Turn]) -> list[Media]:
+    """Pictures and videos of a conversation, in order."""
+    parts = chain.from_iterable(turn.parts for turn in turns)
     return [part for part in parts if isinstance(part, Media)]
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobile_runtime.bundle import Preprocessing, Prompt
-from mobile_runtime.chat.messages import Media, Turn, read_turns
+from mobile_runtime.chat.messages import Turn, collect_media
 from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.errors import InputError
 
@@ -88,8 +87,9 @@ _IMAGE_START, _IMAGE_END = _Control("image_start"), _Control("image_end")
 _SLICE_START, _SLICE_END = _Control("slice_start"), _Control("slice_end")
 _ID_START, _ID_END = _Control("image_id_start"), _Control("image_id_end")
 _PLACEHOLDER = _Control("image_placeholder")
+_THINK_CONTROLS = (_THINK_START, _THINK_END)  # of models that think
 _CONTROLS = (
-    *(_MESSAGE_START, _MESSAGE_END, _THINK_START, _THINK_END, _IMAGE_START, _IMAGE_END),
+    *(_MESSAGE_START, _MESSAGE_END, _IMAGE_START, _IMAGE_END),
     *(_SLICE_START, _SLICE_END, _ID_START, _ID_END, _PLACEHOLDER),
 )
 
@@ -108,7 +108,7 @@ def check_prompt(prompt: Prompt, tokenizer: Tokenizer) -> None:
 
 
 def encode_prompt(
-    messages: Sequence[Mapping[str, Any]],
+    turns: Sequence[Turn],
     media: Sequence[MediaLayout],
     tokenizer: Tokenizer,
     prompt: Prompt,
@@ -120,12 +120,10 @@ def encode_prompt(
     `media` holds one layout for each picture and video, in the order of `collect_media`.
     Text never becomes a special token, whatever it spells.
     """
-    turns = read_turns(messages)
-    wanted = sum(isinstance(part, Media) for turn in turns for part in turn.parts)
-    if wanted != len(media):
-        raise InputError(
-            f"The messages hold {wanted} pictures and videos, {len(media)} layouts were given."
-        )
+    assert len(collect_media(turns)) == len(media), "one layout per picture and video"
+    thinks = all(control.role in prompt.special_tokens for control in _THINK_CONTROLS)
+    if options.enable_thinking and not thinks:
+        raise InputError("the model of this bundle does not think; leave the thinking switch out.")
     grids = list(chain.from_iterable(layout.grids for layout in media))
     groups = _frame_groups(media, options.temporal_ids)
     numbered = _use_image_id(media, preprocessing, options)
@@ -134,7 +132,8 @@ def encode_prompt(
         first: _placeholder(first if numbered else None, grids[first], preprocessing)
         for first in firsts
     }
-    items = _render(turns, [len(layout.grids) for layout in media], options.enable_thinking)
+    frame_counts = [len(layout.grids) for layout in media]
+    items = _render(turns, frame_counts, options.enable_thinking, thinks)
     view_groups = _view_groups(groups, grids)
     return _encode(_place(items, placeholders), view_groups, tokenizer, prompt)
 
@@ -212,9 +211,13 @@ def _placeholder(image_id: int | None, grid: Grid | None, config: Preprocessing)
 
 
 def _render(
-    turns: Sequence[Turn], frame_counts: Sequence[int], enable_thinking: bool | None
+    turns: Sequence[Turn],
+    frame_counts: Sequence[int],
+    enable_thinking: bool | None,
+    thinks: bool,
 ) -> list[_Item]:
-    """The published chat template, with the frames of all pictures numbered as slots."""
+    """The published chat template, with the frames of all pictures numbered as slots. That of a
+    model which does not think knows no thoughts."""
     firsts = accumulate(frame_counts, initial=0)
     slots = iter(
         [_Slot(first + n) for n in range(count)]
@@ -224,7 +227,9 @@ def _render(
     items: list[_Item] = []
     for index, turn in enumerate(turns):
         body: list[_Item] = []
-        if turn.role == "assistant":
+        if turn.role == "assistant" and not thinks:
+            body.append(turn.text())
+        elif turn.role == "assistant":
             body += _render_answer(turn, index > last_query, index == len(turns) - 1)
         else:
             for part in turn.parts:
@@ -232,9 +237,11 @@ def _render(
             body = _join(body)
         items += [_MESSAGE_START, turn.role + "\n", *body, _MESSAGE_END, "\n"]
     items += [_MESSAGE_START, "assistant\n"]
-    if enable_thinking is False:
+    if not thinks or enable_thinking is None:
+        return items
+    if not enable_thinking:
         items += [_THINK_START, "\n\n", _THINK_END, "\n\n"]
-    elif enable_thinking:
+    else:
         items += [_THINK_START, "\n"]
     return items
 

@@ -95,8 +95,12 @@ def preprocess_image(
     image: Image.Image, config: Preprocessing, max_slice_nums: int | None = None
 ) -> list[View]:
     """Scale, slice and normalise a picture: the overview, then its slices in row-major order."""
-    image = image.convert("RGB")
     plan = plan_slices(image.width, image.height, config, max_slice_nums)
+    return cut_image(image.convert("RGB"), plan, config)
+
+
+def cut_image(image: Image.Image, plan: SlicePlan, config: Preprocessing) -> list[View]:
+    """Scale, slice and normalise an RGB picture as `plan_slices` has decided."""
     views = [_view(image.resize(plan.overview_size, Image.Resampling.BICUBIC), config)]
     if plan.grid is not None and plan.refine_size is not None:
         refined = image.resize(plan.refine_size, Image.Resampling.BICUBIC)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mobile_runtime.bundle import Preprocessing
-from mobile_runtime.chat.messages import collect_media
+from mobile_runtime.chat.messages import collect_media, read_turns
 from mobile_runtime.chat.prompt import MediaLayout, PromptOptions, encode_prompt
 from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.errors import InputError
@@ -52,7 +52,9 @@ def _expected(line, media, tokenizer, prompt, config):
     names = ("enable_thinking", "use_image_id", "temporal_ids")
     options = PromptOptions(**{name: line[name] for name in names if name in line})
     try:
-        encoded = encode_prompt(line["messages"], media, tokenizer, prompt, config, options)
+        encoded = encode_prompt(
+            read_turns(line["messages"]), media, tokenizer, prompt, config, options
+        )
     except InputError as error:
         return {"error": str(error)}
     groups = [
@@ -72,7 +74,7 @@ def test_golden_chats_have_the_published_ids(minicpmv_json, chat):
     lines = []
     for entry in GOLDEN_PROMPTS:
         messages = _golden_messages(entry)
-        sizes = [media.source[:2] for media in collect_media(messages)]
+        sizes = [media.source[:2] for media in collect_media(read_turns(messages))]
         slices = entry.get("max_slice_nums")
         media = [MediaLayout((plan_slices(*size, config, slices).grid,)) for size in sizes]
         names = ("enable_thinking", "use_image_id", "temporal_ids")
@@ -136,7 +138,7 @@ def test_random_conversations_are_encoded_as_in_python(minicpmv_json, chat):
     lines, expected = [], []
     for _ in range(3000):
         messages = _random_conversation(rng)
-        media = [_random_layout(rng, m.kind) for m in collect_media(messages)]
+        media = [_random_layout(rng, m.kind) for m in collect_media(read_turns(messages))]
         options = {"enable_thinking": rng.choice([True, False, None])}
         options["use_image_id"] = rng.choice([True, False, None])
         if rng.random() < 0.3:

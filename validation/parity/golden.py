@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from mobile_runtime.bundle import list_files, read_manifest, write_manifest
 from mobile_runtime.chat.conversation import PreparedPrompt
-from mobile_runtime.chat.messages import collect_media
+from mobile_runtime.chat.messages import collect_media, read_turns
 from mobile_runtime.files import replace_folder, scratch_folder
 from mobile_runtime.pictures.preprocess import patches
 from validation.chats import NamedChat
@@ -54,7 +54,7 @@ def write_golden(bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat
 def _save_pictures(named: NamedChat, folder: Path) -> list[str]:
     """Write the chat's pictures to `folder`; their names."""
     names = []
-    for n, media in enumerate(collect_media(named.chat.messages)):
+    for n, media in enumerate(collect_media(read_turns(named.chat.messages))):
         names.append(f"{named.name}_{n}.png")
         media.source.save(folder / names[-1])
     return names

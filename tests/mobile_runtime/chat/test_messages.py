@@ -1,6 +1,6 @@
 import pytest
 
-from mobile_runtime.chat.messages import Media, collect_media
+from mobile_runtime.chat.messages import Media, collect_media, read_turns
 from mobile_runtime.errors import InputError
 
 
@@ -16,7 +16,7 @@ def test_media_come_in_the_order_of_the_conversation():
         _user({"type": "video", "video": "b.mp4"}, {"type": "image", "image": 3}),
     ]
     expected = [Media("image", "a.jpg"), Media("video", "b.mp4"), Media("image", 3)]
-    assert collect_media(messages) == expected
+    assert collect_media(read_turns(messages)) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_media_come_in_the_order_of_the_conversation():
 )
 def test_message_that_cannot_be_said_is_named(messages, match):
     with pytest.raises(InputError, match=match):
-        collect_media(messages)
+        collect_media(read_turns(messages))

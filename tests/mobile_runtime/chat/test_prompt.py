@@ -6,7 +6,7 @@ from itertools import chain
 import pytest
 
 from mobile_runtime.bundle import SpecialToken
-from mobile_runtime.chat.messages import collect_media
+from mobile_runtime.chat.messages import collect_media, read_turns
 from mobile_runtime.chat.prompt import (
     MediaLayout,
     PromptOptions,
@@ -61,10 +61,12 @@ def _options(entry):
 def test_golden_chat_gives_the_published_ids(entry, published, preprocessing, picture):
     tokenizer, prompt = published
     messages = _golden_messages(entry)
-    sizes = [media.source for media in collect_media(messages)]
+    sizes = [media.source for media in collect_media(read_turns(messages))]
     slices = entry.get("max_slice_nums")
     media = [MediaLayout((plan_slices(w, h, preprocessing, slices).grid,)) for w, h, _ in sizes]
-    encoded = encode_prompt(messages, media, tokenizer, prompt, preprocessing, _options(entry))
+    encoded = encode_prompt(
+        read_turns(messages), media, tokenizer, prompt, preprocessing, _options(entry)
+    )
     views = [preprocess_image(picture(*size), preprocessing, slices) for size in sizes]
     in_order = [views[frame][group.view] for group in encoded.groups for frame in group.frames]
     assert encoded.input_ids.tolist() == entry["input_ids"]
@@ -136,9 +138,9 @@ def test_random_chats_read_as_the_published_template(seed, tiny, preprocessing, 
     rng = random.Random(seed)
     for _ in range(100):
         messages, thinking = _random_chat(rng), rng.choice([True, False, None])
-        media = [MediaLayout((None,))] * len(collect_media(messages))
+        media = [MediaLayout((None,))] * len(collect_media(read_turns(messages)))
         options = PromptOptions(enable_thinking=thinking)
-        encoded = encode_prompt(messages, media, tokenizer, prompt, config, options)
+        encoded = encode_prompt(read_turns(messages), media, tokenizer, prompt, config, options)
         assert encoded.text == _reference(template, messages, thinking).replace(SLOT, ONE_VIEW)
         assert tokenizer.decode(encoded.input_ids.tolist(), skip_special=False) == encoded.text
 
@@ -152,14 +154,14 @@ def test_random_groups_are_placed_as_published(seed, tiny, preprocessing, templa
             _user(*rng.choices([IMAGE, IMAGE, _text(" a \n"), _text("\t"), _text("")], k=6))
             for _ in range(rng.randint(1, 3))
         ]
-        frames = list(range(len(collect_media(messages))))
+        frames = list(range(len(collect_media(read_turns(messages)))))
         groups = []
         while frames:
             size = rng.randint(1, 6)
             groups, frames = [*groups, frames[:size]], frames[size:]
         media = [MediaLayout((None,))] * sum(map(len, groups))
         options = PromptOptions(None, True, groups)
-        encoded = encode_prompt(messages, media, *tiny, config, options)
+        encoded = encode_prompt(read_turns(messages), media, *tiny, config, options)
         assert encoded.text == _reference_groups(_reference(template, messages, None), groups)
         assert [list(group.frames) for group in encoded.groups] == groups
 
@@ -186,8 +188,8 @@ def test_special_tokens_in_text_change_no_bound_and_no_control_token(seed, tiny,
                 part["text"] = "x"
         harmless[0]["content"] = harmless[2]["content"] = "x"
         media = [MediaLayout(((2, 1),)), MediaLayout((None,))]
-        encoded = encode_prompt(hostile, media, tokenizer, prompt, preprocessing)
-        expected = encode_prompt(harmless, media, tokenizer, prompt, preprocessing)
+        encoded = encode_prompt(read_turns(hostile), media, tokenizer, prompt, preprocessing)
+        expected = encode_prompt(read_turns(harmless), media, tokenizer, prompt, preprocessing)
         assert encoded.groups == expected.groups
         for start, end in encoded.image_bound:
             assert end - start == 64
@@ -199,7 +201,9 @@ def test_special_tokens_in_text_change_no_bound_and_no_control_token(seed, tiny,
 
 def test_text_is_encoded_together_with_the_template_around_it(tiny, preprocessing):
     tokenizer, prompt = tiny
-    ids = encode_prompt([_user(_text("\nuser"))], [], *tiny, preprocessing).input_ids.tolist()
+    ids = encode_prompt(
+        read_turns([_user(_text("\nuser"))]), [], *tiny, preprocessing
+    ).input_ids.tolist()
     start = prompt.special_tokens["message_start"].id
     newlines, user = tokenizer.token_id("ĊĊ"), tokenizer.token_id("user")
     assert ids[:4] == [start, user, newlines, user]
@@ -209,7 +213,7 @@ def test_placeholder_of_a_sliced_image(tiny, preprocessing):
     config = dataclasses.replace(preprocessing, num_queries=1)
     messages = [_user(_text("a"), IMAGE, IMAGE)]
     media = [MediaLayout(((3, 2),)), MediaLayout((None,))]
-    encoded = encode_prompt(messages, media, *tiny, config, PromptOptions(None))
+    encoded = encode_prompt(read_turns(messages), media, *tiny, config, PromptOptions(None))
     row = "<slice><unk></slice>" * 3
     assert encoded.text == (
         "<|im_start|>user\na\n<image_id>0</image_id><image><unk></image>"
@@ -226,7 +230,7 @@ def test_video_frames_of_a_group_share_one_placeholder(tiny, preprocessing):
     config = dataclasses.replace(preprocessing, num_queries=1)
     video = MediaLayout((None,) * 5, ((0, 2), (4, 6), (8,)))
     messages = [_user({"type": "video", "video": "v.mp4"}, _text("What?"))]
-    encoded = encode_prompt(messages, [video], *tiny, config, PromptOptions(None))
+    encoded = encode_prompt(read_turns(messages), [video], *tiny, config, PromptOptions(None))
     view = ONE_VIEW
     assert encoded.text == (
         f"<|im_start|>user\n{view}\n{view}\n{view}\nWhat?<|im_end|>\n<|im_start|>assistant\n"
@@ -244,7 +248,7 @@ def test_text_before_a_later_frame_is_stripped_whole(tiny, preprocessing):
     ]
     options = PromptOptions(None, True, [[1, 2, 3]])
     media = [MediaLayout((None,))] * 3
-    encoded = encode_prompt(messages, media, *tiny, config, options)
+    encoded = encode_prompt(read_turns(messages), media, *tiny, config, options)
     assert encoded.text == (
         "<|im_start|>user\n<image_id>0</image_id><image><unk></image>onetwo <|im_end|>\n"
         "<|im_start|>assistant\n ok <|im_end|>\n<|im_start|>user\nthree<|im_end|>\n"
@@ -255,7 +259,7 @@ def test_text_before_a_later_frame_is_stripped_whole(tiny, preprocessing):
 def test_sliced_frames_of_a_group_are_packed_view_by_view(tiny, preprocessing):
     media = [MediaLayout(((2, 1),))] * 2
     options = PromptOptions(temporal_ids=[[0, 5]])
-    encoded = encode_prompt([_user(IMAGE, IMAGE)], media, *tiny, preprocessing, options)
+    encoded = encode_prompt(read_turns([_user(IMAGE, IMAGE)]), media, *tiny, preprocessing, options)
     assert [(group.frames, group.view) for group in encoded.groups] == [
         ((0, 1), 0),
         ((0, 1), 1),
@@ -268,7 +272,7 @@ def test_image_id_of_a_group_is_its_first_frame(tiny, preprocessing):
     media = [MediaLayout((None,) * 4, ((0, 1), (2, 3)))]
     messages = [_user({"type": "video", "video": ""})]
     options = PromptOptions(use_image_id=True)
-    text = encode_prompt(messages, media, *tiny, preprocessing, options).text
+    text = encode_prompt(read_turns(messages), media, *tiny, preprocessing, options).text
     assert text.count("<image_id>") == 2
     assert "<image_id>0</image_id>" in text and "<image_id>2</image_id>" in text
 
@@ -277,12 +281,7 @@ def test_frames_of_one_group_must_be_sliced_alike(tiny, preprocessing):
     media = [MediaLayout((None,)), MediaLayout(((2, 1),))]
     options = PromptOptions(temporal_ids=[[0, 1]])
     with pytest.raises(InputError, match="sliced differently"):
-        encode_prompt([_user(IMAGE, IMAGE)], media, *tiny, preprocessing, options)
-
-
-def test_layouts_must_match_the_pictures(tiny, preprocessing):
-    with pytest.raises(InputError, match="1 pictures and videos, 0 layouts"):
-        encode_prompt([_user(IMAGE)], [], *tiny, preprocessing)
+        encode_prompt(read_turns([_user(IMAGE, IMAGE)]), media, *tiny, preprocessing, options)
 
 
 @pytest.mark.parametrize(
