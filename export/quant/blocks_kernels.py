@@ -39,10 +39,18 @@ _LESS = 1 - 2.0**-10  # of half a digit: less than that, and no halves
 _LONGEST = 25  # binary digits that are looked at; a float32 has 24
 
 
+_FAST = {"contract", "reassoc", "nsz"}  # leave to reorder sums
+
+
 def _kernel(function: F) -> F:
-    decorate = numba.njit(
-        nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
-    )
+    decorate = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
+    return cast(F, decorate(function))
+
+
+def _inlined(function: F) -> F:
+    """Compiled into its caller only. As a function of its own it would be there twice, in the
+    caller's order of sums and in another, and which one runs would depend on the cache."""
+    decorate = numba.njit(error_model="numpy", fastmath=_FAST, inline="always")
     return cast(F, decorate(function))
 
 
@@ -72,7 +80,7 @@ def quantize_symmetric(
                 q[row, begin + i] = np.int8(min(max(np.rint(part[i] * inverse), low), high))
 
 
-@_kernel
+@_inlined
 def _best_scale(part: Float32, low: np.float32, high: np.float32, factors: Float32) -> np.float32:
     smallest, largest = np.float32(0), np.float32(0)
     for i in range(part.size):
@@ -131,7 +139,7 @@ def quantize_asymmetric(
                 q[row, begin + i] = np.int8(min(max(level, low), high))
 
 
-@_kernel
+@_inlined
 def _best_line(
     part: Float32, smallest: np.float32, largest: np.float32, low: np.float32, high: np.float32
 ) -> tuple[np.float32, np.float32]:

@@ -1,5 +1,9 @@
 """Block quantization against float64 statements of what it promises."""
 
+import os
+import subprocess
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,6 +11,7 @@ import pytest
 from export.quant.blocks import quantize_blocks
 from export.quant.recipe import QuantSpec
 from mobile_runtime.errors import InputError
+from tests.paths import ROOT
 
 TYPES = [ml_dtypes.bfloat16, np.float16, np.float32]
 MATRICES = {
@@ -284,3 +289,30 @@ def test_impossible_widths_are_refused(bits):
 def test_too_few_rows_are_refused():
     with pytest.raises(InputError, match="has 4 rows and was to be padded to 3"):
         quantize_blocks(np.ones((4, 32), np.float32), spec=block(), name="w", rows=3)
+
+
+_IN_A_PROCESS = """
+import hashlib, ml_dtypes, numpy as np
+from export.quant.blocks import quantize_blocks
+from export.quant.recipe import QuantSpec
+matrix = np.random.default_rng(0).standard_t(4, (512, 256)).astype(ml_dtypes.bfloat16)
+for symmetric in (True, False):
+    weight = quantize_blocks(matrix, spec=QuantSpec("blocks", 4, 32, symmetric), name="w")
+    offset = np.zeros(0) if symmetric else weight.offset
+    stored = weight.q.tobytes() + weight.scale.tobytes() + offset.tobytes()
+    print(hashlib.sha256(stored).hexdigest())
+"""
+
+
+def test_kernels_that_were_compiled_before_give_the_same_integers(tmp_path):
+    """Sums may be reordered, but by the source alone, not by what was in the compiler's cache."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", _IN_A_PROCESS]
+    compiled, loaded = (
+        subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    )
+    assert list(tmp_path.rglob("*.nbc")), "the second process found nothing to load"
+    assert compiled == loaded and len(compiled.split()) == 2
