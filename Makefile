@@ -67,7 +67,7 @@ full-figures: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.onnx_full $(FULL)/checkpoint --json benchmarks/results/onnx-full.json
 	$(BIN)/python -m benchmarks.readme
 
-# Measure the other figures of the README again and write its tables. PyTorch and the int4
+# Measure the other figures again, and write the tables of the README and of docs/benchmarks.md. PyTorch and the int4
 # bundle answer all 300 questions of a task, the others the first ITEMS.
 ITEMS := 60
 figures: $(VENV)/test.stamp
@@ -89,6 +89,11 @@ figures: $(VENV)/test.stamp
 	$(BIN)/python -m examples.pocket.card
 	$(BIN)/python -m benchmarks.readme
 
+# The site of docs/, into a folder that git ignores; a warning fails. Needs no network.
+docs: $(VENV)/test.stamp
+	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m docs.site
+
 # How a model that learned the digits of one collection reads those of the other, for the card.
 ALONE := out/one-collection
 DIGITS := handwritten_digits
@@ -107,7 +112,7 @@ $(VENV)/demo.stamp: pyproject.toml
 
 $(VENV)/test.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,docs,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test environment swift swift-build swift-test recordings figures full-figures one-collection
+.PHONY: demo test docs environment swift swift-build swift-test recordings figures full-figures one-collection

@@ -1,13 +1,17 @@
-"""Write README.md's tables from the measurements in benchmarks/results/."""
+"""`python -m benchmarks.readme`: write the tables of README.md and docs/benchmarks.md from what was
+measured, benchmarks/results/."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.summary import fidelity_table, speed_table
 from validation.answers.report import answers_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,12 +176,48 @@ def _memory(row: dict[str, Any]) -> str:
     return " | ".join(f"{row['usage'][name] / 1e9:.2f}" for name in ("own", "mapped"))
 
 
-# Section -> its measurement, which takes too long for every version, and its table.
-OPTIONAL: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+# Row of the README -> its files of parity and answers, and its name among the answers.
+_FIDELITY = {
+    "Core ML `int4`": ("int4", "all", "int4 fp16"),
+    "Core ML `none`, float16": ("none", "fp16", "none fp16"),
+    "ONNX `int4`": ("onnx", "fp16", "onnx int4"),
+}
+_SPEED = ("palettize", "layer", "full-export", "onnx-full", "onnx-decode", "onnx-vision")
+# Section of the page -> its measurement and table, where there is one measurement.
+_SECTIONS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "palettize": ("palettize", palettize_table),
+    "layer": ("layer", layer_table),
     "decode": ("onnx-decode", decode_table),
     "vision": ("onnx-vision", vision_table),
     "onnx-full": ("onnx-full", onnx_full_table),
 }
+
+
+def readme_sections() -> dict[str, str]:
+    """The tables of README.md by the name of their comments."""
+    rows = [
+        (name, _read(f"parity-{parity}"), _read(f"answers-{answers}"), candidate)
+        for name, (parity, answers, candidate) in _FIDELITY.items()
+    ]
+    return {
+        "fidelity": fidelity_table(rows),
+        "speed": speed_table({name: _read(name) for name in _SPEED}),
+    }
+
+
+def page_sections() -> dict[str, str]:
+    """The tables of docs/benchmarks.md by the name of their comments."""
+    return {
+        **{section: table(_read(name)) for section, (name, table) in _SECTIONS.items()},
+        "export": export_table(_read("full-export"), _read("scaling")["rows"]),
+        "answers": answers_table([_read(f"answers-{name}") for name in ANSWERS]),
+        "parity": parity_table({c: _read(f"parity-{name}") for name, c in PARITY.items()}),
+    }
+
+
+def _read(name: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return values
 
 
 def replace_section(text: str, name: str, table: str) -> str:
@@ -185,39 +225,38 @@ def replace_section(text: str, name: str, table: str) -> str:
     pattern = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     replaced, count = pattern.subn(lambda match: match[1] + table + "\n" + match[2], text)
     if count != 1:
-        raise SystemExit(f"README.md has no section {name}")
+        raise SystemExit(f"the page has {count} sections {name}; there must be one")
     return replaced
 
 
-def main() -> None:
-    """Rewrite all tables."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    palettize = json.loads((RESULTS / "palettize.json").read_text(encoding="utf-8"))
-    reports = {
-        column: json.loads((RESULTS / f"parity-{name}.json").read_text(encoding="utf-8"))
-        for name, column in PARITY.items()
-    }
-    answers = [
-        json.loads((RESULTS / f"answers-{name}.json").read_text(encoding="utf-8"))
-        for name in ANSWERS
+def written_pages() -> dict[Path, str]:
+    """Both pages as the measurements have them."""
+    pages = {ROOT / "README.md": readme_sections(), ROOT / "docs/benchmarks.md": page_sections()}
+    texts = {}
+    for path, sections in pages.items():
+        texts[path] = path.read_text(encoding="utf-8")
+        for name, table in sections.items():
+            texts[path] = replace_section(texts[path], name, table)
+    return texts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write both pages, or with `--check` name those that differ and return 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
+    check = parser.parse_args(arguments).check
+    stale = [
+        (path, text)
+        for path, text in written_pages().items()
+        if path.read_text(encoding="utf-8") != text
     ]
-    layer, whole, scaling = (
-        json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("layer", "full-export", "scaling")
-    )
-    text = replace_section(text, "palettize", palettize_table(palettize))
-    text = replace_section(text, "layer", layer_table(layer))
-    text = replace_section(text, "export", export_table(whole, scaling["rows"]))
-    for section, (name, table) in OPTIONAL.items():
-        path = RESULTS / f"{name}.json"
-        if path.is_file():
-            text = replace_section(
-                text, section, table(json.loads(path.read_text(encoding="utf-8")))
-            )
-    text = replace_section(text, "answers", answers_table(answers))
-    readme.write_text(replace_section(text, "parity", parity_table(reports)), encoding="utf-8")
+    for path, text in stale:
+        if check:
+            print(f"{path} is out of date; run python -m benchmarks.readme", file=sys.stderr)
+        else:
+            path.write_text(text, encoding="utf-8")
+    return int(check and bool(stale))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
