@@ -67,8 +67,8 @@ full-figures: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.onnx_full $(FULL)/checkpoint --json benchmarks/results/onnx-full.json
 	$(BIN)/python -m benchmarks.readme
 
-# Measure the other figures again, and write the tables of the README and of docs/benchmarks.md. PyTorch and the int4
-# bundle answer all 300 questions of a task, the others the first ITEMS.
+# Measure the other figures again, and write the tables of the README and of docs/benchmarks.md.
+# PyTorch and the int4 bundle answer all 300 questions of a task, the others the first ITEMS.
 ITEMS := 60
 figures: $(VENV)/test.stamp
 	for quant in none int8 int4; do \

@@ -63,7 +63,7 @@ def layer_table(report: dict[str, Any]) -> str:
 def export_table(whole: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """The whole model, and the growth with the decoder's layers."""
     lines = [
-        "| decoder layers | checkpoint, GB | seconds | seconds / GB | memory, GB | × disk alone |",
+        "| decoder layers | checkpoint, GB | seconds | seconds / GB | memory, GB | × disk only |",
         "|---|---|---|---|---|---|",
     ]
     for row in [*rows, {"layers": "all", **whole}]:

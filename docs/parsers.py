@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -50,7 +51,8 @@ def _asking_for_help(*words: str) -> Iterator[None]:
 @cache
 def parser_of(module: str, *command: str) -> argparse.ArgumentParser:
     """The parser of `python -m module command`; SystemExit if there is no such command."""
-    with _asking_for_help(module, *command):
+    with _asking_for_help(module, *command), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # runpy: it may be imported already
         try:
             runpy.run_module(module, run_name="__main__")
         except _Asked as asked:
