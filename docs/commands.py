@@ -74,7 +74,7 @@ def _spelling(action: argparse.Action) -> str:
     if action.nargs == 0:
         return f"`{name}`"
     if action.choices is not None and action.metavar is None:
-        value = "|".join(map(str, action.choices))
+        value = f"{{{','.join(map(str, action.choices))}}}"
     else:
         value = _placeholder(action)
     return f"`{name} {value}{' …' if action.nargs in ('+', '*') else ''}`"

@@ -1,4 +1,4 @@
-"""The argument parsers of the three programs, got from the programs themselves.
+"""The argument parsers of programs, got from the programs themselves.
 
 A program builds its parser when it runs, so this asks it for help and keeps the parser that would
 print it. No private name of a program is needed, and `-h` is known to work for each command.
@@ -79,6 +79,7 @@ def parse(module: str, arguments: list[str]) -> argparse.Namespace:
     """Parse the words after `python -m module`; SystemExit where the program would refuse them."""
     command, rest = (arguments[:1], arguments[1:]) if module in PROGRAMS else ([], arguments)
     parser = parser_of(module, *command)
+    parser.allow_abbrev = False  # a page spells options out
     try:
         return parser.parse_args(rest)
     except SystemExit:

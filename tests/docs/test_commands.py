@@ -75,6 +75,7 @@ def test_every_command_line_parses(page, capsys):
     [
         "python -m export coreml --no-such-option",
         "python -m export tflite",
+        "python -m mobile_runtime chat BUNDLE --think Hello",
         "python -m validation parity",
         "python -m benchmarks.layer --fast",
         "python no/such/file.py",
@@ -182,6 +183,7 @@ def test_commands_and_programs_of_a_page_run_on_the_pocket_model(page, workspace
 
 def test_the_demo_answers_what_the_readme_says(workspace, capsys):
     workspace(ROOT / "README.md")
+    capsys.readouterr()
     picture = ["--image", "examples/pictures/sign.png"]
     question = "What does the sign say?"
     run(["python", "-m", "mobile_runtime", "chat", BUNDLES["coreml"], *picture, question])
