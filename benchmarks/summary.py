@@ -48,8 +48,8 @@ def _right(answers: Report, candidate: str) -> float:
 
 
 def speed_table(results: Mapping[str, Report]) -> str:
-    """One row for each claim, beside what one would use otherwise; `results` by file name."""
-    lines = ["| on two processor cores | here | otherwise |", "|---|---|---|"]
+    """One row for each claim, beside another tool or a bound; `results` by file name."""
+    lines = ["| on two processor cores | here | for comparison |", "|---|---|---|"]
     rows = (*_quantizing(results), *_exporting(results), *_running(results))
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
@@ -104,13 +104,13 @@ def _running(results: Mapping[str, Report]) -> list[tuple[str, str, str]]:
     }
     return [
         (
-            "decode with a 4-bit Qwen3 of 0.5 billion, onnxruntime, tokens per second",
+            "decode a 4-bit Qwen3 of 0.5 B parameters with onnxruntime, tokens per second",
             f"{decode['ours, blocks of 32, 8-bit cache']:.1f}",
             f"{decode['onnxruntime-genai']:.1f}: onnxruntime-genai; "
             f"{decode['llama.cpp Q4_0']:.1f}: llama.cpp Q4_0",
         ),
         (
-            "two of the 27 layers of the vision tower, onnxruntime int8, views per second",
+            "run 2 of the 27 vision layers in int8 with onnxruntime, views per second",
             f"{views['int8']:.2f}",
             f"{views['PyTorch']:.2f}: PyTorch float32",
         ),
