@@ -18,7 +18,7 @@ def fidelity_table(rows: Sequence[tuple[str, Report, Report, str]]) -> str:
     ]
     for name, parity, answers, candidate in rows:
         stages = {stage["stage"]: stage for stage in parity["stages"]}
-        measured = [stage["conversion_db"] for stage in stages.values()]
+        measured = [stage["same_weights_db"] for stage in stages.values()]
         worst = min(value for value in measured if isinstance(value, float))
         reference = answers["candidates"][0]
         cells = (

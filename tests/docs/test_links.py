@@ -9,13 +9,6 @@ from tests.docs.pages import LINKED, PAGES, anchors, inline_code, links, name_of
 from tests.paths import ROOT
 
 EXTEND = ROOT / "docs/extend.md"
-# Registries that the table names and the code does not have yet, with their files.
-COMING = {
-    "RELEASES": "export/releases/__init__.py",
-    "SOURCES": "export/checkpoint/__init__.py",
-    "METHODS": "export/quant/methods.py",
-    "FORMS": "export/quant/weights.py",
-}
 _ROOMS = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir())
 _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?")
 _ROW = re.compile(r"^\| [^|]+ \| `([A-Z]+)` \| `([^`]+)` \|", re.MULTILINE)
@@ -46,17 +39,13 @@ def test_files_that_a_page_names_exist(page):
     """Names in capitals are the reader's; .build and out are written by commands."""
     named = [name for code in inline_code(page) for name in _PATH.findall(code)]
     ours = [name for name in named if name.startswith(_ROOMS) and "NAME" not in name]
-    written = (".build/", "out/", *COMING.values())
+    written = (".build/", "out/")
     assert [n for n in ours if not n.startswith(written) and not (ROOT / n).exists()] == []
 
 
 def registries():
-    """(name, file) of each row of the table, a coming one marked: it fails once it is there."""
-    coming = pytest.mark.xfail(strict=True, reason="not there yet: then take it out of COMING")
-    return [
-        pytest.param(name, file, marks=coming if COMING.get(name) == file else ())
-        for name, file in _ROW.findall(EXTEND.read_text(encoding="utf-8"))
-    ]
+    """(name, file) of each row of the table."""
+    return _ROW.findall(EXTEND.read_text(encoding="utf-8"))
 
 
 def test_there_is_a_registry_for_each_thing_that_varies():
@@ -93,7 +82,7 @@ def tree_of_readme():
 def test_the_tree_in_the_readme_is_the_tree():
     shown = tree_of_readme()
     assert [folder for folder in shown if not (ROOT / folder).is_dir()] == []
-    tracked = {path.parent for path in ROOT.glob("*/**/*.py")}
     packages = ("export", "mobile_runtime", "validation")
-    rooms = {f"{path.parent.name}/{path.name}/" for path in tracked if path.parent.name in packages}
-    assert rooms - set(shown) == set()
+    modules = (path for package in packages for path in (ROOT / package).glob("*/*.py"))
+    rooms = {f"{path.parent.relative_to(ROOT).as_posix()}/" for path in modules}
+    assert rooms and rooms - set(shown) == set()
