@@ -13,23 +13,34 @@ from rich.table import Table
 
 from mobile_runtime.bundle import Manifest, read_manifest, verify_files
 from mobile_runtime.chat.prompt import PromptOptions
-from mobile_runtime.engines import EngineOptions, engine_names
+from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.formats import format_of, require_engine
 from mobile_runtime.session import ChatOptions, ChatStream, Session
 
 _INTERRUPTED = 130
+# Of one key or value. Core ML keeps float16, whoever holds the cache.
+_CACHE_ITEM_BYTES = {"state": 2, "io": 2, "float32": 4, "int8": 1}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0, 2 for a user's mistake, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m mobile_runtime", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m mobile_runtime",
+        description="Talk to a bundle.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(
+            ["commands:", *(f"  {name:<8} {text}" for name, (text, _, _) in _COMMANDS.items())]
+        ),
+    )
     parser.add_argument("command", choices=_COMMANDS, help="add -h after it for its own options")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
-    build, run = _COMMANDS[chosen.command]
+    text, build, run = _COMMANDS[chosen.command]
+    own = argparse.ArgumentParser(prog=f"{parser.prog} {chosen.command}", description=text)
+    build(own)
     # Intermixed: the question may stand before or after the options.
-    options = build(f"{parser.prog} {chosen.command}").parse_intermixed_args(chosen.arguments)
+    options = own.parse_intermixed_args(chosen.arguments)
     try:
         return run(options)
     except (InputError, OSError) as error:
@@ -40,27 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _info_parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description="What a bundle holds and needs.")
-    parser.add_argument("bundle", type=Path)
-    return parser
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="folder that `python -m export` printed")
 
 
-def _ort_parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog, description="ONNX graphs as .ort files, for a reduced build of onnxruntime."
-    )
-    parser.add_argument("bundle", type=Path)
+def _add_ort(parser: argparse.ArgumentParser) -> None:
+    _add_bundle(parser)
     parser.add_argument("output", type=Path, help="new folder")
-    return parser
 
 
-def _chat_parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Ask about pictures and videos; without a question, a dialogue."
-    )
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("question", nargs="?")
+def _add_chat(parser: argparse.ArgumentParser) -> None:
+    _add_bundle(parser)
+    parser.add_argument("question", nargs="?", help="without one, a dialogue")
     parser.add_argument("--image", action="append", default=[], help="may be repeated")
     parser.add_argument("--video", action="append", default=[], help="may be repeated")
     parser.add_argument("--system", help="system prompt")
@@ -76,8 +78,24 @@ def _chat_parser(prog: str) -> argparse.ArgumentParser:
         ("max-new-tokens", int),
     ):
         parser.add_argument(f"--{name}", type=kind, help="default: as the published chat()")
-    parser.add_argument("--engine", choices=engine_names(), default="auto")
-    parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
+    parser.add_argument(
+        "--engine",
+        choices=engine_names(),
+        default=AUTO,
+        help="what runs the packages; auto: the interpreter (mil), or onnxruntime for ONNX graphs",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp16", "fp32"),
+        default="fp16",
+        help="fp16 computes as the device does, fp32 keeps activations in float32",
+    )
+    parser.add_argument(
+        "--compute-units",
+        choices=COMPUTE_UNITS,
+        default=EngineOptions().compute_units,
+        help="of the engine coreml",
+    )
     parser.add_argument(
         "--prepacked",
         type=Path,
@@ -85,12 +103,14 @@ def _chat_parser(prog: str) -> argparse.ArgumentParser:
         help="keep ONNX weights there in the order of this processor: less memory, twice the disk",
     )
     parser.add_argument("--statistics", action="store_true", help="print times and counts")
-    return parser
 
 
 def _chat(options: argparse.Namespace) -> int:
     engine = EngineOptions(
-        name=options.engine, precision=options.precision, prepacked=options.prepacked
+        name=options.engine,
+        precision=options.precision,
+        compute_units=options.compute_units,
+        prepacked=options.prepacked,
     )
     session = Session.load(options.bundle, engine)
     messages: list[dict[str, Any]] = []
@@ -233,13 +253,26 @@ def _facts(manifest: Manifest) -> list[str]:
 
 
 def _cache_bytes(manifest: Manifest) -> int:
-    """Keys and values of the whole context in float16."""
+    """Keys and values of the whole context, as they are stored."""
     shape = manifest.architecture
     values = 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
-    return 2 * values * manifest.decoding.context_length
+    return _CACHE_ITEM_BYTES[manifest.decoding.kv_cache] * values * manifest.decoding.context_length
 
 
+# What it does, its arguments, how it runs.
 _COMMANDS: Mapping[
     str,
-    tuple[Callable[[str], argparse.ArgumentParser], Callable[[argparse.Namespace], int]],
-] = {"chat": (_chat_parser, _chat), "info": (_info_parser, _info), "ort": (_ort_parser, _ort)}
+    tuple[
+        str,
+        Callable[[argparse.ArgumentParser], None],
+        Callable[[argparse.Namespace], int],
+    ],
+] = {
+    "chat": ("ask about pictures and videos, or hold a dialogue", _add_chat, _chat),
+    "info": ("tell what a bundle holds and needs", _add_bundle, _info),
+    "ort": (
+        "write ONNX graphs as .ort files, for a reduced build of onnxruntime",
+        _add_ort,
+        _ort,
+    ),
+}

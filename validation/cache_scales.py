@@ -33,7 +33,9 @@ from validation.chats import NamedChat
 MARGIN = 1.1  # values of other texts may be a little larger
 
 
-def calibrate(bundle: Path, chats: Sequence[NamedChat], new_tokens: int) -> dict[str, Any]:
+def store_measured_scales(
+    bundle: Path, chats: Sequence[NamedChat], new_tokens: int
+) -> dict[str, Any]:
     """Measure on `chats`, each continued greedily, and store the scales; what is recorded."""
     manifest = read_manifest(bundle)
     (graph,) = manifest.graphs_of("decoder")
@@ -41,7 +43,7 @@ def calibrate(bundle: Path, chats: Sequence[NamedChat], new_tokens: int) -> dict
     if manifest.decoding.kv_cache != "int8":
         raise InputError(
             f"{bundle} has a key/value cache of {manifest.decoding.kv_cache}, which needs no "
-            "scales; calibrate a bundle that was exported with --kv-cache int8."
+            "scales; give a bundle that was exported with --kv-cache int8."
         )
     before = read_cache_scales(path)
     largest, positions = _measure(bundle, chats, new_tokens)

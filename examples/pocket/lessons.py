@@ -12,14 +12,14 @@ import numpy as np
 from validation.questions.canvas import in_view, random_size
 from validation.questions.handwritten import draw_digit_page
 from validation.questions.printed import draw_page
-from validation.questions.question import Question, Turn
+from validation.questions.question import Question, QuestionTurn
 from validation.questions.shapes import COLOURS, RADII, SHAPES, draw_shape_page
 from validation.questions.tasks import (
     MAX_EM,
     MIN_EM,
     TASKS,
+    DigitSource,
     Maker,
-    Source,
     compare_texts,
     follow_ups,
     shape_turns,
@@ -30,28 +30,28 @@ _AGAIN = ("Spell it.", "Say it backwards.")
 _RATIOS = (0.6, 4.0)  # width / height, as of the questions' pictures
 
 
-def _page(rng: np.random.Generator, source: Source) -> Question:
+def _page(rng: np.random.Generator, source: DigitSource) -> Question:
     """A view full of characters, ten times as many as a question's picture has."""
     size = random_size(rng, small_area(rng), _RATIOS)
     page = draw_page(rng, size, in_view(size, 0.95 * MIN_EM, 1.05 * MAX_EM))
-    return Question((page,), (Turn("", ""),))
+    return Question((page,), (QuestionTurn("", ""),))
 
 
-def _digit_page(rng: np.random.Generator, source: Source) -> Question:
+def _digit_page(rng: np.random.Generator, source: DigitSource) -> Question:
     """A view full of handwritten digits."""
     size = random_size(rng, small_area(rng), _RATIOS)
     collection = source.collections[int(rng.integers(len(source.collections)))]
-    return Question((draw_digit_page(rng, size, collection),), (Turn("", ""),))
+    return Question((draw_digit_page(rng, size, collection),), (QuestionTurn("", ""),))
 
 
-def _shape_page(rng: np.random.Generator, source: Source) -> Question:
+def _shape_page(rng: np.random.Generator, source: DigitSource) -> Question:
     """A view full of shapes."""
     size = random_size(rng, small_area(rng), _RATIOS)
     page = draw_shape_page(rng, size, in_view(size, 0.9 * RADII[0], 1.1 * RADII[1]))
-    return Question((page,), (Turn("", ""),))
+    return Question((page,), (QuestionTurn("", ""),))
 
 
-def _counting(rng: np.random.Generator, source: Source) -> Question:
+def _counting(rng: np.random.Generator, source: DigitSource) -> Question:
     """Shapes of which the number is asked: naming them is learned long before."""
     question = TASKS["shapes"](rng, source)
     turns = shape_turns(question.pictures[0].shapes)
@@ -59,7 +59,7 @@ def _counting(rng: np.random.Generator, source: Source) -> Question:
     return replace(question, turns=(of_numbers[int(rng.integers(len(of_numbers)))],))
 
 
-def _spelling(rng: np.random.Generator, source: Source) -> Question:
+def _spelling(rng: np.random.Generator, source: DigitSource) -> Question:
     """A text that is to be said again, character by character or backwards."""
     question = TASKS["printed_text"](rng, source)
     (read,) = question.turns
@@ -78,7 +78,7 @@ LESSONS: Mapping[str, Maker] = {
 }
 
 
-def draw_lesson(lesson: str, seed: int, index: int, source: Source) -> Question:
+def draw_lesson(lesson: str, seed: int, index: int, source: DigitSource) -> Question:
     """Lesson number `index`; seeds are odd, those of the fixed evaluation set even, so that no
     picture is in both."""
     rng = np.random.default_rng([2 * seed + 1, zlib.crc32(lesson.encode()), index])

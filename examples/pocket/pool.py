@@ -12,7 +12,7 @@ from examples.pocket.example import Example, make_example
 from examples.pocket.lessons import draw_lesson
 from examples.pocket.options import Options
 from mobile_runtime.chat.conversation import ChatFormat
-from validation.questions.tasks import Source
+from validation.questions.tasks import DigitSource
 from validation.sources import open_chat_format
 
 _CAPACITY = 1500
@@ -24,7 +24,7 @@ def open_pool(options: Options, stream: int, drawn: int) -> Pool:
     examples."""
     checkpoint = options.checkpoint
     chat_format = open_chat_format(checkpoint)
-    pool = Pool(chat_format, options.seed, stream, Source(collections=options.collections))
+    pool = Pool(chat_format, options.seed, stream, DigitSource(collections=options.collections))
     if drawn:
         pool.skip(drawn)
     return pool
@@ -33,7 +33,9 @@ def open_pool(options: Options, stream: int, drawn: int) -> Pool:
 class Pool:
     """A reservoir of examples by task. `stream` tells the pools of parallel workers apart."""
 
-    def __init__(self, chat_format: ChatFormat, seed: int, stream: int, source: Source) -> None:
+    def __init__(
+        self, chat_format: ChatFormat, seed: int, stream: int, source: DigitSource
+    ) -> None:
         self._format, self._seed, self._stream, self._source = chat_format, seed, stream, source
         self._rng = np.random.default_rng([seed, stream])
         self._examples: dict[str, list[Example]] = {}

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from mobile_runtime.errors import InputError
 
 AUTO = "auto"  # the first engine that the bundle's format names
+
+
+ComputeUnits = Literal["ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"]
+COMPUTE_UNITS: tuple[ComputeUnits, ...] = get_args(ComputeUnits)
 
 
 class Engine(Protocol):
@@ -43,7 +47,7 @@ class EngineOptions:
 
     name: str = AUTO
     precision: Literal["fp32", "fp16"] = "fp16"
-    compute_units: Literal["ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"] = "CPU_AND_NE"
+    compute_units: ComputeUnits = "CPU_AND_NE"
     threads: int = 0
     prepacked: Path | None = None
 

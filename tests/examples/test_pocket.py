@@ -42,7 +42,7 @@ from mobile_runtime.errors import InputError
 from mobile_runtime.model.positions import position_ids, sincos_2d, sincos_time
 from validation.questions.shapes import COLOURS, SHAPES
 from validation.questions.strings import CHARACTERS, MAX_LENGTH
-from validation.questions.tasks import TASKS, Source, draw_question, follow_ups
+from validation.questions.tasks import TASKS, DigitSource, draw_question, follow_ups
 from validation.questions.video import DIRECTIONS
 from validation.reference.qwen import KeyValueCache
 from validation.sources import open_chat_format
@@ -181,7 +181,7 @@ def test_lines_over_one_another_are_not_judged(chat_format):
     """However few characters a page has: queries read from left to right."""
     few = 0
     for index in range(60):
-        question = draw_lesson("digit_page", 5, index, Source())
+        question = draw_lesson("digit_page", 5, index, DigitSource())
         (group,) = make_example(question, chat_format).groups
         places = [glyph.x for glyph in question.pictures[0].glyphs]
         if places != sorted(set(places)):
@@ -368,12 +368,12 @@ def test_thinning_leaves_out_empty_patches_alone(chat_format):
 
 
 def test_lessons_never_repeat_an_evaluation_picture():
-    one = draw_lesson("printed_text", 1, 0, Source())
+    one = draw_lesson("printed_text", 1, 0, DigitSource())
     assert one.turns != draw_question("printed_text", 2, 0).turns
 
 
 def test_pool_draws_the_wanted_tasks_and_reuses_examples(chat_format):
-    pool = Pool(chat_format, seed=0, stream=0, source=Source())
+    pool = Pool(chat_format, seed=0, stream=0, source=DigitSource())
     tasks = {"shapes": 0.5, "handwritten_digits": 0.5}
     early = [id(example) for _ in range(40) for example in pool.batch(8, tasks, 4)]
     assert pool.drawn >= 320  # nothing is shown often before there is much to choose from
@@ -400,13 +400,13 @@ def test_other_colours_keep_the_drawing_and_spare_shapes(chat_format):
 
 def test_lessons_by_themselves_are_the_hard_part_of_a_task():
     for n in range(20):
-        (asked,) = draw_lesson("counting", 1, n, Source()).turns
+        (asked,) = draw_lesson("counting", 1, n, DigitSource()).turns
         assert any(digit in asked.answer for digit in "123456")
-        read, again = draw_lesson("spelling", 1, n, Source()).turns
+        read, again = draw_lesson("spelling", 1, n, DigitSource()).turns
         said = again.answer[::2].replace("_", " ") if "Spell" in again.question else again.answer
         assert said in (read.answer, read.answer[::-1])
         assert again in follow_ups(read.answer)
-        assert draw_lesson("comparing", 1, n, Source()).turns[0].answer in ("yes", "no")
+        assert draw_lesson("comparing", 1, n, DigitSource()).turns[0].answer in ("yes", "no")
     assert {*TASK_OF, *TASKS} == {*LESSONS}
 
 

@@ -96,3 +96,15 @@ def test_wrong_usage_exits_with_2(arguments):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("backend", "kv_cache", "item_bytes"), [("onnx", "int8", 1), ("onnx", "float32", 4)]
+)
+def test_info_counts_the_cache_as_it_is_stored(
+    make_onnx_bundle, capsys, backend, kv_cache, item_bytes
+):
+    """Two layers of two kv heads of 64 values, keys and values, 320 positions."""
+    assert main(["info", str(make_onnx_bundle(backend, "int4", kv_cache))]) == 0
+    megabytes = 2 * 2 * 2 * 64 * 320 * item_bytes / 1e6
+    assert f"{megabytes:,.1f} MB of cache" in capsys.readouterr().out

@@ -8,7 +8,7 @@ conversation are answered by the model itself, as a user would meet it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,45 +20,16 @@ from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.session import Session
 from validation.answers.report import AnswerReport, Score
+from validation.answers.rows import SEED, draw_item
 from validation.chats import Chat
 from validation.parity.trace import prepare_chat, trace_bundle, trace_reference
-from validation.questions.handwritten import COLLECTIONS
 from validation.questions.question import Question
-from validation.questions.tasks import TASKS, Source, draw_question
 from validation.reference.reference import Reference
 from validation.sources import open_checkpoint
 
-SEED = 2026  # even: training draws from odd ones
-ITEMS = 300
-_HELD_OUT = Source(held_out=True)
 _MAX_NEW_TOKENS = 64
 
 Answerer = Callable[[Chat], str]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table. `shuffled` is a control: wrong temporal ids must give wrong answers."""
-
-    task: str
-    source: Source = _HELD_OUT
-    shuffled: bool = False
-
-
-ROWS: Mapping[str, Row] = {
-    **{task: Row(task) for task in TASKS},
-    **{
-        f"handwritten_digits, {name}": Row(
-            "handwritten_digits", replace(_HELD_OUT, collections=(name,))
-        )
-        for name in COLLECTIONS
-    },
-    **{
-        f"{task}, times shuffled": Row(task, shuffled=True)
-        for task in TASKS
-        if task.startswith("video")
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -77,25 +48,6 @@ def candidate_name(manifest: Manifest, precision: str) -> str:
     if manifest.format == "coreml":
         return f"{recipe} {precision}"
     return f"{manifest.format} {recipe}{' exact' if precision == 'fp32' else ''}"
-
-
-def draw_item(name: str, index: int) -> Question:
-    """Item number `index` of the row called `name`."""
-    row = ROWS[name]
-    question = draw_question(row.task, SEED, index, row.source)
-    if not row.shuffled:
-        return question
-    assert question.temporal_ids is not None
-    return replace(question, temporal_ids=tuple(map(_shuffle, question.temporal_ids)))
-
-
-def _shuffle(times: tuple[int, ...]) -> tuple[int, ...]:
-    """The same times in another order, by a fixed choice among all others."""
-    rng = np.random.default_rng([SEED, *times])
-    while True:
-        shuffled = tuple(int(time) for time in rng.permutation(times))
-        if shuffled != times:
-            return shuffled
 
 
 def open_candidate(candidate: Candidate) -> Answerer:

@@ -11,7 +11,7 @@ from validation.questions.picture import Picture
 
 
 @dataclass(frozen=True)
-class Turn:
+class QuestionTurn:
     """What the user asks and what the right answer is; `thoughts` is what to think first."""
 
     question: str
@@ -27,7 +27,7 @@ class Question:
     """
 
     pictures: tuple[Picture, ...]
-    turns: tuple[Turn, ...]
+    turns: tuple[QuestionTurn, ...]
     temporal_ids: tuple[tuple[int, ...], ...] | None = None
 
     @property

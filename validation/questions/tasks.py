@@ -16,7 +16,7 @@ from validation.questions.canvas import VIEW_AREA, in_view, random_size
 from validation.questions.handwritten import COLLECTIONS, Collection, draw_number
 from validation.questions.picture import Picture, ShapeGroup, plural
 from validation.questions.printed import draw_text
-from validation.questions.question import Question, Turn
+from validation.questions.question import Question, QuestionTurn
 from validation.questions.shapes import draw_shapes, random_groups
 from validation.questions.strings import DIGITS, MAX_LENGTH, random_text
 from validation.questions.video import DIRECTIONS, draw_digits, draw_motion, random_times
@@ -41,14 +41,14 @@ SPELL = "Think first: spell it. "
 
 
 @dataclass(frozen=True)
-class Source:
+class DigitSource:
     """Where a question is drawn from. `held_out` chooses the half of the handwritten digits."""
 
     held_out: bool = False
     collections: tuple[Collection, ...] = COLLECTIONS
 
 
-Maker = Callable[[np.random.Generator, Source], Question]
+Maker = Callable[[np.random.Generator, DigitSource], Question]
 
 
 def _choose(rng: np.random.Generator, options: Sequence[str]) -> str:
@@ -70,21 +70,21 @@ def draw_small_text(rng: np.random.Generator, text: str) -> Picture:
             return picture
 
 
-def _printed_text(rng: np.random.Generator, source: Source) -> Question:
+def _printed_text(rng: np.random.Generator, source: DigitSource) -> Question:
     text = random_text(rng)
-    return Question((draw_small_text(rng, text),), (Turn(_choose(rng, READ), text),))
+    return Question((draw_small_text(rng, text),), (QuestionTurn(_choose(rng, READ), text),))
 
 
-def _number(rng: np.random.Generator, source: Source, longest: int = 3) -> Picture:
+def _number(rng: np.random.Generator, source: DigitSource, longest: int = 3) -> Picture:
     length = int(rng.integers(1, longest + 1))
     size = random_size(rng, small_area(rng), (0.8, 1.2 + 0.6 * length))
     collection = source.collections[int(rng.integers(len(source.collections)))]
     return draw_number(rng, length, size, collection, source.held_out)
 
 
-def _handwritten_digits(rng: np.random.Generator, source: Source) -> Question:
+def _handwritten_digits(rng: np.random.Generator, source: DigitSource) -> Question:
     picture = _number(rng, source)
-    return Question((picture,), (Turn(_choose(rng, NUMBER), picture.text),))
+    return Question((picture,), (QuestionTurn(_choose(rng, NUMBER), picture.text),))
 
 
 def describe(groups: Sequence[ShapeGroup]) -> str:
@@ -92,25 +92,28 @@ def describe(groups: Sequence[ShapeGroup]) -> str:
     return " and ".join(map(str, groups))
 
 
-def shape_turns(groups: Sequence[ShapeGroup]) -> list[Turn]:
+def shape_turns(groups: Sequence[ShapeGroup]) -> list[QuestionTurn]:
     """All questions that the shapes answer."""
-    turns = [Turn("What do you see?", describe(groups)), Turn("Describe it.", describe(groups))]
+    turns = [
+        QuestionTurn("What do you see?", describe(groups)),
+        QuestionTurn("Describe it.", describe(groups)),
+    ]
     total = str(sum(group.count for group in groups))
-    turns.append(Turn("How many shapes are there?", total))
+    turns.append(QuestionTurn("How many shapes are there?", total))
     if len(groups) == 1:
         (group,) = groups
         turns += [
-            Turn("What shape is it?", group.shape),
-            Turn("Which shape do you see?", group.shape),
-            Turn("What colour is it?", group.colour),
-            Turn("Which colour do you see?", group.colour),
-            Turn("How many are there?", str(group.count)),
+            QuestionTurn("What shape is it?", group.shape),
+            QuestionTurn("Which shape do you see?", group.shape),
+            QuestionTurn("What colour is it?", group.colour),
+            QuestionTurn("Which colour do you see?", group.colour),
+            QuestionTurn("How many are there?", str(group.count)),
         ]
     for group in groups if len(groups) > 1 else ():
         turns += [
-            Turn(f"How many {plural(group.shape, 2)} are there?", str(group.count)),
-            Turn(f"What colour are the {plural(group.shape, 2)}?", group.colour),
-            Turn(f"Which shape is {group.colour}?", group.shape),
+            QuestionTurn(f"How many {plural(group.shape, 2)} are there?", str(group.count)),
+            QuestionTurn(f"What colour are the {plural(group.shape, 2)}?", group.colour),
+            QuestionTurn(f"Which shape is {group.colour}?", group.shape),
         ]
     return turns
 
@@ -120,11 +123,11 @@ def _shape_picture(rng: np.random.Generator, most: int = 2) -> Picture:
     return draw_shapes(rng, groups, random_size(rng, small_area(rng), (0.6, 2.0)))
 
 
-def _pick_turn(rng: np.random.Generator, turns: Sequence[Turn]) -> Turn:
+def _pick_turn(rng: np.random.Generator, turns: Sequence[QuestionTurn]) -> QuestionTurn:
     return turns[int(rng.integers(len(turns)))]
 
 
-def _shapes(rng: np.random.Generator, source: Source) -> Question:
+def _shapes(rng: np.random.Generator, source: DigitSource) -> Question:
     picture = _shape_picture(rng)
     return Question((picture,), (_pick_turn(rng, shape_turns(picture.shapes)),))
 
@@ -140,16 +143,16 @@ def _changed(rng: np.random.Generator, text: str) -> str:
             return other
 
 
-def compare_texts(rng: np.random.Generator, source: Source) -> Question:
+def compare_texts(rng: np.random.Generator, source: DigitSource) -> Question:
     """Whether two pictures show the same text."""
     text = random_text(rng, 8)
     same = rng.random() < 0.5
     other = text if same else _changed(rng, text)
     pair = (draw_small_text(rng, text), draw_small_text(rng, other))
-    return Question(pair, (Turn(_choose(rng, SAME), "yes" if same else "no"),))
+    return Question(pair, (QuestionTurn(_choose(rng, SAME), "yes" if same else "no"),))
 
 
-def _two_pictures(rng: np.random.Generator, source: Source) -> Question:
+def _two_pictures(rng: np.random.Generator, source: DigitSource) -> Question:
     kind = int(rng.integers(3))
     if kind == 0:
         return compare_texts(rng, source)
@@ -158,16 +161,16 @@ def _two_pictures(rng: np.random.Generator, source: Source) -> Question:
         pair = (draw_small_text(rng, text), draw_small_text(rng, other))
         first = rng.random() < 0.5
         question = _choose(rng, FIRST if first else SECOND)
-        return Question(pair, (Turn(question, text if first else other),))
+        return Question(pair, (QuestionTurn(question, text if first else other),))
     while True:
         pair = (_shape_picture(rng), _shape_picture(rng))
         counts = [sum(group.count for group in picture.shapes) for picture in pair]
         if counts[0] != counts[1]:
             answer = "the first" if counts[0] > counts[1] else "the second"
-            return Question(pair, (Turn(_choose(rng, MORE), answer),))
+            return Question(pair, (QuestionTurn(_choose(rng, MORE), answer),))
 
 
-def _slices(rng: np.random.Generator, source: Source) -> Question:
+def _slices(rng: np.random.Generator, source: DigitSource) -> Question:
     """Text that is legible in a slice alone: the overview shows it at about half the size."""
     text = random_text(rng, 8)
     while True:
@@ -181,19 +184,19 @@ def _slices(rng: np.random.Generator, source: Source) -> Question:
         em = (MIN_EM, MIN_EM * 1.2)
         picture = draw_text(rng, text, size, em, window=(column * cell[0], row * cell[1], *cell))
         if picture is not None:
-            return Question((picture,), (Turn(_choose(rng, READ), text),))
+            return Question((picture,), (QuestionTurn(_choose(rng, READ), text),))
 
 
 def _frames(rng: np.random.Generator) -> int:
     return int(rng.choice([3, 4, 5, 6], p=[0.55, 0.15, 0.15, 0.15]))
 
 
-def _video_direction(rng: np.random.Generator, source: Source) -> Question:
+def _video_direction(rng: np.random.Generator, source: DigitSource) -> Question:
     frames, direction = _frames(rng), str(rng.choice(list(DIRECTIONS)))
     size = random_size(rng, small_area(rng), (0.75, 1.8))
     pictures = draw_motion(rng, frames, direction, size)
     times = random_times(rng, frames)
-    return Question(tuple(pictures), (Turn(_choose(rng, MOTION), direction),), (times,))
+    return Question(tuple(pictures), (QuestionTurn(_choose(rng, MOTION), direction),), (times,))
 
 
 def _digit_frames(rng: np.random.Generator, digits: str) -> list[Picture]:
@@ -201,30 +204,30 @@ def _digit_frames(rng: np.random.Generator, digits: str) -> list[Picture]:
     return draw_digits(rng, digits, size, in_view(size, MIN_EM, MAX_EM))
 
 
-def _video_order(rng: np.random.Generator, source: Source) -> Question:
+def _video_order(rng: np.random.Generator, source: DigitSource) -> Question:
     frames = _frames(rng)
     digits = "".join(rng.choice(list(DIGITS), size=frames, replace=False))
     pictures = _digit_frames(rng, digits)
     times = random_times(rng, frames)
     answer = " ".join(digits)
-    return Question(tuple(pictures), (Turn(_choose(rng, ORDER), answer),), (times,))
+    return Question(tuple(pictures), (QuestionTurn(_choose(rng, ORDER), answer),), (times,))
 
 
-def follow_ups(text: str) -> list[Turn]:
+def follow_ups(text: str) -> list[QuestionTurn]:
     """What may be asked after a text has been read."""
     return [
-        Turn("How many characters is that?", str(len(text))),
-        Turn("What is the first character?", text[0]),
-        Turn("What is the last character?", text[-1]),
-        Turn("Spell it.", " ".join(text.replace(" ", "_"))),
-        Turn("Say it backwards.", text[::-1]),
+        QuestionTurn("How many characters is that?", str(len(text))),
+        QuestionTurn("What is the first character?", text[0]),
+        QuestionTurn("What is the last character?", text[-1]),
+        QuestionTurn("Spell it.", " ".join(text.replace(" ", "_"))),
+        QuestionTurn("Say it backwards.", text[::-1]),
     ]
 
 
-def _second_turn(rng: np.random.Generator, source: Source) -> Question:
+def _second_turn(rng: np.random.Generator, source: DigitSource) -> Question:
     if rng.random() < 0.5:
         text = random_text(rng)
-        first = Turn(_choose(rng, READ), text)
+        first = QuestionTurn(_choose(rng, READ), text)
         return Question((draw_small_text(rng, text),), (first, _pick_turn(rng, follow_ups(text))))
     picture = _shape_picture(rng)
     turns = shape_turns(picture.shapes)
@@ -232,19 +235,19 @@ def _second_turn(rng: np.random.Generator, source: Source) -> Question:
     return Question((picture,), (first, second))
 
 
-def _thinking(rng: np.random.Generator, source: Source) -> Question:
+def _thinking(rng: np.random.Generator, source: DigitSource) -> Question:
     """With thinking on: the characters or the groups one by one, then the answer."""
     if rng.random() < 0.6:
         text = random_text(rng)
         spelled = " ".join(text.replace(" ", "_"))
         turns = [
-            Turn(_choose(rng, READ), text, spelled),
-            Turn("How many characters are there?", str(len(text)), spelled),
+            QuestionTurn(_choose(rng, READ), text, spelled),
+            QuestionTurn("How many characters are there?", str(len(text)), spelled),
         ]
         return Question((draw_small_text(rng, text),), (_pick_turn(rng, turns),))
     picture = _shape_picture(rng)
     total = str(sum(group.count for group in picture.shapes))
-    turn = Turn("How many shapes are there?", total, describe(picture.shapes))
+    turn = QuestionTurn("How many shapes are there?", total, describe(picture.shapes))
     return Question((picture,), (turn,))
 
 
@@ -261,7 +264,9 @@ TASKS: Mapping[str, Maker] = {
 }
 
 
-def draw_question(task: str, seed: int, index: int, source: Source = Source()) -> Question:
+def draw_question(
+    task: str, seed: int, index: int, source: DigitSource = DigitSource()
+) -> Question:
     """Question number `index` of a task: the same for the same `seed`, whatever is drawn before."""
     rng = np.random.default_rng([seed, zlib.crc32(task.encode()), index])
     return TASKS[task](rng, source)

@@ -12,7 +12,7 @@ from validation.questions.handwritten import COLLECTIONS, load_digits
 from validation.questions.picture import ShapeGroup, plural
 from validation.questions.printed import draw_page, draw_text
 from validation.questions.shapes import MAX_COUNT, random_groups
-from validation.questions.tasks import MIN_EM, TASKS, VIEW_AREA, Source, draw_question
+from validation.questions.tasks import MIN_EM, TASKS, VIEW_AREA, DigitSource, draw_question
 from validation.questions.video import DIRECTIONS
 
 HALF = (0.5, 0.5, 0.5)
@@ -21,7 +21,7 @@ ITEMS = range(12)
 
 
 def questions(task, held_out=False):
-    return [draw_question(task, 4, index, Source(held_out)) for index in ITEMS]
+    return [draw_question(task, 4, index, DigitSource(held_out)) for index in ITEMS]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -1,0 +1,94 @@
+"""`python -m validation answers BUNDLE…`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress as ProgressBar
+
+from mobile_runtime.bundle import read_manifest
+from mobile_runtime.engines import EngineOptions
+from validation.answers.rows import ITEMS, ROWS
+from validation.commands.options import PRECISION_HELP, PRECISIONS, add_engine, check_least
+
+if TYPE_CHECKING:
+    from validation.answers.answers import Candidate
+
+HELP = "how often bundles and PyTorch answer rightly"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument(
+        "bundles",
+        type=Path,
+        nargs="*",
+        metavar="BUNDLE",
+        help="bundle folders; none: only the checkpoint",
+    )
+    parser.add_argument("--checkpoint", help="folder they were made from; default: pocket model")
+    parser.add_argument("--limit", type=int, default=ITEMS, help="questions per task")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=ROWS,
+        default=tuple(ROWS),
+        metavar="TASK",
+        help=f"default: all of {', '.join(ROWS)}",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=("fp16",),
+        help=f"{PRECISION_HELP}; one column each",
+    )
+    add_engine(parser)
+    parser.add_argument("--jobs", type=int, help="processes; default: one per core")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0."""
+    from validation.answers.answers import score_candidates
+
+    check_least("--limit", options.limit, 1)
+    check_least("--jobs", options.jobs, 1)
+    candidates = _candidates(options)
+    console = Console(stderr=True)
+    with ProgressBar(console=console, transient=True) as bar:
+        total = len(candidates) * len(options.tasks) * options.limit
+        task = bar.add_task("questions", total=total)
+        report = score_candidates(
+            candidates, options.tasks, options.limit, options.jobs, lambda: bar.advance(task)
+        )
+    report.print(Console(highlight=False))
+    if options.json is not None:
+        report.write(options.json)
+        print(options.json)
+    return 0
+
+
+def _candidates(options: argparse.Namespace) -> list[Candidate]:
+    """PyTorch, then each bundle in each precision; all must be of one checkpoint."""
+    from validation.answers.answers import Candidate, candidate_name
+    from validation.sources import check_source, open_checkpoint, source_of
+
+    bundles: list[Path] = options.bundles
+    source = (
+        source_of(bundles[0], options.checkpoint)
+        if bundles
+        else open_checkpoint(options.checkpoint)
+    )
+    candidates = [Candidate("PyTorch fp32", options.checkpoint)]
+    for bundle in bundles:
+        manifest = read_manifest(bundle)
+        check_source(manifest, source)
+        for precision in options.precision:
+            engine = EngineOptions(name=options.engine, precision=precision)
+            name = candidate_name(manifest, precision)
+            candidates.append(Candidate(name, bundle=bundle, engine=engine))
+    return candidates

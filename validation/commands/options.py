@@ -1,0 +1,58 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobile_runtime.engines import AUTO, EngineOptions, engine_names
+from mobile_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from validation.chats import NamedChat
+
+PRECISIONS = ("fp32", "fp16")
+PRECISION_HELP = (
+    "of the interpreter and of onnxruntime: fp16 computes as the device does, fp32 keeps "
+    "activations in float32"
+)
+
+
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    """The argument `bundle`."""
+    parser.add_argument("bundle", type=Path, help="folder that `python -m export` printed")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The option `--engine`."""
+    parser.add_argument(
+        "--engine",
+        choices=engine_names(),
+        default=AUTO,
+        help="what runs the packages; auto: the interpreter (mil), or onnxruntime for ONNX graphs",
+    )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """The option `--precision`, fp32 by default."""
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=PRECISION_HELP)
+
+
+def engine_options(options: argparse.Namespace) -> EngineOptions:
+    """What `--engine` and `--precision` say."""
+    return EngineOptions(name=options.engine, precision=options.precision)
+
+
+def check_least(name: str, given: int | None, least: int) -> None:
+    """Refuse numbers below `least`."""
+    if given is not None and given < least:
+        raise InputError(f"{name} is {given}; give {least} or more.")
+
+
+def named_chats(paths: Sequence[Path] | None) -> list[NamedChat]:
+    """The chats of files, named after them; those that are run by default where there are none."""
+    from validation.chats import NamedChat, default_chats, read_chat
+
+    return [NamedChat(path.stem, read_chat(path)) for path in paths or ()] or default_chats()

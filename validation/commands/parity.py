@@ -1,0 +1,61 @@
+"""`python -m validation parity BUNDLE`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from validation.commands.options import (
+    add_bundle,
+    add_engine,
+    add_precision,
+    check_least,
+    engine_options,
+    named_chats,
+)
+
+HELP = "compare a saved bundle with PyTorch, stage by stage"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    add_bundle(parser)
+    parser.add_argument(
+        "--checkpoint", help="folder or hub id it was made from (not needed for the pocket model)"
+    )
+    parser.add_argument("--messages", type=Path, action="append", help="chat file; may be repeated")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        help="run only these, by the names of stages or packages, and load no more than they need",
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=8, help="tokens that follow each prompt"
+    )
+    parser.add_argument("--output", type=Path, help="default: report.json in the bundle")
+    parser.add_argument("--write-golden", action="store_true", help="store vectors for the device")
+    add_engine(parser)
+    add_precision(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """0, or 1 when a stage fails."""
+    from validation.chats import default_chats
+    from validation.parity.golden import write_golden
+    from validation.parity.parity import ParityOptions, run_parity
+    from validation.sources import source_of
+
+    check_least("--max-new-tokens", options.max_new_tokens, 0)
+    chats = named_chats(options.messages)
+    wanted = ParityOptions(engine_options(options), options.max_new_tokens, options.stages)
+    source = source_of(options.bundle, options.checkpoint)
+    report = run_parity(options.bundle, source, chats, wanted)
+    if options.write_golden:
+        write_golden(options.bundle, source, default_chats())
+    report.print(Console(highlight=False))
+    path = options.output or options.bundle / "report.json"
+    report.write(path)
+    print(path)
+    return int(report.failed)

@@ -1,0 +1,24 @@
+"""`python -m validation providers BUNDLE`."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from validation.commands.options import add_bundle
+
+HELP = "which operators of ONNX graphs the execution providers of phones run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    add_bundle(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """0."""
+    from validation.providers import print_assignments
+
+    print_assignments(options.bundle, Console(highlight=False))
+    return 0

@@ -1,0 +1,43 @@
+"""`python -m validation trace`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from validation.commands.options import add_engine, add_precision, check_least, engine_options
+
+HELP = "write what PyTorch or a bundle computes for a chat, as arrays"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", help="run fp32 PyTorch with this folder or hub id")
+    source.add_argument("--bundle", type=Path, help="run this bundle")
+    parser.add_argument("--messages", type=Path, required=True, help="chat file")
+    parser.add_argument("--output", type=Path, required=True, help="npz file to write")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=16, help="tokens to continue the chat by"
+    )
+    add_engine(parser)
+    add_precision(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """0."""
+    from mobile_runtime.session import Session
+    from validation.chats import read_chat
+    from validation.parity.trace import trace_bundle, trace_checkpoint, write_arrays
+    from validation.sources import open_checkpoint
+
+    check_least("--max-new-tokens", options.max_new_tokens, 1)
+    chat = read_chat(options.messages)
+    if options.checkpoint is not None:
+        arrays = trace_checkpoint(open_checkpoint(options.checkpoint), chat, options.max_new_tokens)
+    else:
+        session = Session.load(options.bundle, engine_options(options))
+        arrays = trace_bundle(session, chat, options.max_new_tokens)
+    write_arrays(options.output, arrays)
+    print(options.output)
+    return 0
