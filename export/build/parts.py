@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache as remember
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from export.backends import BACKENDS
+from export.build.code_digest import code_digest
 from export.build.job import Job, open_job
+from export.build.memory import peak_memory
 from export.build.part_cache import Cache, Entry
 from export.checkpoint.readings import HashedSource
 from export.checkpoint.source import TensorSource
@@ -34,7 +33,6 @@ from export.plan import Plan
 from export.quant.weights import Weight
 
 Advance = Callable[[int], None]
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass(frozen=True)
@@ -99,23 +97,9 @@ def part_key(job: Job, part: str) -> str:
         "patches": job.described.preprocessing.max_patches,
         "backend": job.backend.name,
         "tools": {**job.backend.versions(), "numpy": np.__version__, "numba": version("numba")},
-        "code": _code_digest(),
+        "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-@remember
-def _code_digest() -> str:
-    """Digest of this package's source: other code may write other bytes."""
-    folder, total = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        total.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
-    return total.hexdigest()
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes, pages of mapped files included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
 def _graph(plan: Plan, part: str) -> Graph | None:

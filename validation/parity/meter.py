@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from export.build.parts import peak_memory
+from export.build.memory import peak_memory
 
 _STATUS = Path("/proc/self/status")
 _INTERVAL = 0.01  # seconds between samples

@@ -13,6 +13,7 @@ from export.config import ExportConfig
 from export.graphs.bodies import Bodies
 from export.graphs.graph import Graph, Section
 from export.graphs.static.layout import static_decoding, static_layout
+from export.host.card_sections import COREML_SECTION
 from export.models.config import ModelConfig
 from export.quant.recipes import LOOKUP_TABLES
 from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
@@ -22,22 +23,13 @@ _LIBRARY = "coremltools"
 WEIGHT_FILE = "Data/com.apple.CoreML/weights/weight.bin"  # in a package
 
 
-_CARD_SECTION = """
-## Compute units
-
-The decoder, head and resampler are shaped for the Neural Engine. Published tests of SigLIP towers
-in float16 there disagree with each other: load the vision encoder on the GPU unless your own
-measurement on the device says otherwise.
-"""
-
-
 class CoreMLBackend:
     """Implements `export.backends.base.Backend`."""
 
     name = "coreml"
     suffix = ".mlpackage"
     platforms = "iPads and iPhones (iOS 18 / iPadOS 18, macOS 15 or later)"
-    card_section = _CARD_SECTION
+    card_section = COREML_SECTION
     precisions = LOOKUP_TABLES
     forms = frozenset({"lut", "rows", "floats"})
     # Above about 1 GB a package silently leaves the Neural Engine of an iPhone.

@@ -16,6 +16,7 @@ from export.backends.onnx.profile import FAST, Profile
 from export.config import ExportConfig
 from export.graphs.bodies import Bodies
 from export.graphs.graph import Graph, Section
+from export.host.card_sections import ONNX_SECTION
 from export.models.config import ModelConfig
 from export.quant.recipes import BLOCKS
 from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
@@ -29,30 +30,12 @@ _KV_CACHES = {
 TEXT_MODEL = "model.onnx"  # token ids to logits, as optimum and transformers.js name it
 
 
-_CARD_SECTION = """
-## Running the graphs
-
-- `vision_encoder`: the patches of one view, (1, patches, 3 · 14²) with red, green and blue planes
-  one after the other, and their rows of the position table.
-- `resampler`: the features of all views of a group side by side, and each patch's row, column and
-  time (tenths of a second; −1 for a picture).
-- `decoder_model_merged`: embeddings, a mask of ones as long as all positions so far, and the cache.
-  Make one buffer of the context's length for each key and value and bind it to `past_key_values`
-  and `present` alike: nothing is copied then. Run prompts in pieces of the prefill's length;
-  `num_logits_to_keep` is 1 for the last position and 0 for all.
-- `*_exact.onnx` has the same weights, with activations and cache in float32: it is what is compared
-  with PyTorch.
-- `model.onnx` is the text model alone, token ids to logits, on the same data, in the names that
-  optimum gives its inputs and outputs; onnxruntime-genai finds it by `genai_config.json`.
-"""
-
-
 class OnnxBackend:
     """Implements `export.backends.base.Backend`."""
 
     suffix = ".onnx"
     platforms = "onnxruntime 1.32 or later on phones and desktops"
-    card_section = _CARD_SECTION
+    card_section = ONNX_SECTION
     precisions = BLOCKS
     forms = frozenset({"blocks", "rows", "floats"})
     max_package_bytes = 1 << 62  # data files are cut, graphs are not

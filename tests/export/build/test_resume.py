@@ -159,7 +159,7 @@ def test_damaged_entry_is_built_again(config, built):
 def test_changed_code_builds_everything_anew(config, built, monkeypatch):
     export(config)
     built.clear()
-    monkeypatch.setattr(parts, "_code_digest", lambda: "other")
+    monkeypatch.setattr(parts, "code_digest", lambda: "other")
     export(replace(config, overwrite=True))
     assert len(built) == 5
 
