@@ -22,10 +22,27 @@ ARROWS = {
     "validation": ("export.*", "mobile_runtime.*"),
     "examples": ("export.*", "mobile_runtime.*", "validation.*"),
 }
+# Package -> its rooms, from the top down: a room may import those below it, never one above.
+ROOMS = {
+    "export": (
+        *("cli", "pipeline", "build", "plan", "backends", "releases", "host", "graphs", "models"),
+        *("checkpoint", "quant", "config"),
+    ),
+    "mobile_runtime": (
+        *("cli", "session", "model", "chat", "pictures", "engines", "mlprogram", "sampling"),
+        *("bundle", "strict_json", "files", "errors"),
+    ),
+    "validation": (
+        *("cli", "commands", "cache_scales", "perplexity", "providers", "answers", "questions"),
+        *("device_report", "parity", "reference", "sources", "chats"),
+    ),
+}
+# Modules of one room that lie below another of the same package: arithmetic without imports.
+LEAVES = {"mobile_runtime.model.positions"}
 # Library -> the files that may import it; benchmarks and tests may import anything.
 IMPORTERS = {
     "coremltools": ("export/backends/coreml/*", "mobile_runtime/engines/coreml.py"),
-    "torch": ("export/models/*", "validation/*", "examples/*"),
+    "torch": ("validation/*", "examples/*"),
     "av": ("mobile_runtime/pictures/video.py",),
     "safetensors": ("export/*", "validation/*", "examples/*"),
     "matplotlib": ("examples/pocket/plot.py",),
@@ -37,6 +54,7 @@ IMPORTERS = {
     "transformers": (),
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_README_LINES = 400, 60, 130
+MAX_ROOMS = 14  # modules and folders at the top of a package, without __init__ and __main__
 # Split, so that this file passes its own test.
 MACHINE_PATHS = tuple(f"/{name}/" for name in ("work", "root", "Users"))
 
@@ -92,6 +110,86 @@ def test_imports_follow_the_arrows(package):
         if target.split(".")[0] in ours and not allowed(target, patterns)
     ]
     assert wrong == []
+
+
+def edges():
+    """(importing module, imported module) of ours, type checking left out; a package stands for
+    its __init__."""
+    modules = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in TREES
+    }
+    for name, tree in TREES.items():
+        importing = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for target in imported(name, without_type_checking(tree)):
+            parts = target.split(".")
+            found = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+            module = next((m for m in found if m in modules), None)
+            if module is not None and module != importing:
+                yield importing, module
+
+
+def without_type_checking(tree):
+    class Stripped(ast.NodeTransformer):
+        def visit_If(self, node):
+            self.generic_visit(node)
+            return node if "TYPE_CHECKING" not in ast.unparse(node.test) else node.orelse or None
+
+    return Stripped().visit(ast.parse(ast.unparse(tree)))
+
+
+EDGES = sorted(set(edges()))
+
+
+@pytest.mark.parametrize("package", list(ROOMS))
+def test_rooms_are_those_of_the_package(package):
+    found = {path.stem for path in (ROOT / package).glob("*.py")}
+    found |= {path.parent.name for path in (ROOT / package).glob("*/*.py")}
+    assert found - {"__init__", "__main__"} == set(ROOMS[package])
+    assert len([p for p in (ROOT / package).iterdir() if p.name[0] not in "_."]) <= MAX_ROOMS
+
+
+@pytest.mark.parametrize("package", list(ROOMS))
+def test_no_room_imports_one_above_it(package):
+    order = {room: n for n, room in enumerate(ROOMS[package])}
+    wrong = [
+        f"{a} imports {b}"
+        for a, b in EDGES
+        if a.startswith(package + ".") and b.startswith(package + ".") and b not in LEAVES
+        if order.get(b.split(".")[1], 99) < order.get(a.split(".")[1], -1)
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = {}
+    for a, b in EDGES:
+        graph.setdefault(a, set()).add(b)
+    assert list(circles(graph)) == []
+
+
+def test_a_circle_is_found():
+    assert list(circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == [["a", "b", "c"]]
+
+
+def circles(graph):
+    """Each circle once, by what is reachable from a module and reaches it."""
+    reach = {a: reachable(graph, a) for a in graph}
+    seen = set()
+    for a in sorted(graph):
+        if a in reach[a] and a not in seen:
+            circle = sorted(b for b in reach[a] if a in reach.get(b, ()))
+            seen |= set(circle)
+            yield circle
+
+
+def reachable(graph, start):
+    found, left = set(), [start]
+    while left:
+        for b in graph.get(left.pop(), ()):
+            if b not in found:
+                found.add(b)
+                left.append(b)
+    return found
 
 
 @pytest.mark.parametrize("library", list(IMPORTERS))

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from export.backends.onnx import TEXT_MODEL
 from export.backends.onnx.scales import read_cache_scales, write_cache_scales
+from export.backends.onnx.text import TEXT_MODEL
 from export.graphs.cache_scales import STEPS
 from mobile_runtime.bundle import (
     FileEntry,

@@ -27,7 +27,6 @@ _KV_CACHES = {
     "float32": "floats in one buffer",
     "int8": "8-bit integers in one buffer, a quarter of the memory",
 }
-TEXT_MODEL = "model.onnx"  # token ids to logits, as optimum and transformers.js name it
 
 
 class OnnxBackend:

@@ -15,12 +15,12 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from export.backends.base import Specs
-from export.backends.onnx import TEXT_MODEL
 from export.backends.onnx.profile import Profile
 from export.backends.onnx.write import emit, model_proto
 from export.graphs.graph import Function, Graph, Value
 from mobile_runtime.bundle import PAST, PRESENT, Manifest
 
+TEXT_MODEL = "model.onnx"  # token ids to logits, as optimum and transformers.js name it
 _LAST = 1  # position whose logits are wanted; onnxruntime-genai sees it by the fixed length
 
 
