@@ -21,7 +21,7 @@ import numpy as np
 from export.backends.base import Backend
 from export.build.estimate import estimate
 from export.build.job import Job, open_job
-from export.build.part_cache import Cache, place, this_process
+from export.build.part_cache import PartCache, place, this_process
 from export.build.parts import Part, PartRequest
 from export.build.progress import Progress
 from export.build.workers import build_parts
@@ -43,7 +43,7 @@ from mobile_runtime.bundle import (
     GraphSpec,
     Manifest,
     Prompt,
-    Source,
+    Provenance,
     list_files,
     write_manifest,
 )
@@ -134,10 +134,10 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _cache(config: ExportConfig, target: Path) -> Iterator[Cache]:
+def _cache(config: ExportConfig, target: Path) -> Iterator[PartCache]:
     """The cache that the user wants; without one, a folder that vanishes."""
     if not config.no_cache:
-        cache = Cache(config.cache)
+        cache = PartCache(config.cache)
         cache.clean()
         try:
             yield cache
@@ -145,7 +145,7 @@ def _cache(config: ExportConfig, target: Path) -> Iterator[Cache]:
             shutil.rmtree(cache.progress_folder(this_process()), ignore_errors=True)
         return
     with scratch_folder(target, "parts") as root:
-        yield Cache(root)
+        yield PartCache(root)
 
 
 def _check_disk(job: Job, output: Path, cache: Path) -> None:
@@ -162,7 +162,7 @@ def _check_disk(job: Job, output: Path, cache: Path) -> None:
             )
 
 
-def _build(job: Job, config: ExportConfig, cache: Cache, progress: Progress) -> dict[str, Part]:
+def _build(job: Job, config: ExportConfig, cache: PartCache, progress: Progress) -> dict[str, Part]:
     sizes = job.part_sizes
     jobs = default_jobs(config, job.parameters)
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -188,13 +188,13 @@ def _write_bundle(job: Job, origin: _Origin, parts: Mapping[str, Part], folder: 
     for part in parts.values():
         place(part.entry, folder, job.backend.allows_hard_links)
         for reading in part.entry.readings:
-            if (reading.begin, reading.end) == (0, job.source.tensors[reading.tensor].rows):
+            if (reading.begin, reading.end) == (0, job.source.tensors[reading.tensor].row_count):
                 known[reading.tensor] = reading.sha256
     built = [file for part in parts.values() for file in part.entry.files]
     tokenizer, vocabulary = folder / "tokenizer", job.model.decoder.vocab_size
     prompt = build_tokenizer_files(job.folder, tokenizer, vocabulary, job.release.chat)
     graphs = [_describe(graph, job, parts[graph.name]) for graph in job.plan.graphs]
-    source = Source(origin.name, content_sha256(job.source, known), origin.facts.license)
+    source = Provenance(origin.name, content_sha256(job.source, known), origin.facts.license)
     manifest = _manifest(job, origin.facts, prompt, graphs, source)
     job.backend.write_extras(
         job.plan.graphs, job.plan.specs, manifest, folder, job.release.text_type
@@ -214,7 +214,7 @@ def _describe(graph: Graph, job: Job, part: Part) -> GraphSpec:
 
 
 def _manifest(
-    job: Job, facts: ReleaseFacts, prompt: Prompt, graphs: Sequence[GraphSpec], source: Source
+    job: Job, facts: ReleaseFacts, prompt: Prompt, graphs: Sequence[GraphSpec], source: Provenance
 ) -> Manifest:
     recipe: dict[str, Any] = job.plan.recipe.as_json()
     tools = {"minicpmv-mobile": version("minicpmv-mobile"), "numpy": np.__version__}

@@ -186,7 +186,7 @@ class Decoding:
 
 
 @dataclass(frozen=True)
-class Source:
+class Provenance:
     """Where the weights come from."""
 
     name: str
@@ -222,7 +222,7 @@ class Manifest:
     position_embeddings: TensorFile | None
     resampler_key_query: TensorFile | None
     recipe: Mapping[str, Any]
-    source: Source
+    source: Provenance
     tools: Mapping[str, str]
     files: tuple[FileEntry, ...]
 

@@ -1,4 +1,4 @@
-"""Cache of finished parts of bundles.
+"""PartCache of finished parts of bundles.
 
 The key covers everything but the weights that decides a part's bytes. An entry lists the tensors it
 was made from and is valid only for those. Entries appear by renaming, so none is ever half-written;
@@ -44,7 +44,7 @@ class Entry:
         return sum(file.size for file in self.files)
 
 
-class Cache:
+class PartCache:
     """A folder of entries. Parallel workers and exports may share it."""
 
     def __init__(self, root: Path) -> None:

@@ -21,7 +21,7 @@ from export.backends import BACKENDS
 from export.build.code_digest import code_digest
 from export.build.job import Job, open_job
 from export.build.memory import peak_memory
-from export.build.part_cache import Cache, Entry
+from export.build.part_cache import Entry, PartCache
 from export.checkpoint.readings import HashedSource
 from export.checkpoint.source import TensorSource
 from export.config import ExportConfig
@@ -65,7 +65,7 @@ def build_part(request: PartRequest, advance: Advance | None = None) -> Part:
     is written to the file `progress` of the part's workplace."""
     started = time.monotonic()
     job = open_job(request.checkpoint, request.config, BACKENDS[request.backend])
-    cache, key = Cache(request.cache), part_key(job, request.part)
+    cache, key = PartCache(request.cache), part_key(job, request.part)
     entry = cache.find(key, job.source)
     reused = entry is not None
     phases: dict[str, float] = {}

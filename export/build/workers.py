@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from export.build.part_cache import Cache
+from export.build.part_cache import PartCache
 from export.build.parts import Part, PartRequest, build_part
 from export.build.progress import Progress
 from mobile_runtime.errors import InputError
@@ -49,7 +49,7 @@ def _build_elsewhere(
     waiting: dict[Future[Any], PartRequest] = {
         executor.submit(build_part, request): request for request in requests
     }
-    running = Cache(requests[0].cache).progress_folder(requests[0].owner)
+    running = PartCache(requests[0].cache).progress_folder(requests[0].owner)
     finished: dict[str, Part] = {}
     while waiting:
         done, _ = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)

@@ -58,7 +58,7 @@ class HashedSource:
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, as stored."""
-        tensor, rows = self._source.read(name), self.tensors[name].rows
+        tensor, rows = self._source.read(name), self.tensors[name].row_count
         if (name, 0, rows) not in self._whole:
             self._note(name, 0, rows, self._digest(name, 0, rows, tensor))
         return tensor
@@ -67,7 +67,7 @@ class HashedSource:
         """Rows `begin` to `end` of a matrix; blocks that follow one another become one reading."""
         values = self._source.read_rows(name, begin, end)
         if name in self.weights:  # hashed in their form
-            end = min(end, self.tensors[name].rows)
+            end = min(end, self.tensors[name].row_count)
             self._note(name, begin, end, self._source.digest(name, begin, end))
             return values
         blocks = self._blocks.setdefault(name, [])
@@ -80,7 +80,7 @@ class HashedSource:
         """Rows `begin` to `end` in their form."""
         assert isinstance(self._source, WeightSource), "the source holds no weights"
         weight = self._source.read_weight(name, begin, end)
-        self._note(name, begin, min(end, self.tensors[name].rows), weight_digest(weight))
+        self._note(name, begin, min(end, self.tensors[name].row_count), weight_digest(weight))
         return weight
 
     def statistics(self, name: str) -> Statistics | None:

@@ -30,7 +30,7 @@ class TensorInfo:
     dtype: str
 
     @property
-    def rows(self) -> int:
+    def row_count(self) -> int:
         """Length of the first axis."""
         return (*self.shape, 1)[0]
 
@@ -105,7 +105,7 @@ def content_sha256(source: TensorSource, known: Mapping[str, str] | None = None)
     `known` holds digests of whole tensors that need not be read again."""
     total = hashlib.sha256()
     for name, info in sorted(source.tensors.items()):
-        digest = (known or {}).get(name) or source.digest(name, 0, info.rows)
+        digest = (known or {}).get(name) or source.digest(name, 0, info.row_count)
         total.update(json.dumps([name, info.dtype, list(info.shape), digest]).encode())
     return total.hexdigest()
 

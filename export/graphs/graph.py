@@ -122,7 +122,7 @@ class CacheOps(Ops, Protocol):
     def rope(self, x: Value, cos: Value, sin: Value) -> Value:
         """Rotary embedding of heads in the rotate-half form."""
 
-    def rows(self, x: Value) -> Value:
+    def to_rows(self, x: Value) -> Value:
         """Heads -> rows."""
 
     def scaled(self, q: Value, k: Value, scale: float) -> tuple[Value, Value]:

@@ -18,14 +18,14 @@ _VALUES_PER_BLOCK = 1 << 18  # stays in the cache
 
 
 def quantize_affine(
-    values: NDArray[Any], *, bits: int = 8, name: str, rows: int | None = None
+    values: NDArray[Any], *, bits: int = 8, name: str, padded_rows: int | None = None
 ) -> RowWeight:
     """Quantize each row to round(x / scale), scale = float16(max|row| / (2**(bits - 1) - 1)).
 
-    `values` (r, columns) is bfloat16, float16 or float32; `rows` ≥ r appends rows of zeros.
+    `values` (r, columns) is bfloat16, float16 or float32; `padded_rows` ≥ r appends rows of zeros.
     InputError names the tensor when it holds NaN, infinity or values beyond float16.
     """
-    rows = values.shape[0] if rows is None else rows
+    rows = values.shape[0] if padded_rows is None else padded_rows
     check_matrix(values, rows, name)
     check_bits(bits, 2, name)
     q = np.zeros((rows, values.shape[1]), np.int8)

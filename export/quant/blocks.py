@@ -31,7 +31,7 @@ def quantize_blocks(
     *,
     spec: QuantSpec,
     name: str,
-    rows: int | None = None,
+    padded_rows: int | None = None,
     threads: int | None = None,
 ) -> BlockWeight:
     """Quantize every `spec.group_size` columns of a row to −2**(bits − 1) … 2**(bits − 1) − 1.
@@ -45,12 +45,12 @@ def quantize_blocks(
     as what rounds to the same bits (of bfloat16 all but a block in some 10⁴; fewer if the last
     digit is nearly a step). Any other block gets the scale and offset of least squared error among
     those tried.
-    `values` (r, columns) is bfloat16, float16 or float32; `rows` ≥ r appends rows of zeros.
+    `values` (r, columns) is bfloat16, float16 or float32; `padded_rows` ≥ r appends rows of zeros.
     InputError names the tensor when it holds NaN, infinity or values beyond float16, or when the
     blocks do not divide the columns.
     """
     bits, block_size, symmetric = spec.bits, spec.group_size, spec.symmetric
-    rows = values.shape[0] if rows is None else rows
+    rows = values.shape[0] if padded_rows is None else padded_rows
     check_matrix(values, rows, name)
     check_bits(bits, 2, name)
     columns = values.shape[1]

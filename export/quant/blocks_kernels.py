@@ -54,7 +54,7 @@ def _inlined(function: F) -> F:
     return cast(F, decorate(function))
 
 
-def _exact(function: F) -> F:
+def _strict(function: F) -> F:
     """Compiled without leave to reorder: rounding is what it is about."""
     return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
@@ -176,7 +176,7 @@ def _best_line(
     return best, best_offset
 
 
-@_exact
+@_strict
 def _find_grid(
     part: Float32, smallest: np.float32, largest: np.float32, digits: int, bounds: Float64
 ) -> tuple[np.float32, np.float32]:
@@ -210,7 +210,7 @@ def _find_grid(
     return nearest, nearest_offset
 
 
-@_exact
+@_strict
 def _half_digit(value: float, digits: int) -> float:
     """Half of the last digit of a value: what rounding to it changes at most."""
     _, exponent = math.frexp(value)
@@ -218,7 +218,7 @@ def _half_digit(value: float, digits: int) -> float:
     return math.ldexp(0.5, (max(exponent, least) if value != 0 else least) - digits)
 
 
-@_exact
+@_strict
 def _is_near(part: Float32, smallest: float, step: float, tolerance: float) -> bool:
     for i in range(part.size):
         distance = float(part[i]) - smallest
@@ -227,7 +227,7 @@ def _is_near(part: Float32, smallest: float, step: float, tolerance: float) -> b
     return True
 
 
-@_exact
+@_strict
 def _bound_levels(
     part: Float32, smallest: float, step: float, rounding: tuple[int, float], bounds: Float64
 ) -> None:
@@ -248,7 +248,7 @@ def _bound_levels(
         bounds[1, level] = min(bounds[1, level], value + above + more)
 
 
-@_exact
+@_strict
 def _scale_range(bounds: Float64, count: int) -> tuple[float, float]:
     low, high = 0.0, math.inf
     for upper in range(1, count + 1):
@@ -259,7 +259,7 @@ def _scale_range(bounds: Float64, count: int) -> tuple[float, float]:
     return low, high
 
 
-@_exact
+@_strict
 def _offset_range(bounds: Float64, count: int, scale: np.float32) -> tuple[float, float]:
     low, high = -math.inf, math.inf
     for level in range(count + 1):
@@ -268,7 +268,7 @@ def _offset_range(bounds: Float64, count: int, scale: np.float32) -> tuple[float
     return low, high
 
 
-@_exact
+@_strict
 def _shortest(low: float, high: float) -> np.float32:
     """The number of low … high with the fewest binary digits, or their middle if all are long."""
     if low <= 0 <= high:
@@ -282,7 +282,7 @@ def _shortest(low: float, high: float) -> np.float32:
     return np.float32((low + high) / 2)
 
 
-@_exact
+@_strict
 def _gives_back(
     part: Float32, scale: np.float32, offset: np.float32, digits: int, reach: int
 ) -> bool:

@@ -29,18 +29,18 @@ def palettize(
     bits: int,
     group_size: int,
     name: str,
-    rows: int | None = None,
+    padded_rows: int | None = None,
     threads: int | None = None,
 ) -> LutWeight:
     """Find the tables of least squared error and the index of the nearest entry for each value.
 
     `values` (r, columns) is bfloat16, float16 or float32; float32 is rounded to float16 first.
     `group_size` consecutive rows share a table, whose entries are cluster means rounded to float16.
-    `rows` ≥ r appends rows of index 0 that no table takes into account. The result is the same for
-    any number of `threads` (default: one per core). InputError names the tensor when it holds NaN,
+    `padded_rows` ≥ r appends rows of index 0 that no table takes into account. The result is the
+    same for any number of `threads` (default: one per core). InputError names the tensor when it holds NaN,
     infinity or values beyond float16, or when the groups do not divide the rows.
     """
-    rows = values.shape[0] if rows is None else rows
+    rows = values.shape[0] if padded_rows is None else padded_rows
     check_matrix(values, rows, name)
     check_bits(bits, 1, name)
     check_groups(rows, group_size, name)

@@ -50,13 +50,15 @@ def _kmeans(values: Values, spec: QuantSpec, statistics: Statistics | None) -> W
         bits=spec.bits,
         group_size=spec.group_size,
         name=values.name,
-        rows=values.padded_rows,
+        padded_rows=values.padded_rows,
         threads=values.threads,
     )
 
 
 def _minmax(values: Values, spec: QuantSpec, statistics: Statistics | None) -> Weight:
-    return quantize_affine(values.array, bits=spec.bits, name=values.name, rows=values.padded_rows)
+    return quantize_affine(
+        values.array, bits=spec.bits, name=values.name, padded_rows=values.padded_rows
+    )
 
 
 def _least_squares(values: Values, spec: QuantSpec, statistics: Statistics | None) -> Weight:
@@ -64,7 +66,7 @@ def _least_squares(values: Values, spec: QuantSpec, statistics: Statistics | Non
         values.array,
         spec=spec,
         name=values.name,
-        rows=values.padded_rows,
+        padded_rows=values.padded_rows,
         threads=values.threads,
     )
 

@@ -67,8 +67,8 @@ def _open_coreml(path: Path, options: EngineOptions) -> Engine:
 def _open_onnx(path: Path, options: EngineOptions) -> Engine:
     from mobile_runtime.engines.onnx import OnnxEngine, SessionSettings
 
-    exact = options.precision == "fp32"
-    return OnnxEngine.load(path, SessionSettings(exact, threads=options.threads))
+    settings = SessionSettings(options.precision == "fp32", threads=options.threads)
+    return OnnxEngine.load(path, settings)
 
 
 ENGINES: dict[str, Callable[[Path, EngineOptions], Engine]] = {

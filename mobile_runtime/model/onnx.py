@@ -37,13 +37,13 @@ class OnnxGraphs:
 
     def _load(self, role: str) -> OnnxEngine:
         (graph,) = self._manifest.graphs_of(role)
-        path, exact = self._bundle / graph.path, self._options.precision == "fp32"
-        if exact and full_precision_path(path).is_file():
+        path, full = self._bundle / graph.path, self._options.precision == "fp32"
+        if full and full_precision_path(path).is_file():
             path = full_precision_path(path)
         # Rows are looked up in no time; threads of their own would wait for the next token by
         # spinning, on the processors that the decoder needs.
         threads = 1 if role == "embed_tokens" else self._options.threads
-        settings = SessionSettings(exact, whole_sums=role in _INTEGER_PRODUCTS, threads=threads)
+        settings = SessionSettings(full, whole_sums=role in _INTEGER_PRODUCTS, threads=threads)
         cache = self._options.prepacked
         if cache is None or role == "embed_tokens":  # whose rows are mapped as they are
             return OnnxEngine.load(path, settings)

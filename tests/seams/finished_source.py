@@ -65,13 +65,13 @@ class FinishedSource:
         return self._checkpoint.read(name)
 
     def read_rows(self, name, begin, end):
-        end = min(end, self.tensors[name].rows)
+        end = min(end, self.tensors[name].row_count)
         if name in self._weights:
             return self._weights[name].rows(min(begin, end), end)
         return self._checkpoint.read_rows(name, begin, end)
 
     def read_weight(self, name, begin, end):
-        return cut(self._weights[name], begin, min(end, self.tensors[name].rows))
+        return cut(self._weights[name], begin, min(end, self.tensors[name].row_count))
 
     def statistics(self, name):
         shape = self.tensors[name].shape if name in self.tensors else ()

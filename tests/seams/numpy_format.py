@@ -188,7 +188,7 @@ class Arithmetic:
         return x * cos + np.concatenate([-second, first], axis=2) * sin
 
     @staticmethod
-    def rows(x):
+    def to_rows(x):
         return x.swapaxes(2, 3)
 
     @staticmethod

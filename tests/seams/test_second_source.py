@@ -103,7 +103,7 @@ def test_a_method_is_given_the_statistics_of_its_matrix(folder, tmp_path, monkey
             bits=spec.bits,
             group_size=spec.group_size,
             name=values.name,
-            rows=values.padded_rows,
+            padded_rows=values.padded_rows,
         )
 
     monkeypatch.setitem(METHODS, "kmeans", Method(frozenset({"lut"}), choose))

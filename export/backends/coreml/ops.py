@@ -86,7 +86,7 @@ class CoreMLOps:
         rotated = mb.concat(values=[second, _part(x, 2, 0, half)], axis=2)
         return mb.add(x=mb.mul(x=x, y=cos), y=mb.mul(x=rotated, y=sin))
 
-    def rows(self, x: Value) -> Value:
+    def to_rows(self, x: Value) -> Value:
         _, heads, dim, length = x.shape
         if length == 1:
             return mb.reshape(x=x, shape=(1, heads, 1, dim))

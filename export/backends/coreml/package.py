@@ -44,12 +44,12 @@ def write_package(graph: Graph, specs: Specs, weights: WeightStream, path: Path)
     offsets = {}
     with BlobWriter(blob) as writer:
         for parameter, weight in weights:
-            for piece in placeholders.pieces.pop(parameter.name).values():
-                values = piece.extract(weight)
-                offsets[piece.weight_id] = writer.append(
-                    values, piece.data_type, piece.padding_bits
+            for tensor in placeholders.tensors.pop(parameter.name).values():
+                values = tensor.extract(weight)
+                offsets[tensor.weight_id] = writer.append(
+                    values, tensor.data_type, tensor.padding_bits
                 )
-    assert not placeholders.pieces, f"no weights came for {sorted(placeholders.pieces)}"
+    assert not placeholders.tensors, f"no weights came for {sorted(placeholders.tensors)}"
     model = _Exporter(program, offsets).model()
     (data / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))
     _write_manifest(path)

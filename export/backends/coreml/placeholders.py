@@ -1,7 +1,7 @@
 """Constants of a MIL function that stand for weights without holding them.
 
 A placeholder has the right type and shape but zero strides, so it takes no memory. Its weight id
-names the piece of which parameter goes there; the same id in several functions is one weight.
+names the tensor of which parameter goes there; the same id in several functions is one weight.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _INDEX_TYPES = {
 
 
 @dataclass(frozen=True)
-class Piece:
+class StoredTensor:
     """One tensor of the weight file: how to take it from a weight, and its type there."""
 
     weight_id: str
@@ -40,28 +40,28 @@ class Piece:
 
 
 class Placeholders:
-    """Makes the constants and remembers the pieces of each parameter."""
+    """Makes the constants and remembers the tensors of each parameter."""
 
     def __init__(self) -> None:
-        self.pieces: dict[str, dict[str, Piece]] = {}
+        self.tensors: dict[str, dict[str, StoredTensor]] = {}
 
     def vector(self, parameter: Parameter) -> Any:
         """A bias or gain, float16 (n,)."""
-        piece = Piece(parameter.name, _values, "float16")
-        return self._const(parameter, piece, np.dtype(np.float16), parameter.shape)
+        tensor = StoredTensor(parameter.name, _values, "float16")
+        return self._const(parameter, tensor, np.dtype(np.float16), parameter.shape)
 
     def doubled_vector(self, parameter: Parameter) -> Any:
         """A gain followed by as many zeros, float16 (2n,)."""
-        piece = Piece(f"{parameter.name}/doubled", _doubled, "float16")
+        tensor = StoredTensor(f"{parameter.name}/doubled", _doubled, "float16")
         shape = (2 * parameter.shape[0],)
-        return self._const(parameter, piece, np.dtype(np.float16), shape)
+        return self._const(parameter, tensor, np.dtype(np.float16), shape)
 
     def kernel(self, parameter: Parameter, spec: QuantSpec) -> Any:
         """The (rows, columns, 1, 1) kernel of a 1×1 convolution in the form of `spec`."""
         if spec.form == "floats":
-            piece = Piece(parameter.name, _values, "float16")
+            tensor = StoredTensor(parameter.name, _values, "float16")
             shape = (*parameter.shape, 1, 1)
-            return self._const(parameter, piece, np.dtype(np.float16), shape)
+            return self._const(parameter, tensor, np.dtype(np.float16), shape)
         if spec.form == "lut":
             return self._lut(parameter, spec)
         return self._affine(parameter)
@@ -74,8 +74,8 @@ class Placeholders:
             )
         rows, columns = parameter.shape
         padding = 8 * packed_size(rows * columns, spec.bits) - rows * columns * spec.bits
-        indices = Piece(f"{parameter.name}/indices", _packed, f"uint{spec.bits}", padding)
-        lut = Piece(f"{parameter.name}/lut", _lut_values, "float16")
+        indices = StoredTensor(f"{parameter.name}/indices", _packed, f"uint{spec.bits}", padding)
+        lut = StoredTensor(f"{parameter.name}/lut", _lut_values, "float16")
         lut_shape = (rows // spec.group_size, 1, 1, 1, 1 << spec.bits, 1)
         return mb.constexpr_lut_to_dense(
             indices=self._const(parameter, indices, _INDEX_TYPES[spec.bits], (rows, columns, 1, 1)),
@@ -85,8 +85,8 @@ class Placeholders:
 
     def _affine(self, parameter: Parameter) -> Any:
         rows, columns = parameter.shape
-        data = Piece(f"{parameter.name}/q", _integers, "int8")
-        scale = Piece(f"{parameter.name}/scale", _scales, "float16")
+        data = StoredTensor(f"{parameter.name}/q", _integers, "int8")
+        scale = StoredTensor(f"{parameter.name}/scale", _scales, "float16")
         return mb.constexpr_blockwise_shift_scale(
             data=self._const(parameter, data, np.dtype(np.int8), (rows, columns, 1, 1)),
             scale=self._const(parameter, scale, np.dtype(np.float16), (rows, 1, 1, 1)),
@@ -94,12 +94,16 @@ class Placeholders:
         )
 
     def _const(
-        self, parameter: Parameter, piece: Piece, dtype: np.dtype[Any], shape: tuple[int, ...]
+        self,
+        parameter: Parameter,
+        tensor: StoredTensor,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
     ) -> Any:
-        self.pieces.setdefault(parameter.name, {})[piece.weight_id] = piece
+        self.tensors.setdefault(parameter.name, {})[tensor.weight_id] = tensor
         values = np.broadcast_to(np.zeros((), dtype), shape)
-        const = mb.const(val=values, name=_const_name(piece.weight_id))
-        const.op.weight_id = piece.weight_id
+        const = mb.const(val=values, name=_const_name(tensor.weight_id))
+        const.op.weight_id = tensor.weight_id
         return const
 
 

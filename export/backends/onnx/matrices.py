@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from export.backends.base import Specs
 from export.backends.onnx import encode
-from export.backends.onnx.model import ModelBuilder, Piece
+from export.backends.onnx.model import InitializerPart, ModelBuilder
 from export.backends.onnx.profile import Profile
 from export.graphs.graph import Parameter
 from export.quant.recipe import QuantSpec
@@ -80,7 +80,7 @@ class MatrixWriter:
         self._builder.declare(name, kind, (rows, width or tables[0].shape[1]))
         row_bytes, begin = self._builder.declared[name].nbytes // rows, 0
         for table in tables:
-            self._builder.fill(table.name, Piece(name, begin * row_bytes, extract))
+            self._builder.fill(table.name, InitializerPart(name, begin * row_bytes, extract))
             begin += table.shape[0]
         return name
 
@@ -117,7 +117,7 @@ class MatrixWriter:
             weight, "/q", TensorProto.INT8, (columns, rows), encode.transposed_integers
         )
         scales = self._declare(weight, "/scale", TensorProto.FLOAT, (rows,), encode.scales)
-        if self._profile.is_exact:
+        if not self._profile.rounds:
             return self._node("MatMul", x, self._node("Mul", self._cast(integers), scales))
         self._builder.rounds = True
         if x not in self._quantized:
@@ -168,7 +168,7 @@ class MatrixWriter:
             whole = self._builder.declare(name + suffix, kind, shape)
             row_bytes, begin = self._builder.declared[whole].nbytes // rows, 0
             for weight, height in zip(weights, heights, strict=True):
-                self._builder.fill(weight.name, Piece(whole, begin * row_bytes, extract))
+                self._builder.fill(weight.name, InitializerPart(whole, begin * row_bytes, extract))
                 begin += height
             stored.append(whole)
         integers, scales, *offsets = stored
@@ -210,7 +210,7 @@ class MatrixWriter:
         name = parameter.name + suffix
         if name not in self._builder.declared:
             self._builder.declare(name, kind, shape)
-            self._builder.fill(parameter.name, Piece(name, 0, extract))
+            self._builder.fill(parameter.name, InitializerPart(name, 0, extract))
         return name
 
     def _node(self, operation: str, *inputs: str, **attributes: Any) -> str:

@@ -34,7 +34,7 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
-class Piece:
+class InitializerPart:
     """Part of an initializer that one parameter fills: its first byte and how it is made."""
 
     initializer: str
@@ -63,7 +63,7 @@ class ModelBuilder:
 
     opset: int
     declared: dict[str, Declared] = field(default_factory=dict)
-    pieces: dict[str, list[Piece]] = field(default_factory=dict)  # by parameter
+    pieces: dict[str, list[InitializerPart]] = field(default_factory=dict)  # by parameter
     computed: dict[str, np.ndarray] = field(default_factory=dict)  # by initializer
     _nodes: list[onnx.NodeProto] = field(default_factory=list)
     _constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class ModelBuilder:
         self.declared[name] = Declared(data_type, shape, inline)
         return name
 
-    def fill(self, parameter: str, piece: Piece) -> None:
+    def fill(self, parameter: str, piece: InitializerPart) -> None:
         """Let a parameter's weight fill part of an initializer."""
         self.pieces.setdefault(parameter, []).append(piece)
 

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from export.backends.base import Specs
 from export.backends.onnx import encode
 from export.backends.onnx.matrices import MatrixWriter
-from export.backends.onnx.model import ModelBuilder, Piece
+from export.backends.onnx.model import InitializerPart, ModelBuilder
 from export.backends.onnx.profile import Profile
 from export.graphs.graph import Linear, Ops, Parameter
 
@@ -35,7 +35,7 @@ class OnnxOps:
 
     def __init__(self, builder: ModelBuilder, specs: Specs, profile: Profile) -> None:
         self.builder, self.contrib = builder, profile.contrib
-        self.rounds = not profile.is_exact  # whether speed may cost a little accuracy
+        self.rounds = profile.rounds
         self._matrices = MatrixWriter(builder, specs, profile)
 
     def emit(self, operation: str, *inputs: str, contrib: bool = False, **attributes: Any) -> str:
@@ -68,7 +68,7 @@ class OnnxOps:
         name = parameter.name
         if name not in self.builder.declared:
             self.builder.declare(name, TensorProto.FLOAT, parameter.shape, inline=inline)
-            self.builder.fill(name, Piece(name, 0, encode.values))
+            self.builder.fill(name, InitializerPart(name, 0, encode.values))
         return name
 
     def rows_of(self, tables: Sequence[Parameter], ids: Tensor) -> Tensor:

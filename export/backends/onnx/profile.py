@@ -1,26 +1,42 @@
-"""The two ways to write an ONNX graph, as data."""
+"""The ways to write an ONNX graph, as data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Profile:
-    """`contrib`: onnxruntime's own operations may be used. `accuracy_level` is that of its products
-    with packed weights: 4 rounds activations to 8 bits by blocks, 1 keeps them in float32."""
+    """`operations`: onnxruntime's own (contributed) ones, or those of the standard only.
+    `activations`: rounded to 8 bits where that is fast, or kept in float32."""
 
     name: str
     opset: int
-    contrib: bool
-    accuracy_level: int = 4
-    is_exact: bool = False
+    operations: Literal["contributed", "standard"]
+    activations: Literal["rounded", "float32"] = "rounded"
 
     @property
-    def exact(self) -> Profile:
+    def contrib(self) -> bool:
+        """Whether onnxruntime's own operations may be used."""
+        return self.operations == "contributed"
+
+    @property
+    def rounds(self) -> bool:
+        """Whether activations and cache may be rounded to 8 bits."""
+        return self.activations == "rounded"
+
+    @property
+    def accuracy_level(self) -> int:
+        """Of onnxruntime's products with packed weights: 4 rounds activations to 8 bits by blocks,
+        1 keeps them in float32."""
+        return 4 if self.rounds else 1
+
+    @property
+    def full_precision(self) -> Profile:
         """The same with activations and cache in float32: what is compared with PyTorch."""
-        return replace(self, accuracy_level=1, is_exact=True)
+        return replace(self, activations="float32")
 
 
-FAST = Profile("fast", 21, contrib=True)
-PORTABLE = Profile("portable", 24, contrib=False)
+FAST = Profile("fast", 21, "contributed")
+PORTABLE = Profile("portable", 24, "standard")

@@ -37,13 +37,13 @@ def write_graph(
     assert not builder.pieces, f"no weights came for {sorted(builder.pieces)}"
     external = builder.external(layout, path.name)
     _save(model_proto(graph, builder, external), path)
-    exact = emit(graph, specs, profile.exact)
-    if builder.rounds or builder.declared != exact.declared:
-        external = exact.external(layout, path.name)
-        _save(model_proto(_exact_graph(graph), exact, external), full_precision_path(path))
+    twin = emit(graph, specs, profile.full_precision)
+    if builder.rounds or builder.declared != twin.declared:
+        external = twin.external(layout, path.name)
+        _save(model_proto(_full_precision_graph(graph), twin, external), full_precision_path(path))
 
 
-def _exact_graph(graph: Graph) -> Graph:
+def _full_precision_graph(graph: Graph) -> Graph:
     """The same with a cache of float32."""
     (function,) = graph.functions
 

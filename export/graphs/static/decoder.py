@@ -32,7 +32,7 @@ class _Cache:
         ops, cache, row = self.ops, self.inputs[CACHE], 2 * (n - self.first_layer)
         cos, sin = self.inputs["cos"], self.inputs["sin"]
         q, k = ops.scaled(ops.rope(q, cos, sin), ops.rope(k, cos, sin), self.scale)
-        k, v = ops.rows(k), ops.rows(v)
+        k, v = ops.to_rows(k), ops.to_rows(v)
         if self.in_state:
             position = self.inputs["position"]
             keys = [ops.write_cache(cache, k, row, position)]

@@ -16,11 +16,11 @@ from mobile_runtime.mlprogram.program import BlobTensor
 
 from .registry import UnsupportedOperation
 from .values import (
-    AffineWeight,
     BlockScales,
     ExpandedWeights,
-    LutWeight,
     SparseWeight,
+    StoredAffine,
+    StoredLut,
     StoredWeight,
     Weight,
     dense,
@@ -77,7 +77,7 @@ class WeightBuilder:
         if "shape" in p:  # iOS 16: one table, indices packed into a flat uint8 array
             packed = self._packed(p["indices"], (lut.size - 1).bit_length(), p["shape"])
             table = lut.reshape((1,) * len(packed.shape) + (-1,))
-            return LutWeight(packed, table, key, self._kept)
+            return StoredLut(packed, table, key, self._kept)
         if lut.shape[-1] != 1:
             raise UnsupportedOperation(
                 f"constexpr_lut_to_dense with tables of vectors of {lut.shape[-1]} is not "
@@ -89,12 +89,12 @@ class WeightBuilder:
                 "constexpr_lut_to_dense of indices that are compressed themselves is not "
                 "supported; palettize without pruning."
             )
-        return LutWeight(indices, lut[..., 0], key, self._kept)
+        return StoredLut(indices, lut[..., 0], key, self._kept)
 
     def _blockwise(self, p: Parameters, key: Hashable) -> Weight:
         offset = self.array(p["offset"]) if "offset" in p else None
         blocks = BlockScales(self.array(p["scale"]), offset)
-        return AffineWeight(self.stored(p["data"]), blocks, key, self._rounds, self._kept)
+        return StoredAffine(self.stored(p["data"]), blocks, key, self._rounds, self._kept)
 
     def _affine(self, p: Parameters, key: Hashable) -> Weight:
         codes = self.stored(p["quantized_data"])
@@ -106,7 +106,7 @@ class WeightBuilder:
             return value.reshape(shape)
 
         blocks = BlockScales(spread(self.array(p["scale"])), spread(self.array(p["zero_point"])))
-        return AffineWeight(codes, blocks, key, self._rounds, self._kept)
+        return StoredAffine(codes, blocks, key, self._rounds, self._kept)
 
     def _sparse(self, p: Parameters, key: Hashable) -> Weight:
         # iOS 16 packs the mask's bits into a flat uint8 array

@@ -1,7 +1,8 @@
 """A function of a program, prepared to run: constants in their places, operations bound.
 
 Values live in numbered slots. `compile_function` turns names into slots and looks operations up;
-`Plan.execute` walks the steps. What is known here is order and memory, not what operations do.
+`CompiledFunction.execute` walks the steps. What is known here is order and memory, not what
+operations do.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class NestedBlock:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompiledFunction:
     """A function ready to run. `slots` holds the constants, None elsewhere."""
 
     slots: tuple[Any, ...]
@@ -158,7 +159,7 @@ def _finish(result: Any, output: Output) -> Any:
     return round_to_half(value) if output.rounds else value
 
 
-def compile_function(function: Function, weights: WeightBuilder, half: bool) -> Plan:
+def compile_function(function: Function, weights: WeightBuilder, half: bool) -> CompiledFunction:
     """Bind `function`. `half`: results declared float16 are rounded.
 
     Raises `UnsupportedOperation` for what the interpreter does not have.
@@ -175,7 +176,7 @@ def compile_function(function: Function, weights: WeightBuilder, half: bool) -> 
         | {compiler.names[spec.name] for spec in function.inputs},
         outputs=outputs,
     )
-    return Plan(
+    return CompiledFunction(
         slots=tuple(compiler.slots),
         names=compiler.names,
         steps=tuple(_with_memory(step, n, memory) for n, step in enumerate(steps)),

@@ -106,7 +106,7 @@ class StoredWeight(Weight):
         return self._packed[begin * bits // 8 : end * bits // 8]
 
 
-class LutWeight(Weight):
+class StoredLut(Weight):
     """Palettized: `lut[group of the element][index]`.
 
     `lut` has the rank of the indices plus one: groups along each axis, then the entries.
@@ -171,7 +171,7 @@ class BlockScales:
     offset: Array | None
 
 
-class AffineWeight(Weight):
+class StoredAffine(Weight):
     """Quantized blockwise: `scale · (codes − offset)`; blocks divide each axis evenly."""
 
     def __init__(

@@ -10,18 +10,18 @@ from typing import Any
 from mobile_runtime.errors import InputError
 
 CPU = "CPUExecutionProvider"
-_EXACT = "1"  # accuracy level of products with quantized weights: float32 activations
+_FULL_PRECISION = "1"  # accuracy level of products with quantized weights: float32 activations
 _ERRORS = 3  # log severity
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """`exact` keeps activations in float32 where products with standard quantized weights are
-    fused. `whole_sums` keeps products of 8-bit integers from overflowing 16 bits on x86 without
+    """`full_precision` keeps activations in float32 where products with standard quantized weights
+    are fused. `whole_sums` keeps products of 8-bit integers from overflowing 16 bits on x86 without
     VNNI; onnxruntime 1.32 breaks blocked weights by it. `threads` 0 leaves their number to
     onnxruntime."""
 
-    exact: bool = False
+    full_precision: bool = False
     whole_sums: bool = False
     threads: int = 0
 
@@ -44,8 +44,8 @@ def session_options(settings: SessionSettings) -> Any:
     options.log_severity_level = _ERRORS
     if settings.whole_sums:
         options.add_session_config_entry("session.x64quantprecision", "1")
-    if settings.exact:
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _EXACT)
+    if settings.full_precision:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _FULL_PRECISION)
     return options
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from export.backends import BACKENDS
 from export.build import parts
-from export.build.part_cache import Cache
+from export.build.part_cache import PartCache
 from export.build.parts import build_part
 from export.build.progress import Progress
 from export.checkpoint.checkpoint import Checkpoint
@@ -166,7 +166,7 @@ def test_changed_code_builds_everything_anew(config, built, monkeypatch):
 
 def test_trimming_removes_what_was_used_longest_ago(config):
     export(config)
-    cache = Cache(config.cache)
+    cache = PartCache(config.cache)
     entries = sorted(config.cache.glob("entries/*/*"))
     cache.trim(0)
     assert sorted(config.cache.glob("entries/*/*")) == entries  # in use within the last hour
@@ -184,7 +184,7 @@ def test_workplaces_of_the_dead_are_removed_and_of_the_living_kept(tmp_path):
 
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    cache = Cache(tmp_path)
+    cache = PartCache(tmp_path)
     host = socket.gethostname()
     owners = [f"{host}-{dead.pid}", f"{host}-{os.getpid()}", f"elsewhere-{dead.pid}"]
     for owner in owners:

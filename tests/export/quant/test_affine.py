@@ -59,7 +59,7 @@ def test_largest_float16_survives() -> None:
 
 def test_added_rows_are_zero() -> None:
     matrix = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)
-    weight = quantize_affine(matrix, name="w", rows=8)
+    weight = quantize_affine(matrix, name="w", padded_rows=8)
     assert weight.shape == (8, 4)
     assert not weight.rows(5, 8).any()
     np.testing.assert_array_equal(weight.rows(0, 5), quantize_affine(matrix, name="w").dequantize())
@@ -100,4 +100,4 @@ def test_what_is_no_weight_matrix_is_refused() -> None:
     with pytest.raises(InputError, match="w has shape"):
         quantize_affine(np.ones(3, np.float16), name="w")
     with pytest.raises(InputError, match="pad to more rows"):
-        quantize_affine(np.ones((3, 3), np.float16), name="w", rows=2)
+        quantize_affine(np.ones((3, 3), np.float16), name="w", padded_rows=2)

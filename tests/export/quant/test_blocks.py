@@ -208,7 +208,7 @@ def test_zeros_and_padding_come_back_as_zeros(symmetric):
     matrix = np.zeros((3, 64), np.float32)
     matrix[1, :32] = np.linspace(-1, 1, 32)
     matrix[2] = -0.0
-    weight = quantize_blocks(matrix, spec=block(symmetric=symmetric), name="w", rows=5)
+    weight = quantize_blocks(matrix, spec=block(symmetric=symmetric), name="w", padded_rows=5)
     values = weight.dequantize()
     assert weight.shape == (5, 64)
     assert (weight.scale[0] != 0).all() and np.isfinite(weight.scale).all()
@@ -288,7 +288,7 @@ def test_impossible_widths_are_refused(bits):
 
 def test_too_few_rows_are_refused():
     with pytest.raises(InputError, match="has 4 rows and was to be padded to 3"):
-        quantize_blocks(np.ones((4, 32), np.float32), spec=block(), name="w", rows=3)
+        quantize_blocks(np.ones((4, 32), np.float32), spec=block(), name="w", padded_rows=3)
 
 
 _IN_A_PROCESS = """

@@ -210,7 +210,7 @@ def test_each_group_is_palettized_on_its_own(group_size: int, columns: int) -> N
 @pytest.mark.parametrize("columns", [5, 8])
 def test_added_rows_have_index_zero_and_touch_no_table(columns: int) -> None:
     matrix = np.random.default_rng(0).normal(3, 1, (10, columns)).astype(BFLOAT16)
-    weight = palettize(matrix, bits=2, group_size=4, name="w", rows=16)
+    weight = palettize(matrix, bits=2, group_size=4, name="w", padded_rows=16)
     assert weight.shape == (16, columns)
     assert not weight.indices()[10:].any()
     whole = palettize(matrix[:8], bits=2, group_size=4, name="w")
@@ -284,4 +284,4 @@ def test_impossible_width_and_fewer_rows_are_refused() -> None:
     with pytest.raises(InputError, match=r"w was to be quantized to 9 bits; use 1 to 8"):
         palettize(matrix, bits=9, group_size=2, name="w")
     with pytest.raises(InputError, match="pad to more rows"):
-        palettize(matrix, bits=4, group_size=1, name="w", rows=3)
+        palettize(matrix, bits=4, group_size=1, name="w", padded_rows=3)

@@ -10,7 +10,8 @@ from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
 from validation.chats import default_chats
 from validation.parity.metrics import psnr
-from validation.parity.parity import FP16_FLOOR, prepare_named
+from validation.parity.parity import prepare_named
+from validation.parity.stages import FP16_FLOOR
 
 UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 

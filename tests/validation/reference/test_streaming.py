@@ -61,7 +61,7 @@ def reads(monkeypatch):
     read, read_rows = Checkpoint.read, Checkpoint.read_rows
 
     def note_read(self, name):
-        found.append((name, self.tensors[name].rows))
+        found.append((name, self.tensors[name].row_count))
         return read(self, name)
 
     def note_rows(self, name, begin, end):

@@ -200,7 +200,7 @@ def test_channels_are_split_into_heads_in_order(run_body):
 @pytest.mark.parametrize("length", [1, 4])
 def test_rows_are_heads_transposed(run_body, length):
     x = normal(0, 1, 3, 8, length)
-    out = run_body(lambda ops, given, _: ops.rows(given["x"]), {"x": x}, (1, 3, length, 8))
+    out = run_body(lambda ops, given, _: ops.to_rows(given["x"]), {"x": x}, (1, 3, length, 8))
     np.testing.assert_array_equal(out, x.transpose(0, 1, 3, 2))
 
 

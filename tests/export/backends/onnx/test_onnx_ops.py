@@ -83,7 +83,7 @@ def build(tmp_path, arrays, make_parameter):
         model = builder.model("one", described, outputs, builder.external(layout, path.name))
         path.write_bytes(model.SerializeToString())
         integers = any(spec.form == "rows" for spec in chosen.values())
-        return OnnxEngine.load(path, SessionSettings(profile.is_exact, whole_sums=integers))
+        return OnnxEngine.load(path, SessionSettings(not profile.rounds, whole_sums=integers))
 
     return make
 
@@ -267,7 +267,7 @@ def build_layers(build, layers, form, profile):
 def test_products_with_stored_weights_are_exact_where_that_is_wanted(
     build, profile, layers, form, arrays, make_parameter
 ):
-    engine, weights, specs, bias = build_layers(build, layers, form, profile.exact)
+    engine, weights, specs, bias = build_layers(build, layers, form, profile.full_precision)
     wide = dequantized(weights, specs, arrays, make_parameter)
     for shape in SHAPES:
         x = normal(7, *shape, COLUMNS)

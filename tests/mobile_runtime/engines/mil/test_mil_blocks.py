@@ -22,13 +22,13 @@ RNG = np.random.default_rng(0)
 def expanded(monkeypatch):
     """Bytes of each expansion, in order."""
     found = []
-    rows = values.LutWeight.rows
+    rows = values.StoredLut.rows
 
     def note(self, begin, end):
         found.append(4 * (end - begin) * COLUMNS)
         return rows(self, begin, end)
 
-    monkeypatch.setattr(values.LutWeight, "rows", note)
+    monkeypatch.setattr(values.StoredLut, "rows", note)
     monkeypatch.setattr(values, "_BLOCK_BYTES", BLOCK)
     return found
 
