@@ -37,8 +37,8 @@ def palettize(
     `values` (r, columns) is bfloat16, float16 or float32; float32 is rounded to float16 first.
     `group_size` consecutive rows share a table, whose entries are cluster means rounded to float16.
     `padded_rows` ≥ r appends rows of index 0 that no table takes into account. The result is the
-    same for any number of `threads` (default: one per core). InputError names the tensor when it holds NaN,
-    infinity or values beyond float16, or when the groups do not divide the rows.
+    same for any number of `threads` (default: one per core). InputError names the tensor when it
+    holds NaN, infinity or values beyond float16, or when the groups do not divide the rows.
     """
     rows = values.shape[0] if padded_rows is None else padded_rows
     check_matrix(values, rows, name)
