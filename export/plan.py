@@ -100,7 +100,8 @@ def _assign(
 def _kept_forms(
     parameters: Sequence[Parameter], finished: Mapping[str, QuantSpec], backend: Backend
 ) -> dict[str, QuantSpec]:
-    """Specifications of the weights that are written as the source stores them."""
+    """Specifications of the weights that are written as the source stores them: in a form that the
+    target takes, in groups that fit the parameter."""
     return {
         parameter.name: replace(spec, method=STORED)
         for parameter in parameters
@@ -108,6 +109,7 @@ def _kept_forms(
         and parameter.inverse.as_stored
         and (spec := finished.get(parameter.label)) is not None
         and spec.form in backend.forms
+        and spec.fitted(parameter.shape) == spec
     }
 
 

@@ -23,7 +23,7 @@ from export.build.job import Job, open_job
 from export.build.memory import peak_memory
 from export.build.part_cache import Entry, PartCache
 from export.checkpoint.readings import HashedSource
-from export.checkpoint.source import TensorSource
+from export.checkpoint.source import TensorSource, statistics_digest
 from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter
 from export.graphs.weights import observed, store
@@ -91,6 +91,7 @@ def part_key(job: Job, part: str) -> str:
         "part": part,
         "blocks": None if graph is None else [graph.blocks.start, graph.blocks.stop],
         "specs": {p.name: asdict(specs[p.name]) for p in parameters},
+        "statistics": statistics_digest(job.source),
         "release": job.release.key,
         "model": asdict(job.model),
         "decoding": asdict(job.plan.decoding),

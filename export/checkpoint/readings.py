@@ -19,6 +19,7 @@ from export.checkpoint.source import (
     TensorSource,
     WeightSource,
     bytes_of,
+    statistics_digest,
     stored_weights,
     weight_digest,
 )
@@ -82,6 +83,11 @@ class HashedSource:
         weight = self._source.read_weight(name, begin, end)
         self._note(name, begin, min(end, self.tensors[name].row_count), weight_digest(weight))
         return weight
+
+    @property
+    def statistics_digest(self) -> str:
+        """That of the source."""
+        return statistics_digest(self._source)
 
     def statistics(self, name: str) -> Statistics | None:
         """Those of the source."""

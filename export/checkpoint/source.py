@@ -76,6 +76,10 @@ class WeightSource(Protocol):
 class StatisticsSource(Protocol):
     """A source that knows how the inputs of some matrices are distributed."""
 
+    @property
+    def statistics_digest(self) -> str:
+        """Changes whenever the statistics do: finished parts depend on them."""
+
     def statistics(self, name: str) -> Statistics | None:
         """What was observed for the matrix called `name`, if anything."""
 
@@ -83,6 +87,11 @@ class StatisticsSource(Protocol):
 def stored_weights(source: TensorReader) -> Mapping[str, QuantSpec]:
     """The matrices that `source` holds in a storage form."""
     return source.weights if isinstance(source, WeightSource) else {}
+
+
+def statistics_digest(source: TensorReader) -> str:
+    """That of a source with statistics; nothing for others."""
+    return source.statistics_digest if isinstance(source, StatisticsSource) else ""
 
 
 def bytes_of(values: np.ndarray) -> memoryview:

@@ -50,6 +50,8 @@ def cut(weight, begin, end):
 class FinishedSource:
     """Implements `TensorSource`, `WeightSource` and `StatisticsSource`."""
 
+    largest_moment = 512.0
+
     def __init__(self, folder):
         self._checkpoint = Checkpoint(folder)
         forms = json.loads((folder / "config.json").read_text())["quantization_config"]["forms"]
@@ -73,9 +75,14 @@ class FinishedSource:
     def read_weight(self, name, begin, end):
         return cut(self._weights[name], begin, min(end, self.tensors[name].row_count))
 
+    @property
+    def statistics_digest(self):
+        return str(self.largest_moment)
+
     def statistics(self, name):
         shape = self.tensors[name].shape if name in self.tensors else ()
-        return Statistics(np.arange(1.0, 1 + shape[1])) if len(shape) == 2 else None
+        moments = np.linspace(1.0, self.largest_moment, shape[1]) if len(shape) == 2 else None
+        return None if moments is None else Statistics(moments)
 
     def identity(self, name):
         return self._checkpoint.identity(name)

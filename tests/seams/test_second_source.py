@@ -13,7 +13,7 @@ from export.quant.kmeans import palettize
 from export.quant.methods import METHODS, Method
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines import EngineOptions
-from tests.seams.finished_source import KIND, METHOD, finished
+from tests.seams.finished_source import KIND, METHOD, FinishedSource, finished
 from validation.chats import default_chats
 from validation.parity.parity import ParityOptions, bundle_plan, run_parity
 from validation.sources import open_checkpoint
@@ -80,7 +80,9 @@ def test_the_very_integers_and_tables_are_in_the_package(folder, tmp_path):
     assert query.q.tobytes() in blob and query.scale.tobytes() in blob
 
 
-def test_parts_are_found_in_the_cache_until_a_finished_weight_changes(folder, tmp_path, capsys):
+def test_parts_are_found_in_the_cache_until_statistics_change(
+    folder, tmp_path, capsys, monkeypatch
+):
     def run(output):
         arguments = ["coreml", "--checkpoint", str(folder), "--context-length", "64"]
         cache = ["--cache", str(tmp_path / "cache")]
@@ -91,6 +93,8 @@ def test_parts_are_found_in_the_cache_until_a_finished_weight_changes(folder, tm
     assert run("second").count("taken from the cache") == 5
     source = open_source(folder)
     assert source.digest(GATE, 0, 512) == source.digest(GATE, 0, 512) != source.digest(DOWN, 0, 256)
+    monkeypatch.setattr(FinishedSource, "largest_moment", 2.0)
+    assert "taken from the cache" not in run("third"), "methods may go by the statistics"
 
 
 def test_a_method_is_given_the_statistics_of_its_matrix(folder, tmp_path, monkeypatch):
