@@ -108,3 +108,19 @@ def test_info_counts_the_cache_as_it_is_stored(
     assert main(["info", str(make_onnx_bundle(backend, "int4", kv_cache))]) == 0
     megabytes = 2 * 2 * 2 * 64 * 320 * item_bytes / 1e6
     assert f"{megabytes:,.1f} MB of cache" in capsys.readouterr().out
+
+
+def test_chat_hands_the_engine_its_options(bundle, monkeypatch):
+    class StopHere(Exception):
+        pass
+
+    def load(path, options):
+        raise StopHere(options)
+
+    monkeypatch.setattr(Session, "load", load)
+    flags = ["--engine", "coreml", "--compute-units", "CPU_ONLY", "--precision", "fp32"]
+    with pytest.raises(StopHere) as caught:
+        main(["chat", str(bundle), "Hi", *flags])
+    (options,) = caught.value.args
+    assert (options.name, options.compute_units) == ("coreml", "CPU_ONLY")
+    assert (options.precision, options.prepacked) == ("fp32", None)
