@@ -7,8 +7,9 @@ by token and picture by picture, is not computed again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,20 @@ class Statistics:
 
 @dataclass
 class ChatStream:
-    """Iterate for pieces of text; `cancel` ends the answer before the next token."""
+    """Iterate for pieces of text; `cancel` ends the answer before the next token.
 
-    pieces: Iterator[str] = field(repr=False)
-    statistics: Statistics
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: str | None = None  # stop, length, context_full or cancelled
-    _cancelled: bool = False
+    `generate` gives the pieces and keeps the other fields up to date as they are read.
+    """
+
+    generate: InitVar[Callable[[ChatStream], Iterator[str]]]
+    pieces: Iterator[str] = field(init=False, repr=False)
+    statistics: Statistics = field(init=False, default_factory=Statistics)
+    token_ids: list[int] = field(init=False, default_factory=list)
+    finish_reason: str | None = field(init=False, default=None)  # see `Session.chat`
+    _cancelled: bool = field(init=False, default=False)
+
+    def __post_init__(self, generate: Callable[[ChatStream], Iterator[str]]) -> None:
+        self.pieces = generate(self)
 
     def __iter__(self) -> Iterator[str]:
         return self.pieces
@@ -192,14 +200,16 @@ class Session:
         options: ChatOptions = ChatOptions(),
         folder: Path | None = None,
     ) -> ChatStream:
-        """Answer a conversation. Errors of the input are raised here, before the first piece."""
+        """Answer a conversation: the stream computes each piece when it is read.
+
+        Raises `InputError` here, before the first piece. The stream's `finish_reason` becomes
+        "stop", "length" (`max_new_tokens`), "context_full" or "cancelled".
+        """
         prompt = self.prepare(messages, options, folder)
         sampler = self._sampler(options)
         limit = options.max_new_tokens or self.manifest.generation.max_new_tokens
-        stream = ChatStream(iter(()), Statistics())
         thinking = options.prompt.enable_thinking is True
-        stream.pieces = self._generate(prompt, sampler, limit, stream, thinking)
-        return stream
+        return ChatStream(partial(self._generate, prompt, sampler, limit, thinking))
 
     def _sampler(self, options: ChatOptions) -> Sampler:
         generation = self.manifest.generation
@@ -222,8 +232,8 @@ class Session:
         prompt: PreparedPrompt,
         sampler: Sampler,
         limit: int,
-        stream: ChatStream,
         thinking: bool,
+        stream: ChatStream,
     ) -> Iterator[str]:
         logits = self.prefill(prompt, stream.statistics)
         # As published: only the terminators are hidden, <box> and its like belong to the answer.

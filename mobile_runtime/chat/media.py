@@ -20,6 +20,7 @@ from mobile_runtime.errors import InputError
 from mobile_runtime.pictures.images import load_image, to_rgb
 from mobile_runtime.pictures.preprocess import View, cut_image, plan_slices
 from mobile_runtime.pictures.video import (
+    MAX_FRAMES_PER_GROUP,
     VideoOptions,
     group_frames,
     plan_frames,
@@ -79,9 +80,13 @@ def _load_video(source: Any, config: Preprocessing, slices: int, folder: Path | 
 
 def _groups_of_frames(count: int) -> tuple[tuple[int, ...], ...]:
     """Frames without times stand alone until there are more than the sampler's groups."""
-    packing = -(-count // VideoOptions().max_num_frames)
-    if packing > 6:
-        raise InputError(f"A video of {count} frames is too long; give at most 1080 of them.")
+    groups = VideoOptions().max_num_frames
+    packing = -(-count // groups)
+    if packing > MAX_FRAMES_PER_GROUP:
+        raise InputError(
+            f"A video of {count} frames is too long; give at most "
+            f"{groups * MAX_FRAMES_PER_GROUP} of them."
+        )
     return group_frames(range(count), packing)
 
 

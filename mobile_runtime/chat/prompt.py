@@ -17,8 +17,8 @@ from mobile_runtime.bundle import Preprocessing, Prompt
 from mobile_runtime.chat.messages import Turn, collect_media
 from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.errors import InputError
+from mobile_runtime.pictures.video import MAX_FRAMES_PER_GROUP
 
-MAX_FRAMES_PER_GROUP = 6  # what the 3D resampler was trained on
 Grid = tuple[int, int]  # (columns, rows)
 
 

@@ -16,7 +16,7 @@ from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.onnx import OnnxEngine, OnnxState, SessionSettings
 from mobile_runtime.engines.onnx.prepacked import open_prepacked
 from mobile_runtime.model.positions import position_ids
-from mobile_runtime.pictures.preprocess import View, check_view, patches
+from mobile_runtime.pictures.preprocess import View, patches
 
 Array = np.ndarray
 _CACHE_STEP = 128  # positions by which the cache grows: a copy of it for so many tokens
@@ -72,7 +72,6 @@ class OnnxVision:
 
     def encode_view(self, view: View) -> Array:
         """Features of one view, (patches, vision hidden)."""
-        check_view(view, self._preprocessing)
         ids = position_ids(*view.tgt_size, self._preprocessing.position_buckets)
         inputs: dict[str, Array] = {
             "pixel_values": patches(view).T[None].astype(np.float32),

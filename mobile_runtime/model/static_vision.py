@@ -15,7 +15,7 @@ import numpy as np
 from mobile_runtime.bundle import Manifest, TensorFile, resolve_inside
 from mobile_runtime.engines import Engine, EngineOptions, open_engine
 from mobile_runtime.model.positions import MASKED, position_ids, sincos_1d, sincos_time
-from mobile_runtime.pictures.preprocess import View, check_view, patches
+from mobile_runtime.pictures.preprocess import View, patches
 
 Array = np.ndarray
 
@@ -58,7 +58,6 @@ class StaticVision:
 
     def encoder_inputs(self, view: View) -> dict[str, Array]:
         """What the vision encoder takes for one view, padded to its static length."""
-        check_view(view, self._manifest.preprocessing)
         h, w = view.tgt_size
         size, count, length = self._manifest.architecture.vision_hidden_size, h * w, self._length
         values = np.zeros(

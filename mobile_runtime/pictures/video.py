@@ -18,6 +18,7 @@ from PIL import Image
 from mobile_runtime.errors import InputError
 
 TIME_SCALE = 0.1  # seconds a temporal id stands for
+MAX_FRAMES_PER_GROUP = 6  # what the 3D resampler was trained on
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,18 @@ def plan_frames(info: VideoInfo, options: VideoOptions = VideoOptions()) -> Fram
 def _check_options(options: VideoOptions) -> None:
     packings = {"max_num_packing": options.max_num_packing, "force_packing": options.force_packing}
     for name, value in packings.items():
-        if value is not None and not 1 <= value <= 6:
-            raise InputError(f"{name} is {value}; it must be 1 to 6.")
+        if value is not None:
+            _check_packing(name, value)
     if options.choose_fps < 1 or options.max_num_frames < 1:
         raise InputError(
             f"choose_fps is {options.choose_fps} and max_num_frames {options.max_num_frames}; "
             "both must be at least 1."
         )
+
+
+def _check_packing(name: str, value: int) -> None:
+    if not 1 <= value <= MAX_FRAMES_PER_GROUP:
+        raise InputError(f"{name} is {value}; it must be 1 to {MAX_FRAMES_PER_GROUP}.")
 
 
 def _count_and_packing(duration: float, fps: float, options: VideoOptions) -> tuple[int, int]:
@@ -107,8 +113,7 @@ def group_frames(ids: Sequence[int], packing: int) -> tuple[tuple[int, ...], ...
 
     For pictures without times, `range(count)` serves as ids.
     """
-    if not 1 <= packing <= 6:
-        raise InputError(f"packing is {packing}; it must be 1 to 6.")
+    _check_packing("packing", packing)
     return tuple(tuple(ids[i : i + packing]) for i in range(0, len(ids), packing))
 
 
@@ -156,17 +161,6 @@ def read_frames(path: str | Path, indices: Sequence[int]) -> Iterator[Image.Imag
         while target is not None:
             yield _upright(frame)
             target = next(wanted, None)
-
-
-def sample_frames(
-    path: str | Path, options: VideoOptions = VideoOptions()
-) -> tuple[list[Image.Image], tuple[tuple[int, ...], ...]]:
-    """Frames of a video and their temporal ids, ready for `preprocess_image(…, 1)`.
-
-    All frames are held at full size; for long videos join `plan_frames` and `read_frames`.
-    """
-    plan = plan_frames(probe_video(path), options)
-    return list(read_frames(path, plan.indices)), plan.temporal_ids
 
 
 def _import_av() -> Any:

@@ -5,6 +5,7 @@ import pytest
 
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.engines.onnx import OnnxEngine
+from mobile_runtime.errors import InputError
 from mobile_runtime.session import ChatOptions, Session
 from tests.mobile_runtime.turns import gradient, user
 
@@ -173,3 +174,8 @@ def test_rows_of_a_batch_do_not_see_each_other(session):
     }
     logits = engine.run({**inputs, **state})["logits"]
     np.testing.assert_allclose(logits[:, -1], np.stack(expected), atol=TOLERANCE)
+
+
+def test_a_picture_of_more_patches_than_the_bundle_takes_is_refused(session):
+    with pytest.raises(InputError, match="the bundle takes 1088"):
+        session.prepare([user(gradient(14, 2000), "Long?")])

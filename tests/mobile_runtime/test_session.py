@@ -8,7 +8,7 @@ import pytest
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
-from mobile_runtime.session import GREEDY, ChatOptions, Session
+from mobile_runtime.session import GREEDY, ChatOptions, Session, Statistics
 from tests.mobile_runtime.turns import gradient, user
 
 FP32 = EngineOptions(precision="fp32")
@@ -140,6 +140,22 @@ def test_cancel_ends_the_answer_and_the_next_one_is_unharmed(session):
     again = session.chat(message, options)
     list(again)
     assert again.token_ids == expected.token_ids
+
+
+def test_a_stream_computes_nothing_before_it_is_read(session):
+    stream = session.chat([user("Hi")], ChatOptions(temperature=0, max_new_tokens=3))
+    assert (stream.statistics, stream.token_ids, stream.finish_reason) == (Statistics(), [], None)
+    assert iter(stream) is iter(stream)
+    list(stream)
+    assert (stream.statistics.new_tokens, len(stream.token_ids)) == (3, 3)
+    assert stream.finish_reason == "length"
+
+
+def test_a_stream_cancelled_before_it_is_read_is_empty(session):
+    stream = session.chat([user("Hi")], GREEDY)
+    stream.cancel()
+    assert list(stream) == []
+    assert (stream.cancelled, stream.finish_reason, stream.token_ids) == (True, "cancelled", [])
 
 
 def test_a_stop_token_ends_the_answer(session, monkeypatch):

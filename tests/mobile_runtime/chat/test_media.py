@@ -1,0 +1,36 @@
+"""A video given as a list of frames, without times: how many fit, and how they are grouped."""
+
+import dataclasses
+
+import pytest
+from PIL import Image
+
+from mobile_runtime.chat.media import load_frames
+from mobile_runtime.chat.messages import Media, Turn
+from mobile_runtime.errors import InputError
+
+
+def load(preprocessing, count):
+    """The frames of a video of `count` black pictures, in the smallest views."""
+    config = dataclasses.replace(preprocessing, scale_resolution=preprocessing.patch_size)
+    video = Media("video", [Image.new("RGB", (1, 1))] * count)
+    (frames,) = load_frames([Turn("user", (video,), None)], config)
+    return frames
+
+
+# The published sampler has at most 180 groups, the published resampler takes 6 frames in one.
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (180, 1), (181, 2), (360, 2), (1080, 6)])
+def test_frames_are_grouped_when_they_are_more_than_the_groups(preprocessing, count, size):
+    groups = load(preprocessing, count).layout.temporal_ids
+    assert [time for group in groups for time in group] == list(range(count))
+    assert {len(group) for group in groups[:-1]} <= {size}
+    assert len(groups) == -(-count // size)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "at least one frame"), (1081, "1081 frames is too long; give at most 1080 of them")],
+)
+def test_no_frames_and_too_many_are_refused(preprocessing, count, text):
+    with pytest.raises(InputError, match=text):
+        load(preprocessing, count)
