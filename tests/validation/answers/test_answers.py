@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from validation.answers.answers import ROWS, ask, draw_item
+from validation.answers.answers import ask
 from validation.answers.report import Score
+from validation.answers.rows import ROWS, draw_item
 from validation.chats import Chat
 from validation.cli import main
 from validation.questions.tasks import TASKS
