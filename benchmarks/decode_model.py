@@ -59,7 +59,7 @@ def qwen3_config(published: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_layouts(folder: Path, decoder: Mapping[str, Any] = DECODER) -> tuple[Path, Path]:
-    """Write both checkpoints into `folder`; their folders, ours first."""
+    """Write both checkpoints into `folder`; return their folders, ours first."""
     ours, theirs = folder / "published", folder / "qwen3"
     values = published_config(decoder)
     shapes = tensor_shapes(parse_config(values))
@@ -77,8 +77,8 @@ def write_layouts(folder: Path, decoder: Mapping[str, Any] = DECODER) -> tuple[P
 
 
 def _copy_decoder(shapes: Shapes, source: Path, target: Path) -> None:
-    """The decoder's tensors are the first ones of the file, in an order that the shorter names
-    have too: one run of bytes behind another header."""
+    """Copy the decoder's tensors. They are the first ones of the file, in an order that the shorter
+    names have too: one run of bytes after another header."""
     names = sorted(name for name in shapes if name.startswith(_TEXT))
     assert names == sorted(shapes)[: len(names)]
     renamed = {name.removeprefix(_TEXT): shapes[name] for name in names}

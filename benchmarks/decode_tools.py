@@ -1,5 +1,5 @@
-"""The tools of the decoding benchmark: what each makes of the checkpoints, what a token reads in
-it, and how a process of its own measures it."""
+"""The tools of the decoding benchmark: how each builds its model from the checkpoints, how many
+bytes a token reads in it, and how a process of its own measures it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.quiet import Sample, Stopwatch, time_call
 
 PIECE = 128  # tokens of a piece of the prompt
 WINDOW, WINDOWS = 8, 4  # tokens of a sample, samples of a process
-ROOM = PIECE + WINDOW * (WINDOWS + 1)  # positions behind the context
+ROOM = PIECE + WINDOW * (WINDOWS + 1)  # positions after the context
 
 
 class NotInstalledError(Exception):
@@ -30,7 +30,7 @@ class NotInstalledError(Exception):
 
 @dataclass(frozen=True)
 class Tool:
-    """`bits` a weight as stored with its scales, `cache_bytes` a number of the cache."""
+    """`bits` per weight as stored, scales included; `cache_bytes` per number of the cache."""
 
     bits: float
     cache_bytes: int
@@ -39,7 +39,7 @@ class Tool:
 
 
 def bytes_per_token(tool: Tool, decoder: Mapping[str, Any], context: int) -> float:
-    """What one token has to read: every weight of every product, keys and values."""
+    """Bytes that one token has to read: every weight of every product, keys and values."""
     size, inner, dim = (decoder[k] for k in ("hidden_size", "intermediate_size", "head_dim"))
     heads, kv_heads = decoder["num_attention_heads"], decoder["num_key_value_heads"]
     layer = 2 * size * dim * (heads + kv_heads) + 3 * size * inner
@@ -82,8 +82,8 @@ def measure_ours(bundle: Path, threads: int, context: int) -> dict[str, list[Sam
     prefill()
     samples = [time_call(prefill, PIECE, threads) for _ in range(2)]
     step()
-    for rows in decoder.cache(context).values():  # time does not depend on the values, but pages
-        rows[...] = rng.integers(-100, 100, rows.shape)  # of zeros that nobody wrote are free
+    for rows in decoder.cache(context).values():  # time does not depend on values, but pages
+        rows[...] = rng.integers(-100, 100, rows.shape)  # that were never written cost no reads
     return {"prefill": samples, "decode": _windows(step, threads)}
 
 
@@ -97,7 +97,7 @@ def _windows(step: Callable[[], None], threads: int) -> list[Sample]:
 
 
 def build_genai(checkpoints: Path, folder: Path, context: int) -> Path:
-    """onnxruntime-genai's own builder, with logits of the last position alone, as in ours."""
+    """onnxruntime-genai's own builder, with logits of only the last position, as in ours."""
     for module in ("onnxruntime_genai", "transformers", "onnx_ir", "torch"):
         if importlib.util.find_spec(module) is None:
             raise NotInstalledError(f"{module} is not installed")
@@ -151,7 +151,7 @@ def build_llama_cpp(checkpoints: Path, folder: Path, context: int) -> Path:
 
 
 def measure_llama_cpp(model: Path, threads: int, context: int) -> dict[str, list[Sample]]:
-    """llama-bench, whose processes are quiet or not as a whole."""
+    """llama-bench; each of its processes is quiet or not as a whole."""
     bench = find_bench()
     assert bench is not None
     decode = ["-p", "0", "-n", str(WINDOW), "-d", str(context)]
@@ -181,7 +181,7 @@ TOOLS: Mapping[str, Tool] = {
 
 
 def measure_read(threads: int, megabytes: int = 512, rounds: int = 6) -> float:
-    """Bytes a second that so many threads read together from memory, at best."""
+    """Bytes per second that so many threads read together from memory, at best."""
     from concurrent.futures import ThreadPoolExecutor
 
     from benchmarks.quiet_read import read_all
@@ -198,5 +198,5 @@ def measure_read(threads: int, megabytes: int = 512, rounds: int = 6) -> float:
 
 
 def tool_names() -> Sequence[str]:
-    """All tools."""
+    """Names of all tools."""
     return list(TOOLS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def export_quietly(backend: str, checkpoint: Path, folder: Path, *flags: str) -> Path:
-    """Export to the new `folder`, without the cache and without a word; the bundle."""
+    """Export to the new `folder`, without the cache and without output; return the bundle."""
     from export.cli import main
 
     where = ["--checkpoint", str(checkpoint), "--output", str(folder)]

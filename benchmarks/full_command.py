@@ -23,8 +23,8 @@ def run_command(
     print_report: Callable[[Report, Console], None],
     packages: Sequence[str] = (),
 ) -> None:
-    """Measure, print and write; with --child, be the process that is measured. `packages` are those
-    whose versions the report tells."""
+    """Measure, print and write; with --child, run as the process that is measured. The report has
+    the versions of `packages`."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("checkpoint", type=Path, nargs="?", help="from benchmarks.synthesize")
     parser.add_argument("--jobs", type=int, help="processes; default: the export's")

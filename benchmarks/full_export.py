@@ -1,4 +1,4 @@
-"""How long a whole export takes, in which memory, and how far it is from what the disk allows.
+"""Time and memory of a whole export, and how far it is from what the disk allows.
 
 The shards are dropped from the page cache first; the floor is reading their bytes and writing those
 of the bundle, one after the other, with nothing in between.
@@ -59,8 +59,8 @@ def export_child(checkpoint: str, output: str, jobs: str, backend: str) -> None:
 def run_export(
     checkpoint: Path, folder: Path, jobs: int | None, backend: str = "coreml"
 ) -> dict[str, Any]:
-    """One export in a fresh process, its shards not in memory: seconds, bytes, memory. The bundle
-    is left in `folder`."""
+    """Run one export in a fresh process, its shards not in the page cache; return seconds, bytes
+    and memory. The bundle stays in `folder`."""
     shards = sorted(checkpoint.glob("*.safetensors"))
     drop_from_memory(shards)
     arguments = [str(checkpoint), str(folder), str(jobs or ""), backend]
@@ -72,7 +72,7 @@ def run_export(
 
 
 def drop_from_memory(files: Sequence[Path]) -> None:
-    """Take files out of the page cache, as far as the system listens."""
+    """Take files out of the page cache, as far as the system allows."""
     os.sync()
     for path in files:
         with path.open("rb") as file:

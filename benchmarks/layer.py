@@ -51,8 +51,9 @@ _LAYERS = "llm.model.layers."
 
 
 def write_layers(values: Mapping[str, Any], folder: Path) -> int:
-    """A checkpoint of the decoder layers alone of the config.json `values`; return the number of
-    their weights. `InputError` where the export would not make one package of them."""
+    """Write a checkpoint of only the decoder layers that the config.json `values` describe; return
+    the number of their weights. Raises `InputError` if the export would not make one package of
+    them."""
     shapes = {
         name: shape
         for name, shape in tensor_shapes(parse_config(values)).items()
@@ -123,7 +124,8 @@ def run_tool(tool: str, folder: Path, package: Path) -> None:
 
 
 def measure(folder: Path, work: Path, repetitions: int, console: Console) -> dict[str, Any]:
-    """Run the tools in turn; for each its runs and the size of its package, left in `work`."""
+    """Run the tools in turn; return for each its runs and the size of its package, left in
+    `work`."""
     results: dict[str, Any] = {}
     for n in range(repetitions):
         for tool in TOOLS:
@@ -153,7 +155,7 @@ def summarize(results: dict[str, Any]) -> None:
 
 
 def print_table(results: dict[str, Any], title: str, console: Console) -> None:
-    """One row a tool."""
+    """Print one row per tool."""
     caption = (
         "faster: ours than this. GB: peak memory of all processes, and of mapped file pages. MB: "
         "the package. error: squared, ours / this."
@@ -194,7 +196,7 @@ def compare(values: Mapping[str, Any], repetitions: int, console: Console) -> di
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table. 0; 1 where the two packages differ in error; 2 for a user's mistake."""
+    """Print the table; return 0, 1 if the packages differ in error, 2 for a user's mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.layer", description="Decoder layers against stock coremltools."
     )

@@ -1,4 +1,4 @@
-"""Where and with what a figure was measured, and what a process took."""
+"""The machine and versions of a measurement, and the time and memory of a process."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Child:
         self.pid = self._process.pid
 
     def result(self) -> Any:
-        """Wait for its end; the JSON of its last line. SystemExit with its errors if it failed."""
+        """Wait for its end; return the JSON of its last line. Raises SystemExit if it failed."""
         output, _ = self._process.communicate()
         with self._errors as errors:
             if self._process.returncode:
@@ -92,7 +92,7 @@ class Child:
 
 
 def run_child(module: str, *arguments: str) -> dict[str, Any]:
-    """What a `Child` prints, with the `usage` of the process and all that it started."""
+    """Return what a `Child` prints, with the `usage` of the process and all that it started."""
     child = Child(module, *arguments)
     with Watch(child.pid) as watch:
         result = child.result()

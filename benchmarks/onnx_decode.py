@@ -1,4 +1,4 @@
-"""How fast the ONNX decoder writes and reads, beside its peers, and how near the memory allows.
+"""Speed of the ONNX decoder in decode and prefill, beside its peers and the bound of the memory.
 
 All run one Qwen3 of 0.5 billion random weights with 4 bits in every matrix, the head included. A
 process measures one tool at one number of threads and one context; the tools take turns. What
@@ -35,7 +35,7 @@ Key = tuple[int, int]  # threads, context
 
 
 def build_all(work: Path, tools: Iterable[str], context: int, console: Console) -> dict[str, Any]:
-    """The model of each tool in `work`, or the reason why there is none."""
+    """Build the model of each tool in `work`; return it, or the reason why there is none."""
     if not (work / "checkpoints").is_dir():
         write_layouts(work / "checkpoints")
     models: dict[str, Any] = {}
@@ -85,7 +85,8 @@ def summarize(
     samples: dict[tuple[str, Key], dict[str, list[Sample]]],
     read: dict[int, float],
 ) -> list[dict[str, Any]]:
-    """A row a tool, threads and context; a tool that did not run has one row with the reason."""
+    """One row per tool, threads and context; a tool that did not run has one row with the
+    reason."""
     rows: list[dict[str, Any]] = [
         {"tool": tool, "not_run": model} for tool, model in models.items() if isinstance(model, str)
     ]
@@ -104,7 +105,7 @@ def summarize(
 
 
 def print_table(rows: Sequence[dict[str, Any]], read: dict[int, float], console: Console) -> None:
-    """Tokens a second; a star marks what was measured beside other processes."""
+    """Print tokens per second; a star marks what was measured beside other processes."""
     table = Table("tool", "threads", "context", "decode", "of the bound", "prefill")
     for row in rows:
         if "not_run" in row:

@@ -1,4 +1,4 @@
-"""How fast the ONNX vision tower is in each storage form beside PyTorch in float32, and how exact.
+"""Speed and error of the ONNX vision tower in each storage form, beside PyTorch in float32.
 
 Speed: two layers of the published width with random weights, one view of 1,024 patches. A process
 measures one tower at one number of threads; they take turns, and what counts is the fastest sample
@@ -66,7 +66,7 @@ def run_tower(name: str, path: Path, threads: int, patches: int) -> list[Sample]
 
 
 def summarize(samples: Mapping[Key, Sequence[Sample]]) -> list[dict[str, Any]]:
-    """A row a tower and number of threads, with its speed relative to PyTorch's."""
+    """One row per tower and number of threads, with its speed relative to PyTorch's."""
     best = {key: choose(found) for key, found in samples.items()}
     return [
         {
@@ -92,13 +92,13 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> list
                 found = run_tower(name, path, threads, options.patches)
                 samples.setdefault((name, threads), []).extend(found)
                 seconds = min(sample.seconds for sample in found)
-                console.print(f"{name}, threads {threads}: {seconds:.2f} s a view")
+                console.print(f"{name}, threads {threads}: {seconds:.2f} s per view")
     return summarize(samples)
 
 
 def compare(files: Sequence[Path], sounds: Sequence[Path], folder: Path) -> dict[str, Any]:
-    """How far each storage form of Whisper's encoder is from it in PyTorch: over all positions as
-    one vector, at the worst position, and in decibels of the largest value."""
+    """Compare each storage form of Whisper's encoder with the encoder in PyTorch: over all
+    positions as one vector, at the worst position, and in decibels of the largest value."""
     tensors = whisper.read_model(files)
     checkpoint = write_tower(folder / "whisper", whisper.VISION, whisper.vision_tensors(tensors))
     towers = build_towers(folder / "whisper-towers", checkpoint)

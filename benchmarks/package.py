@@ -1,4 +1,4 @@
-"""What a saved package holds: its size, its lookup tables, their error.
+"""Contents of a saved package: its size, its lookup tables, their error.
 
 Read with the project's own reader of Core ML packages, whoever wrote them.
 """

@@ -135,7 +135,7 @@ def run_tool(tool: str, weights: Path) -> None:
 
 
 def measure(rows: int, columns: int, repetitions: int, console: Console) -> dict[str, Any]:
-    """Run the installed tools in turn; for each its times, or "not installed"."""
+    """Run the installed tools in turn; return for each its times, or "not installed"."""
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.npy"
@@ -168,7 +168,7 @@ def summarize(results: dict[str, Any], parameters: int) -> None:
 
 
 def print_table(results: dict[str, Any], title: str, console: Console) -> None:
-    """One row a tool: median rate, spread, squared error, ratios."""
+    """Print one row per tool: median rate, spread, squared error, ratios."""
     table = Table(title=title)
     for column in ("tool", "M weights/s", "slow/fast", "error", "ours faster", "ours/error"):
         table.add_column(column)

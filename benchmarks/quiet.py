@@ -25,12 +25,12 @@ class Sample:
 
     @property
     def rate(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.tokens / self.seconds
 
 
 def choose(samples: Sequence[Sample]) -> tuple[Sample, bool]:
-    """The fastest quiet sample and True; where none is quiet, the least disturbed and False."""
+    """The fastest quiet sample and True; if none is quiet, the least disturbed one and False."""
     quiet = [sample for sample in samples if sample.others <= QUIET]
     if quiet:
         return max(quiet, key=lambda sample: sample.rate), True
@@ -38,15 +38,15 @@ def choose(samples: Sequence[Sample]) -> tuple[Sample, bool]:
 
 
 class Stopwatch:
-    """Seconds since it was made, and what others took of the processors. A single thread is timed
-    by its own processor time where `alone`: neighbours do not count then."""
+    """Seconds since it was made, and what others took of the processors. With `alone`, a single
+    thread is timed by its own processor time, on which neighbours have no effect."""
 
     def __init__(self, alone: bool = False) -> None:
         self._alone = alone
         self._seconds, self._own, self._busy = self._now()
 
     def sample(self, tokens: int) -> Sample:
-        """What passed since then as a sample."""
+        """Return the time since then as a sample."""
         seconds, own, busy = self._now()
         wall = seconds - self._seconds
         if self._alone:

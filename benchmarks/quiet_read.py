@@ -1,4 +1,4 @@
-"""A loop that reads memory as fast as it comes."""
+"""A loop that reads memory as fast as possible."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`python -m benchmarks.readme`: write the tables of README.md and docs/benchmarks.md from what was
-measured, benchmarks/results/."""
+"""`python -m benchmarks.readme`: write the tables of README.md and docs/benchmarks.md from the
+measurements in benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def export_table(whole: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 
 def parity_table(reports: dict[str, dict[str, Any]]) -> str:
-    """Same-weights and checkpoint decibels of each stage, a pair of columns a recipe."""
+    """Same-weights and checkpoint decibels of each stage, a pair of columns per recipe."""
     head = " | ".join(f"{name}: same weights | {name}: checkpoint" for name in reports)
     lines = [f"| stage | {head} |", "|---" * (1 + 2 * len(reports)) + "|"]
     stages = [{row["stage"]: row for row in report["stages"]} for report in reports.values()]
@@ -106,7 +106,7 @@ def _decibels(value: float | str | None) -> str:
 
 
 def decode_table(report: dict[str, Any]) -> str:
-    """Tokens a second of the ONNX decoder and its peers; a star: other processes took part."""
+    """Tokens per second of the ONNX decoder and its peers; a star: other processes took part."""
     lines = [
         "| tool | threads | context | tokens/s | of the memory bound | prompt, tokens/s |",
         "|---|---|---|---|---|---|",
@@ -124,7 +124,7 @@ def decode_table(report: dict[str, Any]) -> str:
 
 
 def vision_table(report: dict[str, Any]) -> str:
-    """Views a second of the ONNX tower by storage form, and how far it is from PyTorch."""
+    """Views per second of the ONNX tower by storage form, and how far it is from PyTorch."""
     threads = sorted({row["threads"] for row in report["rows"]})
     speed = " | ".join(f"views/s, threads: {n} | × PyTorch" for n in threads)
     lines = [
@@ -183,7 +183,7 @@ _FIDELITY = {
     "ONNX `int4`": ("onnx", "fp16", "onnx int4"),
 }
 _SPEED = ("palettize", "layer", "full-export", "onnx-full", "onnx-decode", "onnx-vision")
-# Section of the page -> its measurement and table, where there is one measurement.
+# Section of the page -> its measurement and table, if it has a single measurement.
 _SECTIONS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "palettize": ("palettize", palettize_table),
     "layer": ("layer", layer_table),
@@ -230,7 +230,7 @@ def replace_section(text: str, name: str, table: str) -> str:
 
 
 def written_pages() -> dict[Path, str]:
-    """Both pages as the measurements have them."""
+    """Both pages with the tables of the measurements."""
     pages = {ROOT / "README.md": readme_sections(), ROOT / "docs/benchmarks.md": page_sections()}
     texts = {}
     for path, sections in pages.items():

@@ -54,7 +54,7 @@ def _module_order(name: str) -> tuple[int, int, bool]:
 
 
 def write_shard(path: Path, shapes: Shapes, threads: int, advance: Advance) -> None:
-    """Draw the tensors and write them to `path`; `advance` hears of the bytes of each block.
+    """Draw the tensors and write them to `path`; `advance` is called with the bytes of each block.
 
     The bytes are the same for any number of threads.
     """
@@ -96,7 +96,7 @@ def safetensors_header(shapes: Shapes) -> bytes:
 def write_shards(
     folder: Path, shapes: Shapes, advance: Advance, threads: int | None = None
 ) -> None:
-    """Write all shards and their index to `folder`, with a thread a core by default."""
+    """Write all shards and their index to `folder`, with one thread per core by default."""
     shards = assign_shards(shapes)
     for name, tensors in shards.items():
         write_shard(folder / name, tensors, threads or os.cpu_count() or 1, advance)

@@ -1,9 +1,9 @@
 """The stock way to an int4 decoder with `prefill` and `decode`: a PyTorch module, `ct.convert`,
 `palettize_weights`, `save_multifunction`.
 
-As Apple's own example of a stateful language model does it: plain operations, linear layers, keys
+It follows Apple's own example of a stateful language model: plain operations, linear layers, keys
 and values in float16 states that a slice assignment updates. Functions are converted and palettized
-one by one; of a merged package `palettize_weights` would visit each function by itself, too.
+one by one; in a merged package, too, `palettize_weights` would visit each function by itself.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def convert(module: StatefulDecoder, length: int) -> Any:
 
 
 def palettize(model: Any, spec: QuantSpec) -> Any:
-    """k-means in groups of rows, with a worker a core."""
+    """k-means in groups of rows, with one worker per core."""
     config = cto.OpPalettizerConfig(
         mode="kmeans",
         nbits=spec.bits,

@@ -1,4 +1,4 @@
-"""How fast does the Swift package scale and slice a picture, beside Pillow, on one thread each.
+"""Speed of the Swift package in scaling and slicing a picture, beside Pillow, on one thread each.
 
 The two take turns on the same 12-megapixel picture; the views must be equal. The best time of each
 counts, of the processor too, which hardly depends on what else the machine does.

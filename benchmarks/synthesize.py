@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write it; the folder is the last line on stdout. 0, or 2 for a user's mistake."""
+    """Write it; the folder is the last line on stdout. Returns 0, or 2 for a user's mistake."""
     options = _parser().parse_args(arguments)
     console = Console(stderr=True, highlight=False)
     started = time.monotonic()

@@ -38,7 +38,7 @@ def write_tower(
     folder: Path, vision: Mapping[str, Any] = VISION, tensors: Mapping[str, Array] | None = None
 ) -> Path:
     """Write a checkpoint with random weights, `tensors` in place of those of their names, to the
-    new `folder`; the folder."""
+    new `folder`; return the folder."""
     values = {**published_config(_DECODER), "vision_config": dict(vision)}
     write_checkpoint(values, folder, Console(quiet=True), threads=1)
     if tensors:

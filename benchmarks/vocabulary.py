@@ -1,7 +1,7 @@
 """A byte-level tokenizer of any size with MiniCPM-V 4.5's special tokens.
 
-One token a byte; the other entries are never the result of encoding, but decode to bytes, so that a
-model with random weights can say anything.
+There is one token per byte; the other entries are never the result of encoding, but decode to
+bytes, so that a model with random weights can say anything.
 """
 
 from __future__ import annotations

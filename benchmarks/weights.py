@@ -1,8 +1,8 @@
 """Heavy-tailed weights drawn from a tensor's name: any block of rows on its own, at memory speed.
 
 A value is one of 65,536 equally likely quantiles of Student's t with four degrees of freedom,
-chosen by 16 bits of a generator that can jump to any position. So a value depends on name, shape
-and place alone, whoever draws it in whichever order. Raw generator output only: numpy keeps that
+chosen by 16 bits of a generator that can jump to any position. So a value depends only on name,
+shape and place, not on who draws it in which order. Raw generator output only: numpy keeps that
 stream the same in every version.
 """
 

@@ -126,8 +126,8 @@ def _norm(tensors: Mapping[str, Array], source: str, name: str) -> dict[str, Arr
 
 
 def patch_values(tensors: Mapping[str, Array], mel: Array) -> Array:
-    """What the convolutions make of a spectrogram (80, T): (1, T / 2, 588) float32, zeros behind
-    the first 512 of each."""
+    """Apply the convolutions to a spectrogram (80, T): (1, T / 2, 588) float32, zeros after the
+    first 512 of each."""
     import torch
     from torch.nn import functional
 
@@ -143,8 +143,8 @@ def patch_values(tensors: Mapping[str, Array], mel: Array) -> Array:
 
 
 def voice(seconds: int = SECONDS, seed: int = 0) -> Array:
-    """A sound like speech: five syllables a second, most of them harmonics of a moving pitch under
-    three moving formants, some of them noise, with pauses. (seconds · 16,000,) float32."""
+    """A sound like speech: five syllables per second, most of them harmonics of a moving pitch
+    under three moving formants, some of them noise, with pauses. (seconds · 16,000,) float32."""
     rng = np.random.default_rng(seed)
     time = np.arange(seconds * _RATE) / _RATE
     knots = np.arange(seconds * 5 + 1) / 5

@@ -30,12 +30,12 @@ PAST, PRESENT = "past_key_values", "present"  # of an ONNX graph
 
 
 def cache_name(prefix: str, layer: int, kind: str) -> str:
-    """The input (`PAST`) or output (`PRESENT`) of a layer's keys or values."""
+    """Name of an ONNX graph's input (`PAST`) or output (`PRESENT`); `kind` is "key" or "value"."""
     return f"{prefix}.{layer}.{kind}"
 
 
 def cache_scale_name(layer: int, kind: str) -> str:
-    """The scales of a layer's keys or values in a cache of 8 bits."""
+    """Name of the scales of a layer's keys or values in an 8-bit key/value cache."""
     return f"llm.model.layers.{layer}.self_attn.{kind}_scale"
 
 
@@ -49,7 +49,7 @@ Role = Literal["vision_encoder", "resampler", "embed_tokens", "decoder", "lm_hea
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape and element type ("float16", "int32", …) of one tensor; −1 for what varies."""
+    """Name, shape (−1: a size that varies) and element type ("float16", "int32", …) of a tensor."""
 
     name: str
     shape: tuple[int, ...]
@@ -79,7 +79,8 @@ class GraphSpec:
     weight_bytes: int
 
     def function(self, name: str) -> FunctionSpec:
-        """The function called `name`; `InputError` lists what there is instead."""
+        """Return the function called `name`. Raises `InputError`, which lists the names that there
+        are, if it is not one of them."""
         for function in self.functions:
             if function.name == name:
                 return function
@@ -133,14 +134,14 @@ class Preprocessing:
     use_image_id: bool
     norm_mean: tuple[float, ...]
     norm_std: tuple[float, ...]
-    num_queries: int  # placeholders a view, or a group of video frames
+    num_queries: int  # placeholders per view, or per group of video frames
     position_buckets: int  # the position table has position_buckets² rows
     max_patches: int  # L: patches of the longest view that the vision graph takes
 
 
 @dataclass(frozen=True)
 class SpecialToken:
-    """A token that is written by its id and never found in a user's text."""
+    """A token that is written by its id; the same letters in a user's text never become it."""
 
     content: str
     id: int
@@ -176,9 +177,12 @@ class Generation:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the decoder's functions are to be driven. The cache is the package's `state`, or goes in
-    and out (`io`); of an ONNX graph it is a buffer of `float32` or `int8` that goes in and out at
-    one place."""
+    """How the decoder's functions are called; lengths are in tokens.
+
+    `kv_cache` says where keys and values are kept. `state`, `io` (Core ML): in a state of the
+    package, or in an input and an output of its functions. `float32`, `int8` (ONNX): in one buffer
+    of that type, bound as both input and output.
+    """
 
     context_length: int
     prefill_length: int
@@ -216,8 +220,9 @@ class Manifest:
     generation: Generation
     decoding: Decoding
     graphs: tuple[GraphSpec, ...]
-    # Tables of the host, where no graph looks them up: token embeddings; positions of the vision
-    # tower, one row an id; (heads·queries, D) that give the resampler's scores of a key.
+    # Tables for the host, None if a graph holds them: token embeddings; position embeddings of the
+    # vision tower, one row per position id; the resampler's queries times its key projection,
+    # (heads·queries, D), whose product with a key is the score.
     embed_tokens: EmbeddingTable | None
     position_embeddings: TensorFile | None
     resampler_key_query: TensorFile | None
@@ -232,7 +237,10 @@ class Manifest:
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """Parse and check manifest.json; the files that it lists are not touched."""
+    """Parse and check manifest.json; the files that it lists are not touched.
+
+    Raises `InputError` if it is missing, not valid, or of another schema version.
+    """
     path = bundle / MANIFEST_NAME
     if not path.is_file():
         raise InputError(
@@ -270,7 +278,7 @@ def _tables(manifest: Manifest) -> Iterator[TensorFile]:
 
 
 def _check_tables(manifest: Manifest) -> None:
-    """A table's declared shape must be its file's size: it is mapped into memory as it is."""
+    """Refuse a table whose shape does not give its file's size: it is mapped as it is."""
     sizes = {entry.path: entry.size for entry in manifest.files}
     for table in _tables(manifest):
         shape, size = (_ITEM_SIZES.get(table.dtype, -1), *table.shape), sizes.get(table.path, -1)
@@ -288,7 +296,8 @@ def write_manifest(bundle: Path, manifest: Manifest) -> None:
 
 
 def resolve_inside(bundle: Path, name: str) -> Path:
-    """The path of `name` inside `bundle`; refuses absolute paths, '..', and links that lead out."""
+    """Return the path of `name` inside `bundle`. Raises `InputError` for absolute paths, '..', and
+    links that lead out."""
     pure = PurePosixPath(name)
     root = bundle.resolve()
     plain = not (pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name)
@@ -302,7 +311,7 @@ def resolve_inside(bundle: Path, name: str) -> Path:
 
 
 def full_precision_path(graph: Path) -> Path:
-    """Beside an ONNX graph that rounds activations for speed: the same weights, all in float32."""
+    """Path of the float32 twin, with equal weights, of an ONNX graph that rounds activations."""
     return graph.with_stem(f"{graph.stem}_exact")
 
 
@@ -319,7 +328,7 @@ def list_files(bundle: Path, skip: Collection[str] = ()) -> tuple[FileEntry, ...
 
 
 def verify_files(bundle: Path, manifest: Manifest) -> None:
-    """Check that each listed file is there with the listed size and SHA-256."""
+    """Raises `InputError` unless each listed file is there with the listed size and SHA-256."""
     for entry in manifest.files:
         path = resolve_inside(bundle, entry.path)
         if not path.is_file():

@@ -19,12 +19,12 @@ from mobile_runtime.model.formats import format_of, require_engine
 from mobile_runtime.session import ChatOptions, ChatStream, Session
 
 _INTERRUPTED = 130
-# Of one key or value. Core ML keeps float16, whoever holds the cache.
+# Bytes per number in the key/value cache. Core ML keeps float16 in both of its forms.
 _CACHE_ITEM_BYTES = {"state": 2, "io": 2, "float32": 4, "int8": 1}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run a command; return 0, 2 for a user's mistake, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m mobile_runtime",
         description="Talk to a bundle.",
@@ -62,13 +62,15 @@ def _add_ort(parser: argparse.ArgumentParser) -> None:
 
 def _add_chat(parser: argparse.ArgumentParser) -> None:
     _add_bundle(parser)
-    parser.add_argument("question", nargs="?", help="without one, a dialogue")
+    parser.add_argument("question", nargs="?", help="leave it out for a dialogue")
     parser.add_argument("--image", action="append", default=[], help="may be repeated")
     parser.add_argument("--video", action="append", default=[], help="may be repeated")
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--thinking", action="store_true", help="let the model think first")
-    parser.add_argument("--max-slice-nums", type=int, help="slices a picture may be cut into")
-    parser.add_argument("--greedy", action="store_true", help="always the best token, no penalty")
+    parser.add_argument("--max-slice-nums", type=int, help="most slices per picture")
+    parser.add_argument(
+        "--greedy", action="store_true", help="always the best token, without penalty"
+    )
     for name, kind in (
         ("temperature", float),
         ("top-k", int),
@@ -94,13 +96,13 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
         "--compute-units",
         choices=COMPUTE_UNITS,
         default=EngineOptions().compute_units,
-        help="of the engine coreml",
+        help="processors that the engine coreml may use",
     )
     parser.add_argument(
         "--prepacked",
         type=Path,
         metavar="DIR",
-        help="keep ONNX weights there in the order of this processor: less memory, twice the disk",
+        help="keep ONNX weights there as this processor reads them: less memory, twice the disk",
     )
     parser.add_argument("--statistics", action="store_true", help="print times and counts")
 
@@ -132,7 +134,7 @@ def _answer_turn(
     parts: list[dict[str, str]],
     options: argparse.Namespace,
 ) -> bool:
-    """One turn of a dialogue; a mistake in it is said, forgotten, and the dialogue goes on."""
+    """Run one turn of a dialogue. If its input is wrong, print the error and drop the turn."""
     turns = len(messages)
     try:
         _answer(session, messages, parts, options)
@@ -148,7 +150,7 @@ def _text(text: str) -> dict[str, str]:
 
 
 def _read_line() -> str | None:
-    """The next question, None at the end of the input."""
+    """Return the next question, None at the end of the input."""
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:
@@ -253,13 +255,13 @@ def _facts(manifest: Manifest) -> list[str]:
 
 
 def _cache_bytes(manifest: Manifest) -> int:
-    """Keys and values of the whole context, as they are stored."""
+    """Bytes of the keys and values of the whole context, as they are stored."""
     shape = manifest.architecture
     values = 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
     return _CACHE_ITEM_BYTES[manifest.decoding.kv_cache] * values * manifest.decoding.context_length
 
 
-# What it does, its arguments, how it runs.
+# Name -> what the command does, the function that adds its arguments, the one that runs it.
 _COMMANDS: Mapping[
     str,
     tuple[

@@ -60,7 +60,7 @@ def write_json(path: Path, value: Any) -> None:
 def new_folder(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target`, which becomes `target` at the end; an error leaves nothing.
 
-    Raises `InputError` where no folder can be made, `OSError` if there is a `target` by then.
+    Raises `InputError` if no folder can be made, `OSError` if `target` exists at the end.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def scratch_folder(target: Path, kind: str = "partial") -> Iterator[Path]:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put the finished folder `new` in the place of `target`; what was there before goes last."""
+    """Put the finished folder `new` in the place of `target`; the old one is removed at the end."""
     old = target.with_name(f".{target.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

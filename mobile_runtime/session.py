@@ -47,7 +47,7 @@ GREEDY = ChatOptions(temperature=0.0, repetition_penalty=1.0)
 
 @dataclass
 class Statistics:
-    """What one answer took; times in seconds."""
+    """Counts of tokens and times in seconds of one answer."""
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -121,7 +121,11 @@ class Session:
         options: ChatOptions = ChatOptions(),
         folder: Path | None = None,
     ) -> PreparedPrompt:
-        """Read the pictures, build the prompt, and check that everything fits."""
+        """Read the pictures, build the prompt, and check that everything fits.
+
+        Raises `InputError` for messages or pictures that are not valid, a picture with more patches
+        than the bundle takes, or a prompt longer than the context.
+        """
         config = self.manifest.preprocessing
         chat_format = ChatFormat(self.tokenizer, self.manifest.prompt, config)
         prompt = prepare_prompt(
@@ -143,7 +147,7 @@ class Session:
             )
 
     def image_embeds(self, prompt: PreparedPrompt, first: int = 0) -> list[Array]:
-        """Embeddings (queries, D) of each group from number `first` on, computed once a picture."""
+        """Embeddings (queries, D) of each group from number `first` on, computed once per group."""
         digests = [_group_digest(prompt, n) for n in range(len(prompt.groups))]
         self._image_embeds = {d: e for d, e in self._image_embeds.items() if d in digests}
         for n in range(first, len(prompt.groups)):
@@ -154,7 +158,7 @@ class Session:
         return [self._image_embeds[digest] for digest in digests[first:]]
 
     def prompt_embeddings(self, prompt: PreparedPrompt, start: int = 0) -> Array:
-        """(T − start, D): text embeddings with the pictures' spliced in."""
+        """Return (T − start, D): text embeddings with the pictures' spliced in."""
         bounds = prompt.encoded.image_bound
         embeddings = self.model.embedding(prompt.encoded.input_ids)
         first = int(np.sum(bounds[:, 1] <= start)) if len(bounds) else 0
@@ -163,7 +167,7 @@ class Session:
         return embeddings[start:]
 
     def prefill(self, prompt: PreparedPrompt, statistics: Statistics | None = None) -> Array:
-        """Run the prompt, reusing the cache; logits (vocab_size,) of its last position."""
+        """Run the prompt, reusing the cache; return logits (vocab_size,) of its last position."""
         statistics = statistics or Statistics()
         start = self.model.decoder.rewind(self._shared_length(prompt.keys))
         statistics.prompt_tokens, statistics.reused_tokens = len(prompt.keys), start
@@ -188,7 +192,7 @@ class Session:
         return shared
 
     def decode(self, token: int) -> Array:
-        """Append one token to the cache; logits of the next."""
+        """Append one token to the cache; return the logits (vocab_size,) of the next."""
         embedding = self.model.embedding(np.array([token]))
         logits = self.model.decoder.next_logits(embedding, len(self._cached))
         self._cached.append(token)

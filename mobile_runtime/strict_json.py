@@ -9,13 +9,13 @@ from typing import Any, Literal, TypeVar
 
 from mobile_runtime.errors import InputError
 
-_MAX_INT = (1 << 63) - 1  # what every reader can count
+_MAX_INT = (1 << 63) - 1  # largest integer that every reader can hold
 
 T = TypeVar("T")
 
 
 class _MismatchError(Exception):
-    """What does not fit, without the document's name."""
+    """A field and what is wrong with it, without the document's name."""
 
 
 def decode(cls: type[T], value: Any, where: str, document: str, remedy: str) -> T:

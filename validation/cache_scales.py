@@ -1,7 +1,8 @@
 """Scales of an ONNX bundle's 8-bit key/value cache, measured on texts and pictures.
 
-The graph that rounds nothing runs the chats; each channel's scale is what holds the largest value
-that it took, with a margin. The bundle's graph, its checksum and its recipe's record change.
+The full-precision graph runs the chats; each channel's scale fits the largest magnitude found
+there, times a margin. The scales in the bundle's graph change, and in the manifest its checksum and
+the record of its recipe.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ MARGIN = 1.1  # values of other texts may be a little larger
 def store_measured_scales(
     bundle: Path, chats: Sequence[NamedChat], new_tokens: int
 ) -> dict[str, Any]:
-    """Measure on `chats`, each continued greedily, and store the scales; what is recorded."""
+    """Measure on `chats`, each continued greedily, and store the scales in the bundle; return what
+    its manifest records of them. Raises `InputError` if the cache is not int8."""
     manifest = read_manifest(bundle)
     (graph,) = manifest.graphs_of("decoder")
     path = bundle / graph.path
@@ -68,7 +70,8 @@ def store_measured_scales(
 def _measure(
     bundle: Path, chats: Sequence[NamedChat], new_tokens: int
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Largest magnitudes by scale, and how many positions were looked at."""
+    """Return the largest magnitude of each channel by name of its scale, and the number of
+    positions."""
     session = Session.load(bundle, EngineOptions(precision="fp32"))
     decoder = session.model.decoder
     assert isinstance(decoder, OnnxDecoder)

@@ -1,4 +1,4 @@
-"""Chats as JSON files, and those that are run when none are given.
+"""Chats as JSON files, and the default ones.
 
 A file holds a list of messages, or an object with the published options.
 """
@@ -38,14 +38,14 @@ class Chat:
 
 
 def read_chat(path: Path) -> Chat:
-    """Read a chat file."""
+    """Read a chat file. Raises `InputError` if it is not valid."""
     value = load_json(path, "give a chat file")
     values = {"messages": value} if isinstance(value, list) else value
     return parse_chat(values, str(path), path.parent)
 
 
 def parse_chat(values: Any, where: str, folder: Path | None = None) -> Chat:
-    """Check the object and turn it into a Chat."""
+    """Check the object and turn it into a Chat. Raises `InputError`, which begins with `where`."""
     if not isinstance(values, dict) or "messages" not in values:
         raise InputError(f"{where} must be a list of messages or an object with 'messages'.")
     for key, value in values.items():

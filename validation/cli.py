@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, ModuleType] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0, 1 when a stage fails, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run a command; return 0, 1 if a stage fails, 2 for a user's mistake, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))

@@ -1,4 +1,4 @@
-"""What a self-test found on a device: the Swift package's JSON, checked, as a table and a page.
+"""The report of a self-test on a device: the Swift package's JSON, checked, as tables and a page.
 
 Knows the fields that the package writes; knows neither bundles nor models. Given the figures of
 `python -m validation parity`, it judges each stage by them.
@@ -28,7 +28,7 @@ _PICTURES_FLOOR = 40.0  # a difference of one level in every value gives 48 dB
 
 @dataclass(frozen=True)
 class Measured:
-    """One stage on one unit; `decibels` is NaN where the device gave numbers that are none."""
+    """One stage on one unit; `decibels` is NaN if the device computed NaN."""
 
     stage: str
     unit: str | None
@@ -67,7 +67,7 @@ class DeviceReport:
     placements: tuple[Placed, ...]
 
     def print(self, console: Console, floors: Mapping[str, float] | None = None) -> None:
-        """The tables that a user reads."""
+        """Print the tables."""
         for title, columns, rows in self._tables(floors):
             table = Table(*columns, title=title, title_justify="left")
             for row in rows:
@@ -138,7 +138,7 @@ th,td{text-align:left;padding:.3em .8em;border-bottom:1px solid #ccc}</style>"""
 
 
 def judge(stage: Measured, floors: Mapping[str, float]) -> str:
-    """`passed`, `failed`, `measured` without a floor, or `not run`; numbers that are none fail."""
+    """Return "passed", "failed", "measured" (there is no floor) or "not run"; NaN fails."""
     if stage.failure:
         return "failed"
     if stage.decibels is None:
@@ -167,9 +167,9 @@ def _figure(stage: Measured, floors: Mapping[str, float]) -> str:
 
 
 def read_floors(path: Path) -> dict[str, float]:
-    """Floors of the stages from a parity report of the same bundle: its own figures against the
-    checkpoint, less a margin. Its end to end judges the logits, which the device computes from
-    golden embeddings."""
+    """Return each stage's floor in dB from a parity report of the same bundle: its figure against
+    the checkpoint, less a margin. The figure of `end_to_end` serves for the logits, which the
+    device computes from golden embeddings. Raises `InputError` if the file has no figures."""
     stages = _list(read_json(path, "get the file again"), "stages", str(path))
     found = {stage.get("stage"): stage.get("checkpoint_db") for stage in stages}
     names = {"vision_encoder": "vision_encoder", "resampler": "resampler", "end_to_end": "logits"}
@@ -187,7 +187,8 @@ def read_floors(path: Path) -> dict[str, float]:
 
 
 def read_device_report(path: Path) -> DeviceReport:
-    """Read and check what `selfTest()` of the Swift package wrote."""
+    """Read and check what `selfTest()` of the Swift package wrote. Raises `InputError` if a field
+    is missing or wrong."""
     name = str(path)
     value = read_json(path, "get the file again")
     if value.get("version") != VERSION or "stages" not in value:
@@ -246,7 +247,7 @@ def _placed(value: Mapping[str, Any], name: str) -> Placed:
 
 def _wrong(name: str, field: str, value: object, allowed: str) -> InputError:
     return InputError(
-        f"{name} has {field} = {value!r}; it must be {allowed}. Run selfTest() again."
+        f"{name} has {field} = {value!r}; it must be {allowed}: run selfTest() again."
     )
 
 
@@ -272,7 +273,7 @@ def _seconds(value: Mapping[str, Any], field: str, name: str) -> float:
 
 
 def _number(value: Mapping[str, Any], field: str, name: str) -> float | None:
-    """A number, None when absent; "inf", "-inf" and "nan" are how JSON gets those."""
+    """Return a number, None if it is absent; JSON has "inf", "-inf" and "nan" as texts."""
     found = value.get(field)
     if found in ("inf", "-inf", "nan"):
         return float(found)

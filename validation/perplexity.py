@@ -42,8 +42,8 @@ class TextLoss:
 def measure_bundles(
     bundles: Sequence[Path], text: str, tokens: int, source: OpenCheckpoint | None
 ) -> Iterator[TextLoss]:
-    """The text's first `tokens` tokens under PyTorch, where `source` is given, and each bundle in
-    both precisions."""
+    """Yield the loss of the text's first `tokens` tokens under PyTorch, if `source` is given, and
+    under each bundle in both precisions."""
     if source is not None:
         ids = _ids(source.chat_format.tokenizer.encode_text(text), tokens)
         yield TextLoss("PyTorch fp32", _reference_loss(source, ids, tokens), len(ids) - 1)
@@ -93,7 +93,7 @@ def nll(logits: Array, targets: Array) -> float:
 
 
 def print_losses(losses: Sequence[TextLoss], console: Console) -> None:
-    """A line a model; the last column compares with the first line."""
+    """Print one line per model; the last column compares with the first line."""
     table = Table("model", "perplexity", "against the first")
     for loss in losses:
         ratio = loss.perplexity / losses[0].perplexity - 1
@@ -102,6 +102,6 @@ def print_losses(losses: Sequence[TextLoss], console: Console) -> None:
 
 
 def write_losses(losses: Sequence[TextLoss], path: Path) -> None:
-    """The figures as JSON."""
+    """Write the figures as JSON."""
     rows = [asdict(loss) | {"perplexity": loss.perplexity} for loss in losses]
     write_json(path, rows)

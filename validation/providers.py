@@ -1,4 +1,4 @@
-"""Which execution provider of onnxruntime runs how much of a bundle, and what it leaves out."""
+"""The share of a bundle that each execution provider of onnxruntime runs, and the rest."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Assignment:
 
 
 def assign_providers(bundle: Path) -> Iterator[Assignment]:
-    """Every graph with every provider of phones that this onnxruntime has; `InputError` for a
-    bundle without ONNX graphs."""
+    """Yield every graph with every provider of phones that this onnxruntime has. Raises
+    `InputError` for a bundle without ONNX graphs."""
     manifest = read_manifest(bundle)
     require_engine(bundle, manifest, "onnx", "execution providers run only ONNX graphs")
     for graph in manifest.graphs:
@@ -46,7 +46,7 @@ def assign_providers(bundle: Path) -> Iterator[Assignment]:
 
 
 def print_assignments(bundle: Path, console: Console) -> None:
-    """A table of all, and which providers this onnxruntime lacks."""
+    """Print a table of all, and which providers this onnxruntime lacks."""
     table = Table("graph", "provider", "operators", "left to the processor")
     for assignment in assign_providers(bundle):
         table.add_row(assignment.graph, assignment.provider, *assignment.describe())

@@ -1,4 +1,4 @@
-"""Opening what is compared: a checkpoint as a reference with its chat format."""
+"""Checkpoints that bundles are compared with, opened together with their chat format."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class OpenCheckpoint:
 
 
 def source_of(bundle: Path, given: str | None) -> OpenCheckpoint:
-    """The checkpoint that `bundle` was made from: `given`, or the pocket model."""
+    """Open the checkpoint that `bundle` was made from: `given`, or the pocket model. Raises
+    `InputError` if it is another one."""
     source = read_manifest(bundle).source
     if given is None and source.name != DEFAULT_CHECKPOINT.name:
         raise InputError(f"{bundle} was exported from {source.name}; give it with --checkpoint.")
@@ -42,7 +43,7 @@ def source_of(bundle: Path, given: str | None) -> OpenCheckpoint:
 
 
 def check_source(manifest: Manifest, source: OpenCheckpoint) -> None:
-    """Refuse a bundle that was made from other weights."""
+    """Raises `InputError` if the bundle was made from other weights."""
     if manifest.source.sha256 != content_sha256(source.checkpoint):
         raise InputError(
             f"the bundle was not made from {source.folder} (its weights have another "
@@ -51,7 +52,7 @@ def check_source(manifest: Manifest, source: OpenCheckpoint) -> None:
 
 
 def open_checkpoint(given: str | None) -> OpenCheckpoint:
-    """Open a checkpoint folder or hub id, or the pocket model."""
+    """Open a checkpoint folder or hub id, or the pocket model for None."""
     folder = locate_checkpoint(given)
     described, checkpoint = describe_model(folder), open_source(folder)
     shapes = described.release.tensor_shapes(described.config)

@@ -33,7 +33,7 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": False,
     "attention_bias": False,
     "drop_vision_last_layer": False,
-    "query_num": 24,  # a column of the widest view each
+    "query_num": 24,  # one per column of the widest view
     "patch_size": 14,
     "vocab_size": VOCAB_SIZE,
     "vision_config": {
@@ -64,8 +64,8 @@ RELEASE = ReleaseFacts(
     generation=Generation(answer=_GREEDY, thinking=_GREEDY, max_new_tokens=128),
 )
 _POSITION_SCALE = 0.3
-_COLUMN_WAVES = (0.15, 1.0)  # radians a column: slower ones tell nothing about neighbours
-_TIME_WAVES = (0.05, 0.4)  # radians a tenth of a second
+_COLUMN_WAVES = (0.15, 1.0)  # radians per column: slower ones do not tell neighbours apart
+_TIME_WAVES = (0.05, 0.4)  # radians per tenth of a second
 _TIME_SHARE = 0.5  # of the columns' amplitude
 _SHARPNESS = 4.0
 

@@ -34,8 +34,8 @@ _Things = TypeVar("_Things")
 
 @dataclass(frozen=True)
 class ViewChunk:
-    """Views of like length: patches (V, L, 588) of bytes, position ids (V, L), (V, L) bool where
-    some are padded, and (V,) whether a view says the same in other colours."""
+    """Views of like length: patches (V, L, 588) of bytes, position ids (V, L), (V, L) bool if some
+    are padded, and (V,) whether the targets of a view stay true in other colours."""
 
     patches: Tensor
     ids: Tensor
@@ -45,8 +45,8 @@ class ViewChunk:
 
 @dataclass(frozen=True)
 class Views:
-    """Views with P patches in all, and what these should tell. `order` (P,) says where among the
-    padded patches of all chunks the patches of the first view lie, of the second, and so on."""
+    """Views with P patches in all, and the targets of the patches. `order` (P,) says where among
+    the padded patches of all chunks the patches of the first view lie, of the second, and so on."""
 
     chunks: tuple[ViewChunk, ...]
     order: Tensor
@@ -59,7 +59,7 @@ class Views:
 @dataclass(frozen=True)
 class GroupChunk:
     """Groups of like length: numbers (G, N) of their patches among those of all views, of these'
-    rows in the tables of positions and times, and (G, N) bool where some are padded."""
+    rows in the tables of positions and times, and (G, N) bool if some are padded."""
 
     patches: Tensor
     positions: Tensor
@@ -69,7 +69,7 @@ class GroupChunk:
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of views, and what their queries should tell: texts joined, of the groups `told`;
+    """Groups of views, and the targets of their queries: texts joined, of the groups `told`;
     counts, of those `counted`; places (G, queries, 2)."""
 
     chunks: tuple[GroupChunk, ...]
@@ -110,7 +110,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step learns from; groups and prompts only where something is asked of them."""
+    """The input of one training step; groups and prompts only if a loss needs them."""
 
     views: Views
     groups: Groups | None
@@ -137,8 +137,8 @@ def make_batch(
     rng: np.random.Generator,
     most: int,
 ) -> Batch:
-    """What `weights` ask of `examples`, without the share `thinning` of the empty patches, at most
-    `most` in a chunk."""
+    """Return what the losses with `weights` need of `examples`, without the share `thinning` of the
+    empty patches, with at most `most` things per chunk."""
     views, kept = join_views(examples, thinning, rng, most)
     groups = None
     if weights.query or weights.answer:
@@ -273,12 +273,12 @@ def _groups_of(examples: Sequence[Example]) -> list[TrainingGroup]:
 
 
 def _counts_of(groups: Sequence[TrainingGroup]) -> dict[int, Counts]:
-    """Those of the groups that are judged by them, by the group's number."""
+    """Counts of the groups that are judged by them, by number of the group."""
     return {n: group.counts for n, group in enumerate(groups) if group.counts is not None}
 
 
 def has_shapes(example: Example) -> bool:
-    """Whether a colour may be asked for."""
+    """Whether a question may ask for a colour."""
     views = (view for group in example.groups for view in group.views)
     return any(bool((view.marks != BLANK).any()) for view in views)
 
@@ -324,7 +324,7 @@ def _pad(rows: Sequence[NDArray[np.generic]]) -> Tensor:
 
 
 def _valid(lengths: Sequence[int]) -> Tensor | None:
-    """None where all have the same length: attention without a mask is twice as fast."""
+    """None if all have the same length: attention without a mask is twice as fast."""
     if min(lengths) == max(lengths):
         return None
     return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
@@ -339,7 +339,7 @@ def _inverse(chunks: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _order_within(chunks: Sequence[Sequence[int]], lengths: Sequence[int]) -> Tensor:
-    """Where the parts of each thing, in order, lie among the padded parts of all chunks."""
+    """Places of the parts of each thing, in order, among the padded parts of all chunks."""
     begins, begin = [0] * len(lengths), 0
     for chunk in chunks:
         longest = max(lengths[n] for n in chunk)

@@ -68,7 +68,7 @@ def _run_rows(facts: dict[str, Any]) -> str:
 
 
 def _goal_rows(scores: dict[str, Any], candidate: str) -> str:
-    """How far each task is from its goal, and the first mistakes."""
+    """Distance of each task from its goal, and the first mistakes."""
     rows = []
     for task, goal in _GOALS.items():
         score = scores[task][candidate]

@@ -1,5 +1,4 @@
-"""How many shapes there are, told place by place: what patches and queries should say of it, and
-how far off they are.
+"""Counting shapes place by place: the targets of patches and queries, and the loss.
 
 A picture's number alone leaves open which shape was missed. Each patch belongs to the shape that is
 nearest, each query to the shapes about its column; their parts should add up to these.
@@ -35,8 +34,8 @@ class Counts:
 
 def nearest(places: _Places, kinds: _Numbers, grid: tuple[int, int]) -> Counts:
     """Patches of `grid` (rows, columns) by the nearest of the shapes at `places` (n, 2), across and
-    down in fractions of the view; `kinds` (n, KINDS) marks what each is. All are one cell where
-    there is no shape."""
+    down in fractions of the view; `kinds` (n, KINDS) marks what each is. All are one cell if there
+    is no shape."""
     rows, columns = grid
     if not len(places):
         return Counts(np.zeros(rows * columns, np.int64), np.zeros((1, KINDS), np.int64))
@@ -82,14 +81,16 @@ def join_counts(counts: Sequence[Counts]) -> CountTargets:
 
 
 def counting_loss(logits: Tensor, targets: CountTargets) -> Tensor:
-    """How far off the shapes of each cell the sums of softplus of its logits are, and how far off
-    all shapes those of all cells are; these (n, KINDS) are those of all places, in order. Which of
-    its places tells a shape is left to them: several share it. The decoder adds up in the same
-    way, by attending to all alike: there the little that many empty cells tell wrongly counts as
-    well."""
+    """Return the loss of `logits` (n, KINDS), those of all places in order, against `targets`.
+
+    Softplus turns each logit into a part of a count. The parts of a cell's places should add up to
+    the shapes in the cell, however the places share them, and the parts of all cells to the shapes
+    of the picture. The second sum is needed because the decoder adds up by attending to all places
+    alike, where small errors of many empty cells count as well.
+    """
     off = (-targets.shapes).index_add(0, targets.cells, functional.softplus(logits))
     whole = torch.zeros_like(off).index_add(0, targets.pictures, off)  # the last rows stay zero
-    # A mean over pictures with shapes: most have none, and not to see any is learned soon.
+    # A mean over pictures with shapes: most have none, and that is learned soon.
     return (_size(off) + _size(whole)) / max(1, targets.with_shapes)
 
 

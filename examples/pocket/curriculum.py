@@ -1,9 +1,9 @@
-"""What is trained when: stages of a run, as data.
+"""The curriculum: stages of a run, as data.
 
-First the vision tower learns characters on pages full of them; then the resampler alone learns to
+First the vision tower learns characters on pages full of them; then only the resampler learns to
 put what it sees in order, on pictures whose empty patches are thinned out, and both together go on;
-then, with pictures shown whole, the decoder alone learns to talk about what they tell, and at last
-all learn together.
+then, with pictures shown whole, only the decoder learns to talk about them, and at last all learn
+together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each loss counts; an answer that does not count is not computed."""
+    """Weights of the losses; an answer of weight 0 is not computed."""
 
     answer: float = 1.0
     query: float = 0.5
@@ -32,7 +32,7 @@ class Stage:
     weights: Weights
     batch: int  # examples of one worker in a step
     thinning: float = 0.8  # share of the empty patches that is left out
-    shown: float = 1.5  # times an example is used: drawing it costs a part of learning from it
+    shown: float = 1.5  # times an example is used: drawing one takes time, too
     recoloured: bool = False  # each time in other colours
     # What comes before a part is frozen.
     learns: Literal["all", "resampler", "decoder", "probes"] = "all"
@@ -72,7 +72,7 @@ _ANSWERING = {
     "spelling": 0.05,
     "thinking": 0.05,
 }
-# More of what asks most of the decoder: to count, to compare, and to go back to what was said.
+# More of what is hardest for the decoder: to count, to compare, and to go back to what was said.
 _TALKING = {
     "printed_text": 0.07,
     "handwritten_digits": 0.05,
@@ -145,8 +145,8 @@ def stage_named(name: str, stages: Sequence[Stage] = STAGES) -> Stage:
     return next(stage for stage in stages if stage.name == name)
 
 
-# On a GPU learning costs less than drawing: nothing is thinned out, or computed once and remembered
-# while a part learns alone.
+# On a GPU learning costs less than drawing: nothing is thinned out, and nothing is computed once
+# and kept while only one part learns.
 GPU_STAGES = (
     replace(stage_named("characters"), until=0.18, batch=256, thinning=0),
     replace(stage_named("seeing"), until=0.48, batch=384, thinning=0, peak=1.0),
@@ -156,26 +156,26 @@ CURRICULA: Mapping[str, tuple[Stage, ...]] = {"cpu": STAGES, "cuda": GPU_STAGES}
 
 
 def fitting_before(stages: Sequence[Stage]) -> Stage:
-    """What comes first where a run begins with weights: probes are no part of a checkpoint, and new
-    ones are fitted to it."""
+    """Return the stage that comes first if a run begins with weights: a checkpoint has no probes,
+    so new ones are fitted to it."""
     seeing = stage_named("seeing", stages)
     return replace(seeing, name="fitting", recoloured=False, learns="probes", peak=1.0)
 
 
-FITTING_SECONDS, FITTING_SHARE = 180.0, 1 / 30  # of the run, where that is less
+FITTING_SECONDS, FITTING_SHARE = 180.0, 1 / 30  # of the run, if that is less
 MATRIX_RATE = 0.01  # Muon's, for the matrices of layers
 PEAK_RATE = 1e-3  # AdamW's, for everything else
 WARM_UP = 0.03  # share of a stage in which the rates rise
 DECAY_FROM = 0.6  # share of a stage after which they fall linearly
 STAGE_END, RUN_END = 0.1, 0.02  # what they fall to, of their peaks
-# Peaks of a run that begins with weights, of the others'; its rates fall from the warm-up on. High
-# rates undo for most of a stage what the weights had reached, and only their fall wins it back.
+# Factor on the peak rates of a run that begins with weights; its rates fall right after the
+# warm-up. High rates undo what the weights had reached, until they fall near the end of a stage.
 GENTLY = 0.6
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is trained when in a run of `seconds`, which begins with the stage at `begin`, a share
+    """The stages over time in a run of `seconds`, which begins with the stage at `begin`, a share
     of all stages' time. One that begins with weights has `fitting` seconds at first in which only
     the probes learn, and gentler rates after them."""
 
@@ -185,7 +185,7 @@ class Schedule:
     stages: tuple[Stage, ...] = STAGES
 
     def share(self, seconds: float) -> float:
-        """How much of all stages has passed after `seconds` of the run."""
+        """Share of all stages that has passed after `seconds` of the run."""
         passed = max(0.0, seconds - self.fitting) / (self.seconds - self.fitting)
         return self.begin + (1 - self.begin) * passed
 
@@ -223,8 +223,8 @@ def begin_of(stage: Stage, stages: Sequence[Stage] = STAGES) -> float:
 
 def rate(share: float, stages: Sequence[Stage] = STAGES, decay_from: float = DECAY_FROM) -> float:
     """Factor on the learning rates after `share` of the run. Each stage warms up and, from the
-    share `decay_from` of its time, cools down, so that the next one builds on settled weights. The
-    last stages move gently what has been learned."""
+    share `decay_from` of its time, cools down, so that the next one builds on settled weights. In
+    the last stages, the rates are lower."""
     stage = stage_at(share, stages)
     begin = begin_of(stage, stages)
     within = min(1.0, (share - begin) / (stage.until - begin))

@@ -31,8 +31,8 @@ CHARACTER_CLASSES = len(CHARACTERS) + 1
 HALVES = 2  # a patch may hold the middle of two narrow characters
 QUARTERS = 4  # of a patch, each covered by one character at most
 MARK_CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1)  # of a patch with the middle of a shape
-# Query q tells what is about column q of the view's patches, or in the frame shown at about time
-# q · QUERY_TIME of a video: up to SLOTS characters, its part of the shapes of each kind and colour,
+# Query q stands for what is near column q of the view's patches, or in the frame shown near time q
+# · QUERY_TIME of a video: up to SLOTS characters, its part of the shapes of each kind and colour,
 # or where the frame's shape is.
 SLOTS = 2
 QUERY_TIME = 3  # tenths of a second
@@ -47,7 +47,7 @@ Classes = NDArray[np.int64]
 class TrainingView:
     """One view: its patches (L, 588), grid, time, where it has content, the character that has its
     middle in each half patch, the one that covers each quarter, the shape and colour that has its
-    middle in each patch, and how many shapes there are about it."""
+    middle in each patch, and how many shapes there are near it."""
 
     patches: Bytes
     grid: tuple[int, int]
@@ -62,8 +62,8 @@ class TrainingView:
 @dataclass(frozen=True)
 class TrainingGroup:
     """The views packed into one row of image embeddings, and what these should tell. The text is
-    what the queries' slots spell in order, blanks left out, and the counts are what their parts
-    add up to; none where they are not judged."""
+    what the queries' slots spell in order, blanks left out, and the counts are what their parts add
+    up to; None if they are not judged."""
 
     views: tuple[TrainingView, ...]
     text: Classes | None  # (characters,)
@@ -71,7 +71,7 @@ class TrainingGroup:
     places: Classes  # (queries, 2): across and down
 
 
-@dataclass(frozen=True, eq=False)  # equal to itself alone: a key for what is known of it
+@dataclass(frozen=True, eq=False)  # equal only to itself: a key for what is known of it
 class Example:
     """A prompt with its answer; the loss counts the tokens that are `answers`, those to earlier
     questions too."""
@@ -106,7 +106,7 @@ def make_example(question: Question, chat_format: ChatFormat) -> Example:
 
 
 def _earlier_answers(ids: NDArray[np.int64], chat_format: ChatFormat) -> Iterator[tuple[int, int]]:
-    """Where the prompt holds what the assistant said, up to and with the end of its message."""
+    """Ranges of what the assistant said, up to and with the end of its message."""
     special = chat_format.prompt.special_tokens
     header = [special["message_start"].id, *chat_format.tokenizer.encode_text("assistant\n")]
     ends = np.flatnonzero(ids == special["message_end"].id)
@@ -131,7 +131,7 @@ def _group(
         for picture, view, time in zip(pictures, views, group.temporal_ids, strict=True)
     ]
     if len(pictures) == 1:
-        if pictures[0].shapes:  # attention tells a share of all patches: for counting, it sees all
+        if pictures[0].shapes:  # attention gives shares of all patches: counting needs all
             shown = [replace(shown[0], content=np.ones_like(shown[0].content))]
         text = _text_of(pictures[0], shown[0], window)
         columns = shown[0].grid[1]
@@ -158,7 +158,7 @@ def _window(grid: tuple[int, int] | None, number: int) -> Box:
 
 
 def _within(thing: Glyph | Mark, window: Box) -> tuple[float, float] | None:
-    """Its place in fractions of the window; none outside."""
+    """Its place in fractions of the window; None outside."""
     x, y = (thing.x - window[0]) / window[2], (thing.y - window[1]) / window[3]
     return (x, y) if 0 <= x < 1 and 0 <= y < 1 else None
 
@@ -230,8 +230,8 @@ def _em_in(picture: Picture, grid: tuple[int, int], window: Box) -> float:
 
 
 def _text_of(picture: Picture, view: TrainingView, window: Box) -> Classes | None:
-    """The view's text from left to right; none where the view cuts the text or is too coarse for
-    it. A page's lines lie over one another: its patches alone are asked."""
+    """The view's text from left to right; None if the view cuts the text or is too coarse for it. A
+    page has several lines, one above the other: only its patches have targets."""
     inside = [_within(glyph, window) is not None for glyph in picture.glyphs]
     in_a_line = all(a.x < b.x for a, b in pairwise(picture.glyphs))
     if not any(inside):

@@ -32,7 +32,7 @@ class _Drawn:
 
 
 class _Drawing(IterableDataset[_Drawn]):
-    """Batches for the stage that is `clock` seconds into the run, until this is infinite."""
+    """Batches for the stage at `clock` seconds of the run, until `clock` is infinite."""
 
     def __init__(self, options: Options, schedule: Schedule, drawn: int, clock: Tensor) -> None:
         self._options, self._schedule, self._drawn = options, schedule, drawn
@@ -76,7 +76,7 @@ class Feed:
         self._thread.start()
 
     def batch(self, stage: Stage, seconds: float) -> Batch:
-        """One of the stage's batches, which is `seconds` into the run."""
+        """Return one of the batches of `stage`, at `seconds` of the run."""
         with self._changed:
             if stage.name != self._now:
                 self._over.add(self._now)
@@ -101,7 +101,7 @@ class Feed:
             for drawn in self._loader:
                 if math.isfinite(float(self._clock)):
                     self._keep(drawn)
-        except Exception as error:  # told where a batch is waited for
+        except Exception as error:  # raised where a batch is waited for
             with self._changed:
                 self._error = f"drawing failed: {error}"
                 self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""What a run of two hours should reach, checked on part of the fixed set at its end."""
+"""Scores that a run of two hours should reach, checked on part of the fixed set at its end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from validation.answers.answers import Candidate, score_candidates
 
 FLOOR_MINUTES = 120.0  # of each of two workers
 _ITEMS = 60
-# Right answers in percent: what sixty questions show at least, in 39 of 40 draws, where the scores
-# are those of 112 minutes.
+# Right answers in percent: the least that sixty questions show, in 39 of 40 draws, if the true
+# scores are those after 112 minutes.
 FLOORS: Mapping[str, float] = {
     "printed_text": 25,
     "handwritten_digits": 40,

@@ -1,4 +1,4 @@
-"""Batched forward passes over the modules of `export.models`, for training.
+"""Batched forward passes over the modules of `validation.reference`, for training.
 
 The modules run one picture or one sequence at a time; training wants many. The parameters are
 theirs and the arithmetic is the same (tests compare the two).
@@ -23,8 +23,8 @@ _EXCLUDED = -1e9  # added to the score of a padded key
 def encode_views(
     tower: VisionEncoder, patches: Tensor, ids: Tensor, valid: Tensor | None
 ) -> Tensor:
-    """(V, L, 588), position ids (V, L), (V, L) bool where some are padded -> features
-    (V, L, vision hidden)."""
+    """(V, L, 588), position ids (V, L), (V, L) bool if some are padded -> features (V, L, vision
+    hidden)."""
     x, mask = cast(Tensor, tower.embeddings(patches, ids)), _mask(valid)
     for module in tower.encoder.layers:
         layer = cast(EncoderLayer, module)
@@ -39,8 +39,8 @@ def encode_views(
 def resample(
     resampler: Resampler, features: Tensor, positions: Tensor, valid: Tensor | None
 ) -> Tensor:
-    """Groups of patches (G, N, vision hidden), positions (G, N, D), (G, N) bool where some are
-    padded -> (G, Q, D)."""
+    """Groups of patches (G, N, vision hidden), positions (G, N, D), (G, N) bool if some are padded
+    -> (G, Q, D)."""
     x = resampler.ln_kv(resampler.kv_proj(features))
     query = resampler.ln_q(resampler.query).expand(len(x), -1, -1)
     weights = resampler.attn.in_proj_weight.chunk(3)
@@ -73,7 +73,8 @@ def _run_layers(layers: Sequence[DecoderLayer], x: Tensor, cos: Tensor, sin: Ten
 
 
 def _normed(norm: RMSNorm, x: Tensor) -> Tensor:
-    """The module's arithmetic in one operation, where a device has it: a GPU waits for each."""
+    """The module's arithmetic in one operation if the device has it: each one costs a GPU a
+    launch."""
     return functional.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
 
 
@@ -83,7 +84,7 @@ def _heads(x: Tensor, count: int) -> Tensor:
 
 
 def _mask(valid: Tensor | None) -> Tensor | None:
-    """What is added to the scores of keys (B, 1, 1, T)."""
+    """Mask (B, 1, 1, T) that is added to the scores of keys, None if all count."""
     if valid is None:
         return None
     return torch.zeros_like(valid, dtype=torch.float32).masked_fill(~valid, _EXCLUDED)[

@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress bar, and means of the losses in losses.csv."""
+"""The journal of a run: a progress bar, and means of the losses in losses.csv."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Journal:
         self._bar = self.progress.add_task("starting", total=1.0)
 
     def note(self, worker: Worker, losses: Losses) -> None:
-        """Count one step. A GPU's numbers stay there until a line is due: to ask is to wait."""
+        """Count one step. A GPU's numbers stay there until a line is due: reading them would wait
+        for the GPU."""
         named = (getattr(losses, name) for name in _COLUMNS[2:])
         self._recent.append(torch.stack([value.detach() for value in named]))
         if worker.step % _LOG_STEPS:

@@ -1,4 +1,4 @@
-"""How a step's losses come about: on a processor, from examples that the process draws itself,
+"""How a step's losses are computed: on a processor, from examples that the process draws itself,
 with no more computed than is needed; on a GPU, from whole batches that others draw."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from validation.reference.minicpmv import MiniCPMV
 
 
 class Learning(Protocol):
-    """What a worker learns from."""
+    """Source of the losses from which a worker learns."""
 
     def losses(self, model: MiniCPMV, probes: Probes, stage: Stage, seconds: float) -> Losses:
         """Losses of one batch of `stage`, `seconds` into the run."""
@@ -37,7 +37,7 @@ class Learning(Protocol):
         """Examples that each process has drawn."""
 
     def close(self) -> None:
-        """End what runs beside the worker."""
+        """Stop the processes that run beside the worker."""
 
 
 class OnProcessor:
@@ -56,7 +56,7 @@ class OnProcessor:
         return self._pool.drawn
 
     def losses(self, model: MiniCPMV, probes: Probes, stage: Stage, seconds: float) -> Losses:
-        """Losses of one batch; what a stage does not teach is computed once an example."""
+        """Losses of one batch; what a stage does not train is computed once per example."""
         examples = self._pool.batch(stage.batch, stage.tasks_among(self._tasks), stage.shown)
         if stage.learns == "resampler":
             return query_losses(model, probes, examples, stage.thinning, self._rng, self._seen)
@@ -67,7 +67,7 @@ class OnProcessor:
         return batch_losses(model, probes, batch, stage.weights, colours)
 
     def close(self) -> None:
-        """Nothing runs beside it."""
+        """Do nothing: no other process runs."""
 
 
 class OnGpu:

@@ -1,5 +1,5 @@
-"""What is practised: the tasks of `validation.questions`, pages for learning characters and shapes,
-and what is hardest of a task by itself."""
+"""Lessons of the training: the tasks of `validation.questions`, pages for learning characters and
+shapes, and what is hardest of a task by itself."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _counting(rng: np.random.Generator, source: DigitSource) -> Question:
 
 
 def _spelling(rng: np.random.Generator, source: DigitSource) -> Question:
-    """A text that is to be said again, character by character or backwards."""
+    """A text to repeat character by character or backwards."""
     question = TASKS["printed_text"](rng, source)
     (read,) = question.turns
     again = [turn for turn in follow_ups(read.answer) if turn.question in _AGAIN]

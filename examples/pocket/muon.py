@@ -17,7 +17,7 @@ _STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices alone. `lr` is the size of a step in spectral norm, times √(rows/columns)."""
+    """For matrices only. `lr` is the size of a step in spectral norm, times √(rows/columns)."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Muon(torch.optim.Optimizer):
                 parameter.add_(update, alpha=-size)
 
     def _advance(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """Add the gradient to the momentum; the gradient as seen a step ahead."""
+        """Add the gradient to the momentum; return the gradient with Nesterov's look-ahead."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:

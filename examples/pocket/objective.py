@@ -1,6 +1,6 @@
-"""What training minimises: the answer's cross-entropy, and what the embeddings should tell.
+"""The loss of training: the answer's cross-entropy, and losses of patches and queries.
 
-Small heads that exist in training alone read characters off patches and queries. They give every
+Small heads that exist only in training read characters off patches and queries. They give every
 patch a target of its own, which the answer alone would reach only through the whole model.
 """
 
@@ -117,7 +117,7 @@ def query_losses(
     rng: np.random.Generator,
     seen: Seen,
 ) -> Losses:
-    """What the queries should tell, with patches computed once an example: only the resampler
+    """The loss of the queries, with patches computed once per example: only the resampler
     learns."""
     new = [example for example in dict.fromkeys(examples) if example not in seen]
     if new:
@@ -150,7 +150,7 @@ def answer_losses(
     rng: np.random.Generator,
     memory: Memory,
 ) -> Losses:
-    """The answers' loss alone, with what is seen computed once an example: only the decoder
+    """Only the answers' loss, with image embeddings computed once per example: only the decoder
     learns."""
     new = [example for example in dict.fromkeys(examples) if example not in memory]
     if new:
@@ -211,8 +211,8 @@ def _patch_loss(probes: Probes, features: Tensor, views: Views) -> Tensor:
 
 
 def _balanced(logits: Tensor, classes: Tensor, empty: float) -> Tensor:
-    """Cross-entropy of logits (..., n · K) for classes (..., n), where BLANK counts `empty`: most
-    places hold nothing. Zero where every place is to be ignored."""
+    """Cross-entropy of logits (..., n · K) for classes (..., n), in which BLANK counts `empty`:
+    most places hold nothing. Zero if every place is to be ignored."""
     read, wanted = logits.reshape(classes.numel(), -1), classes.flatten()
     weights = torch.ones(read.shape[-1], device=read.device)
     weights[BLANK] = empty
@@ -228,7 +228,7 @@ def _position_table(size: int, device: torch.device) -> Tensor:
 
 def _rows(table: Tensor, numbers: Tensor) -> Tensor:
     """Rows (..., D) of a table (n, D) by their numbers (...). Indexing does the same, but its
-    gradient is added up row by row where a number comes often, as that of padding does."""
+    gradient is added up row by row if a number comes often, as that of padding does."""
     rows = table.index_select(0, numbers.flatten())
     return rows.view(*numbers.shape, -1)
 
@@ -251,7 +251,7 @@ def _embeds(model: MiniCPMV, features: Tensor, groups: Groups) -> Tensor:
 
 
 def _query_loss(probes: Probes, embeds: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
-    """What the queries should tell, and the share of texts that they tell exactly."""
+    """The loss of the queries, and the share of texts that they tell exactly."""
     told = probes.text(embeds[groups.told])
     spelled, exact = spelling_loss(told, groups.text, groups.lengths)
     counted = counting_loss(probes.counts(embeds[groups.counted]).flatten(0, 1), groups.counts)
@@ -262,8 +262,8 @@ def _query_loss(probes: Probes, embeds: Tensor, groups: Groups) -> tuple[Tensor,
 def spelling_loss(logits: Tensor, text: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Connectionist temporal classification (Graves et al. 2006) of logits (G, Q, SLOTS · K), and
     the share of texts that the likeliest classes spell; `text` (sum of `lengths`,) holds one text
-    after the other. Where in its row a character is told is left to the queries: one on the border
-    of two columns belongs to neither."""
+    after the other. The queries may spell a character at any place in its row, because one on the
+    border of two columns belongs to neither."""
     if not lengths:
         return logits.sum() * 0, logits.new_zeros(())
     slots = logits.reshape(len(lengths), -1, CHARACTER_CLASSES)
@@ -280,8 +280,8 @@ def spelling_loss(logits: Tensor, text: Tensor, lengths: Sequence[int]) -> tuple
 
 
 def _spelled(best: Tensor, text: Tensor, lengths: Sequence[int]) -> Tensor:
-    """The share of texts, but for empty ones, that the classes `best` (G, slots) spell when those
-    of neighbours that are alike are one and blanks are left out."""
+    """The share of texts that are not empty which the classes `best` (G, slots) spell, after equal
+    neighbours are merged and blanks left out."""
     sizes = torch.tensor(lengths)
     rows = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
     columns = torch.arange(len(rows)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
@@ -300,8 +300,8 @@ def _spelled(best: Tensor, text: Tensor, lengths: Sequence[int]) -> Tensor:
 def _answer_loss(
     model: MiniCPMV, probes: Probes, embeds: Tensor, prompts: Prompts
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean cross-entropy of all answers' tokens with how far off the decoder's counts are, it
-    alone, and the share of answers that are right throughout."""
+    """Return the mean cross-entropy of all answers' tokens plus the weighted loss of the decoder's
+    counts, the cross-entropy without it, and the share of answers that are right throughout."""
     losses, ends, wrong = [], [], []
     for chunk in prompts.chunks:
         logits, at_ends = _answers(model, embeds, chunk)

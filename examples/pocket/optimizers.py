@@ -48,7 +48,7 @@ class Optimizers:
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take `state` back."""
+        """Load what `state` returned."""
         for optimizer in self._optimizers:
             members = {id(p) for p in optimizer.param_groups[0]["params"]}
             for name, parameter in self.named.items():

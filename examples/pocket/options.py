@@ -1,4 +1,4 @@
-"""What `python -m examples.pocket.train` is asked to do."""
+"""Options of `python -m examples.pocket.train`."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ class Options:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run writes what can be exported."""
+        """The folder of the checkpoint that the run writes."""
         return self.output / "checkpoint"
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """What is learned when."""
+        """The stages of the run."""
         return CURRICULA[self.device]
 
 
 def parse_options(arguments: Sequence[str] | None, description: str | None) -> Options:
-    """The run that is asked for; an unknown flag exits with 2. `description` is for --help."""
+    """Parse the options of a run; an unknown flag exits with 2. `description` is for --help."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.pocket.train", description=description
     )
     parser.add_argument("--output", type=Path, default=Path("out/pocket"))
-    parser.add_argument("--minutes", type=float, default=120, help="of training, over all sittings")
+    parser.add_argument("--minutes", type=float, default=120, help="of training, all runs together")
     parser.add_argument(
         "--workers",
         type=int,
@@ -95,7 +95,7 @@ def parse_options(arguments: Sequence[str] | None, description: str | None) -> O
 
 
 def check_options(options: Options) -> None:
-    """InputError for a run that cannot be, before anything is written."""
+    """Raises `InputError` for a run that is not possible, before anything is written."""
     if options.minutes <= 0 or options.workers < 1:
         raise InputError("--minutes and --workers must be above zero.")
     if not set(options.tasks) & set(PAGES.values()):

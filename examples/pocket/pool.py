@@ -60,7 +60,7 @@ class Pool:
         return [self._pick(self._examples[name]) for name in chosen]
 
     def fresh(self, size: int, tasks: Mapping[str, float]) -> list[Example]:
-        """New examples alone, tasks in the wanted proportion."""
+        """Only new examples, tasks in the wanted proportion."""
         return [self._draw(name) for name in self._choose(size, tasks)]
 
     def _choose(self, size: int, tasks: Mapping[str, float]) -> NDArray[np.str_]:

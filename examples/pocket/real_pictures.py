@@ -1,7 +1,7 @@
 """`python -m examples.pocket.real_pictures BUNDLE [PICTURE…]`: what a bundle says of photographs.
 
-Asks about the pictures that scikit-image and scikit-learn ship, where these are installed, and
-about those given. Nothing is scored: the answers go into the model card as they come.
+Asks about the pictures that scikit-image and scikit-learn ship, if these are installed, and about
+those given. Nothing is scored: the answers go into the model card as they come.
 """
 
 from __future__ import annotations

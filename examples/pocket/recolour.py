@@ -12,8 +12,8 @@ _CHANNELS = 3
 
 
 def recolour(pixels: Tensor, chosen: NDArray[np.bool_], rng: np.random.Generator) -> Tensor:
-    """Patches (V, L, 588) between -1 and 1, of views of which the `chosen` (V,) have their channels
-    exchanged and their contrast less, half of them inverted.
+    """Return patches (V, L, 588) between -1 and 1 in which the views `chosen` (V,) have their
+    channels exchanged and less contrast; half of these are inverted.
 
     Only for what is asked of characters: the names of colours would no longer be true.
     """

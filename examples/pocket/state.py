@@ -54,8 +54,8 @@ def load_state(folder: Path, optimizers: Optimizers) -> dict[str, Any]:
 
 
 def check_state(folder: Path, named: Mapping[str, Tensor], device: str) -> None:
-    """InputError unless `folder` holds a state of a run that trains the parameters `named` on such
-    a `device`: what is learned when differs."""
+    """Raises `InputError` unless `folder` holds a state of a run that trains the parameters `named`
+    on such a `device`: the stages differ by device."""
     path = folder / STATE_FILE
     try:
         with safe_open(path, "pt") as file:
@@ -87,8 +87,8 @@ def load_weights(checkpoint: Path, model: nn.Module) -> dict[str, Any]:
 
 
 def check_weights(checkpoint: Path) -> None:
-    """InputError unless `checkpoint` is a whole pocket model of these sizes with facts of its
-    training."""
+    """Raises `InputError` unless `checkpoint` is a whole pocket model of these sizes with facts of
+    its training."""
     config = load_config(checkpoint)
     if config != parse_config(CONFIG):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The pocket model's tokenizer: byte-level BPE with merges of its questions' words alone.
+"""The pocket model's tokenizer: byte-level BPE with merges of only its questions' words.
 
 Capitals, digits and punctuation stay one token each, so that reading is spelling.
 """
@@ -42,7 +42,7 @@ def build_tokenizer(sentences: list[str]) -> Tokenizer:
 
 
 def words_of_the_tasks(seed: int, count: int) -> list[str]:
-    """Lower-case words of questions and answers, each once a question that holds it."""
+    """Lower-case words of questions and answers, each once per question that holds it."""
     words = []
     for task in tasks.TASKS:
         for n in range(count):

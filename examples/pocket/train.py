@@ -1,4 +1,5 @@
-"""`python -m examples.pocket.train`: train the pocket model from nothing on generated pictures.
+"""`python -m examples.pocket.train`: train the pocket model from random weights on generated
+pictures.
 
 Every core runs a copy of the model on examples of its own, and gradients are averaged each step; or
 a GPU runs it on examples that every core draws. The run can be stopped at any time and resumed.
@@ -25,7 +26,7 @@ from examples.pocket.worker import Worker
 from mobile_runtime.errors import InputError
 
 _SAVE_SECONDS = 300
-_BUILD_QUESTIONS = 150  # a task, from which the tokenizer learns its words
+_BUILD_QUESTIONS = 150  # per task, from which the tokenizer learns its words
 
 
 def run_worker(rank: int, options: Options, copies: int) -> None:
@@ -56,7 +57,7 @@ def run_worker(rank: int, options: Options, copies: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; 0, or 2 for a user's mistake."""
+    """Train; return 0, or 2 for a user's mistake."""
     options = parse_options(arguments, __doc__)
     copies = 1 if options.on_gpu else options.workers
     try:

@@ -63,7 +63,7 @@ class Worker:
 
     @property
     def share(self) -> float:
-        """How much of the run's time has passed."""
+        """Share of the run's time that has passed."""
         return self.seconds / self.schedule.seconds
 
     def train_step(self) -> Losses:
@@ -98,8 +98,8 @@ class Worker:
         return float(seconds)
 
     def _elapsed(self) -> float:
-        """Seconds since the last call: of this process's processor, whose time other work on the
-        machine does not use up, or of the GPU's clock on the wall, from the first batch on."""
+        """Seconds since the last call: CPU time of this process, on which other work on the machine
+        has no effect, or with a GPU wall time, from the first batch on."""
         now = time.monotonic() if self.options.on_gpu else time.process_time()
         before, self._clock = self._clock, now
         return 0.0 if before is None else now - before
@@ -136,7 +136,7 @@ class Worker:
         self._write_facts()
 
     def _write_facts(self) -> None:
-        """What a model card says of the run."""
+        """Write the facts of the run that a model card has."""
         facts: dict[str, Any] = {
             "seed": self.options.seed,
             "steps": self.step,

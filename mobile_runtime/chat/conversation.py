@@ -20,12 +20,12 @@ from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, encode_prom
 from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.pictures.preprocess import View
 
-Key = int | tuple[bytes, int]  # a token, or one embedding of a group of views
+Key = int | tuple[bytes, int]  # a token id, or (digest of a group of views, embedding)
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """What turns messages into token ids."""
+    """The tokenizer, the chat format and the image processor's constants of one model."""
 
     tokenizer: Tokenizer
     prompt: Prompt
@@ -34,8 +34,8 @@ class ChatFormat:
 
 @dataclass(frozen=True)
 class PreparedPrompt:
-    """Token ids, the views that fill each row of `image_bound`, all views' sizes (n, 2) in
-    patches, and a key a position by which a cache recognises what it already holds."""
+    """Token ids, the views that fill each row of `image_bound`, all views' sizes (n, 2) in patches,
+    and one reuse key per position: rows of the cache are equal if all keys up to theirs are."""
 
     encoded: EncodedPrompt
     groups: tuple[tuple[View, ...], ...]
@@ -50,7 +50,10 @@ def prepare_prompt(
     max_slice_nums: int | None = None,
     folder: Path | None = None,
 ) -> PreparedPrompt:
-    """Read the pictures and build the prompt; relative paths start at `folder`."""
+    """Read the pictures and build the prompt; relative paths start at `folder`.
+
+    Raises `InputError` for messages or pictures that are not valid.
+    """
     config = chat_format.preprocessing
     turns = read_turns(messages)
     media = load_frames(turns, config, max_slice_nums, folder)

@@ -79,7 +79,7 @@ def _load_video(source: Any, config: Preprocessing, slices: int, folder: Path | 
 
 
 def _groups_of_frames(count: int) -> tuple[tuple[int, ...], ...]:
-    """Frames without times stand alone until there are more than the sampler's groups."""
+    """Group frames without times: one per group if the sampler has enough groups for that."""
     groups = VideoOptions().max_num_frames
     packing = -(-count // groups)
     if packing > MAX_FRAMES_PER_GROUP:
@@ -104,7 +104,7 @@ def _cut(
 
 
 def view_digest(view: View) -> bytes:
-    """Identifies a view by its pixels and shape."""
+    """SHA-256 that identifies a view by its pixels and shape."""
     digest = hashlib.sha256(repr(view.tgt_size).encode())
     digest.update(view.strip.tobytes())
     return digest.digest()

@@ -1,6 +1,6 @@
 """Chat messages in the transformers convention, checked: roles, text, pictures and videos.
 
-It refuses what the chat format cannot say (tools, unknown parts) and knows no token.
+It refuses what the chat format cannot express (tools, unknown parts). It knows no tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Media:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message: text and media in order, and the thoughts that came apart from the text."""
+    """One message: text and media in order, and thoughts if they are given separately."""
 
     role: str
     parts: tuple[str | Media, ...]
@@ -43,7 +43,7 @@ def collect_media(turns: Sequence[Turn]) -> list[Media]:
 
 
 def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """The messages as turns; `InputError` names the first thing that is not valid."""
+    """Return the messages as turns. Raises `InputError` for the first thing that is not valid."""
     if isinstance(messages, (str, Mapping)) or len(messages) == 0:
         raise InputError('Messages must be a list such as [{"role": "user", "content": "Hi"}].')
     return [_read_turn(message) for message in messages]

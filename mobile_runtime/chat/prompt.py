@@ -24,9 +24,9 @@ Grid = tuple[int, int]  # (columns, rows)
 
 @dataclass(frozen=True)
 class MediaLayout:
-    """How one picture or video was cut: a slice grid (or None) a frame, a picture being one frame.
+    """How one picture or video was cut: one slice grid (or None) per frame; a picture is one frame.
 
-    `temporal_ids` packs a video's frames into groups; None lets every frame stand alone.
+    `temporal_ids` packs a video's frames into groups; None makes every frame a group of its own.
     """
 
     grids: tuple[Grid | None, ...]
@@ -36,8 +36,8 @@ class MediaLayout:
 @dataclass(frozen=True)
 class PromptOptions:
     """`enable_thinking` None lets the model choose. `use_image_id` None means the bundle's value,
-    but False in a conversation with a video. `temporal_ids` groups all frames of the
-    conversation, in order, in place of the layouts' own groups."""
+    or False if the conversation has a video. `temporal_ids` groups all frames of the conversation,
+    in order, in place of the layouts' own groups."""
 
     enable_thinking: bool | None = False
     use_image_id: bool | None = None
@@ -46,8 +46,8 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class ViewGroup:
-    """What fills one row of `image_bound`: view number `view` of each of the frames `frames`,
-    counted over the conversation; the resampler packs them with these temporal ids."""
+    """The views that fill one row of `image_bound`: view number `view` of each of `frames`, which
+    are counted over the conversation. The resampler packs them with these temporal ids."""
 
     frames: tuple[int, ...]
     view: int
@@ -117,8 +117,9 @@ def encode_prompt(
 ) -> EncodedPrompt:
     """Encode a conversation and the opening of the answer.
 
-    `media` holds one layout for each picture and video, in the order of `collect_media`.
-    Text never becomes a special token, whatever it spells.
+    `media` holds one layout for each picture and video, in the order of `collect_media`. Text never
+    becomes a special token, whatever it spells. Raises `InputError` for options that the model or
+    the layouts do not allow.
     """
     assert len(collect_media(turns)) == len(media), "one layout per picture and video"
     thinks = all(control.role in prompt.special_tokens for control in _THINK_CONTROLS)
@@ -149,7 +150,7 @@ def _use_image_id(
 def _frame_groups(
     media: Sequence[MediaLayout], temporal_ids: Sequence[Sequence[int]] | None
 ) -> list[tuple[int, ...]]:
-    """Temporal ids of each group of frames; a frame alone has the id −1, which means no time."""
+    """Temporal ids of each group of frames; a single frame has the id −1, which means no time."""
     if temporal_ids is not None:
         return check_temporal_ids(temporal_ids, sum(len(layout.grids) for layout in media))
     groups: list[tuple[int, ...]] = []
@@ -163,7 +164,8 @@ def _frame_groups(
 def check_temporal_ids(
     temporal_ids: Sequence[Sequence[int]], frame_count: int
 ) -> list[tuple[int, ...]]:
-    """The groups as tuples; refuses other lengths than 1…6 or a sum that is not `frame_count`."""
+    """Return the groups as tuples. Raises `InputError` if a group does not have 1 to 6 ids, or all
+    groups together not `frame_count`."""
     groups = [tuple(int(time) for time in group) for group in temporal_ids]
     for group in groups:
         if not 1 <= len(group) <= MAX_FRAMES_PER_GROUP or min(group) < -1:
@@ -216,8 +218,8 @@ def _render(
     enable_thinking: bool | None,
     thinks: bool,
 ) -> list[_Item]:
-    """The published chat template, with the frames of all pictures numbered as slots. That of a
-    model which does not think knows no thoughts."""
+    """Apply the published chat template, with the frames of all pictures numbered as slots. The
+    template of a model that does not think has no thoughts."""
     firsts = accumulate(frame_counts, initial=0)
     slots = iter(
         [_Slot(first + n) for n in range(count)]
@@ -251,7 +253,7 @@ def _join(parts: Sequence[_Item]) -> list[_Item]:
 
 
 def _last_query(turns: Sequence[Turn]) -> int:
-    """Index of the last question; the template takes a user's tool response for no question."""
+    """Index of the last question; as in the template, a tool response does not count as one."""
     for index in range(len(turns) - 1, -1, -1):
         turn = turns[index]
         first, last = turn.parts[:1], turn.parts[-1:]
@@ -264,7 +266,7 @@ def _last_query(turns: Sequence[Turn]) -> int:
 
 
 def _render_answer(turn: Turn, after_query: bool, is_last: bool) -> list[_Item]:
-    """An earlier answer: its thoughts are dropped unless it comes after the last question."""
+    """Render an earlier answer, without its thoughts unless it comes after the last question."""
     text, reasoning = turn.text(), turn.reasoning
     content = text
     if reasoning is None and "</think>" in text:
@@ -294,7 +296,7 @@ def _place(items: Iterable[_Item], placeholders: Mapping[int, list[_Item]]) -> l
 
 
 def _strip(chunk: list[_Item]) -> list[_Item]:
-    """`str.strip` on a chunk; special tokens are no white space."""
+    """`str.strip` on a chunk; special tokens are not white space."""
     chunk = list(chunk)
     while chunk and isinstance(chunk[0], str):
         chunk[0] = chunk[0].lstrip()

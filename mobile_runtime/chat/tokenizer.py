@@ -20,7 +20,7 @@ from mobile_runtime.files import read_json
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The printable character that stands for each byte in a byte-level vocabulary.
+    """Map each printable character of a byte-level vocabulary to the byte that it stands for.
 
     Printable Latin-1 characters stand for themselves, other bytes for U+0100 onwards (GPT-2).
     """
@@ -50,7 +50,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Read tokenizer.json; `InputError` when it is missing or not byte-level."""
+        """Read tokenizer.json. Raises `InputError` if it is missing or not byte-level."""
         value = _read_tokenizer_json(path)
         entries = value.get("added_tokens", [])
         special = {entry["id"] for entry in entries if entry["special"]}
@@ -72,7 +72,10 @@ class Tokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of `text`, read as plain text: special tokens that it spells stay letters."""
+        """Token ids of `text`, read as plain text: special tokens that it spells stay letters.
+
+        Raises `InputError` for a lone surrogate.
+        """
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise InputError("The text holds half a character (a lone surrogate); give valid text.")
         ids = self._backend.encode(text, add_special_tokens=False).ids
@@ -80,7 +83,7 @@ class Tokenizer:
         return ids
 
     def token_id(self, content: str) -> int:
-        """The id of the token written exactly `content`."""
+        """The id of the token written exactly `content`. Raises `InputError` if there is none."""
         found = self._backend.token_to_id(content)
         if found is None:
             raise InputError(f"The tokenizer has no token {content!r}; export the bundle again.")

@@ -79,12 +79,15 @@ ENGINES: dict[str, Callable[[Path, EngineOptions], Engine]] = {
 
 
 def engine_names() -> tuple[str, ...]:
-    """What `EngineOptions.name` may be."""
+    """Values that `EngineOptions.name` may have."""
     return (AUTO, *ENGINES)
 
 
 def open_engine(path: Path, options: EngineOptions) -> Engine:
-    """Open one package or graph with the engine that `options` names."""
+    """Open one package or graph with the engine that `options` names, a key of `ENGINES`.
+
+    Raises `InputError` for another name, and if the engine cannot open the file.
+    """
     if options.name not in ENGINES:
         raise InputError(f"no engine {options.name!r}; there are {', '.join(ENGINES)}.")
     return ENGINES[options.name](path, options)

@@ -2,7 +2,7 @@
 
 A 64-byte header (blob count, version), then blobs: 64 bytes of metadata (sentinel, element type,
 size and offset of the data, unused bits at its end), all little-endian. Every read is checked
-against the file, so that a damaged file is an error and never numbers.
+against the file, so that a damaged file raises an error and never gives wrong numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _VERSION = 2
 
 
 class BlobFile:
-    """One weight file; `InputError` where it is missing or is not MILBlob storage."""
+    """One weight file. Raises `InputError` if it is missing or is not MILBlob storage."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -52,7 +52,7 @@ class BlobFile:
         if code != element.blob_code or size != -(-count * element.bits // 8):
             raise self._damaged(
                 f"holds {size} bytes of type {code} at byte {offset}, "
-                f"where the program expects {count} values of {element.name}"
+                f"but the program expects {count} values of {element.name}"
             )
         if start + size > self._bytes.size:
             raise self._damaged(f"ends within the weight at byte {offset}")

@@ -1,6 +1,6 @@
 """Element types of MIL: their codes in the program and in weight files, width and numpy type.
 
-Floats of every width are computed in float32, so `array_dtype` of "float16" is float32; whether
+Floats of every width are computed in float32, so `computed` of "float16" is float32; whether
 results are rounded to half precision is the engine's decision, not a property of the type.
 """
 
@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class ElementType:
-    """One element type. `stored` is its numpy type on disk, None where numpy has none."""
+    """One element type. `stored` is its numpy type on disk, None if numpy has none."""
 
     name: str
     program_code: int  # MILSpec.DataType

@@ -1,5 +1,5 @@
-"""Stored bytes -> arrays. Values narrower than a byte are packed little end first, without regard
-to rows or bytes."""
+"""Stored bytes -> arrays. Values narrower than a byte are packed from the least significant bit on,
+across the ends of rows and bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from mobile_runtime.mlprogram.dtypes import Array, ElementType
 
-# Width of a value -> bits that are looked up at once: whole values, and tables that stay in cache.
+# Bits of a value -> bits that are looked up at once: whole values, in tables that fit the cache.
 UNIT_BITS = {1: 8, 2: 8, 3: 12, 4: 8, 6: 12, 8: 8}
 
 
@@ -36,8 +36,8 @@ def unpack(packed: Array, bits: int, start: int, count: int) -> Array:
 def read_units(packed: Array, bits: int) -> Array:
     """Read a contiguous uint8 stream as units of 8 bits, or of 12 (whole pairs of them) as uint16.
 
-    A pair of 12 bits fills three bytes: the low bits of the 16 at byte 0, the high bits of the 16
-    at byte 1.
+    A pair of 12-bit units fills three bytes: the first is the low 12 bits of the 16 at byte 0, the
+    second the high 12 bits of the 16 at byte 1.
     """
     if bits == 8:
         return packed

@@ -55,11 +55,11 @@ Constant = Array | str | BlobTensor
 class Port:
     """A named value: an operation's output, or an input of a function or block.
 
-    `dtype` is None where the value is no tensor (a list or a dictionary).
+    `dtype` is None if the value is not a tensor (a list or a dictionary).
     """
 
     name: str
-    shape: tuple[int, ...]  # ANY_SIZE where the size is known only when it runs
+    shape: tuple[int, ...]  # ANY_SIZE if the size is known only when it runs
     dtype: str | None
     is_state: bool
 
@@ -98,14 +98,14 @@ class Function:
 
 @dataclass(frozen=True)
 class Program:
-    """A package: its functions by name and the one that runs when none is asked for."""
+    """A package: its functions by name, and the name of the default one."""
 
     functions: Mapping[str, Function]
     default_function: str
 
 
 def load_program(package: Path) -> Program:
-    """Read the package folder `package`; `InputError` where it is not an intact ML Program."""
+    """Read the package folder `package`. Raises `InputError` if it is not an intact ML Program."""
     path = _model_path(package)
     model = Model()
     try:

@@ -22,7 +22,7 @@ class Format:
     """How bundles of one format run.
 
     `engines` can run it, the first one by default. A manifest must name every table of `tables` and
-    as many graphs of each role as `roles` says: one ("one") or any number but none ("some").
+    as many graphs of each role as `roles` says: exactly one ("one") or at least one ("some").
     """
 
     engines: tuple[str, ...]
@@ -32,7 +32,8 @@ class Format:
     takes_prepacked: bool = False
 
     def check(self, manifest: Manifest) -> None:
-        """`InputError` if the manifest lacks a graph or a table, or has one too many."""
+        """Raises `InputError` if the manifest lacks a graph or a table, or has too many of a
+        role."""
         for role, wanted in self.roles:
             found = manifest.graphs_of(role)
             if not found or (wanted == "one" and len(found) > 1):
@@ -47,7 +48,8 @@ class Format:
             )
 
     def choose_engine(self, manifest: Manifest, options: EngineOptions) -> EngineOptions:
-        """The options with the engine's own name; `InputError` if the format does not take them."""
+        """Return the options with the engine's own name. Raises `InputError` for options that the
+        format does not take."""
         if options.name not in (AUTO, *self.engines):
             raise InputError(
                 f"the engine {options.name} does not run {manifest.format} bundles; use the engine "
@@ -113,7 +115,8 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of(manifest: Manifest) -> Format:
-    """The format of a bundle, its manifest checked; `InputError` for one that is not known."""
+    """Return the format of a bundle. Raises `InputError` if it is not known or the manifest lacks
+    something that it needs."""
     if manifest.format not in FORMATS:
         raise InputError(
             f"the bundle's format is {manifest.format!r}; this program runs {', '.join(FORMATS)}: "
@@ -125,7 +128,10 @@ def format_of(manifest: Manifest) -> Format:
 
 
 def open_model(bundle: Path, manifest: Manifest, options: EngineOptions) -> Model:
-    """The parts of a bundle; packages are opened when they are first needed."""
+    """Open the model of a bundle; its packages are opened when they are first needed.
+
+    Raises `InputError` for options that the format does not take.
+    """
     found = format_of(manifest)
     return found.open(bundle, manifest, found.choose_engine(manifest, options))
 
@@ -136,6 +142,6 @@ def engine_of(manifest: Manifest, options: EngineOptions) -> str:
 
 
 def require_engine(bundle: Path, manifest: Manifest, engine: str, purpose: str) -> None:
-    """`InputError` that ends with `purpose` if `engine` does not run the bundle."""
+    """Raises `InputError`, which ends with `purpose`, if `engine` does not run the bundle."""
     if engine not in format_of(manifest).engines:
         raise InputError(f"{bundle} is a {manifest.format} bundle; {purpose}.")

@@ -42,8 +42,9 @@ class TextModel(Protocol):
         """Empty the cache."""
 
     def rewind(self, position: int) -> int:
-        """Cut the cache back to `position`, or as far as it can be: a recurrent state that has gone
-        on can only be emptied. Returns how many positions are left; the next row comes there."""
+        """Cut the cache back to `position`, or to an earlier one if it must be: a recurrent state
+        can only be emptied. Returns how many positions are left, which is the position of the next
+        row."""
 
     def next_logits(self, embeddings: Array, position: int) -> Array:
         """Run rows (n, D) from `position` on; logits (vocab_size,) after the last."""
@@ -54,7 +55,7 @@ class TextModel(Protocol):
 
 @dataclass(frozen=True)
 class Model:
-    """What one bundle computes with."""
+    """The parts of a bundle's model."""
 
     embedding: TokenEmbedding
     vision: VisionModel

@@ -19,7 +19,7 @@ from mobile_runtime.model.positions import position_ids
 from mobile_runtime.pictures.preprocess import View, patches
 
 Array = np.ndarray
-_CACHE_STEP = 128  # positions by which the cache grows: a copy of it for so many tokens
+_CACHE_STEP = 128  # positions by which the cache grows; each time, it is copied
 _INTEGER_PRODUCTS = ("vision_encoder", "resampler")  # roles that may multiply 8-bit integers
 
 
@@ -40,12 +40,12 @@ class OnnxGraphs:
         path, full = self._bundle / graph.path, self._options.precision == "fp32"
         if full and full_precision_path(path).is_file():
             path = full_precision_path(path)
-        # Rows are looked up in no time; threads of their own would wait for the next token by
-        # spinning, on the processors that the decoder needs.
+        # Lookups are instant and idle onnxruntime threads spin: one thread, so that the decoder
+        # keeps its cores.
         threads = 1 if role == "embed_tokens" else self._options.threads
         settings = SessionSettings(full, whole_sums=role in _INTEGER_PRODUCTS, threads=threads)
         cache = self._options.prepacked
-        if cache is None or role == "embed_tokens":  # whose rows are mapped as they are
+        if cache is None or role == "embed_tokens":  # its rows are mapped as they are
             return OnnxEngine.load(path, settings)
         identity = "\n".join(f"{entry.path} {entry.sha256}" for entry in self._manifest.files)
         return OnnxEngine(open_prepacked(path, identity, settings, cache))
@@ -107,10 +107,10 @@ class OnnxDecoder:
         self._state: OnnxState | None = None
 
     def reset(self) -> None:
-        """Nothing to empty: what lies behind the position is never read."""
+        """Do nothing: rows of the cache after the position are never read."""
 
     def rewind(self, position: int) -> int:
-        """Any position: attention reads no further than the mask is long."""
+        """Return `position`: attention reads only as many rows as the mask is long."""
         return position
 
     def cache(self, length: int) -> dict[str, Array]:
@@ -132,7 +132,7 @@ class OnnxDecoder:
         return np.concatenate(list(self._run(embeddings, 0, keep=0)))
 
     def _run(self, embeddings: Array, position: int, keep: int) -> Iterator[Array]:
-        """The logits of each piece's last `keep` rows, or of all for 0."""
+        """Yield the logits of each piece's last `keep` rows, or of all its rows if `keep` is 0."""
         state = self._room(position + len(embeddings))
         step = self._decoding.prefill_length
         for begin in range(0, len(embeddings), step):
@@ -145,8 +145,8 @@ class OnnxDecoder:
             yield self._engine.run(inputs, state=state)["logits"][0]
 
     def _room(self, length: int) -> OnnxState:
-        """The cache, made longer where `length` positions do not fit: it takes memory for what was
-        said, and standard attention reads all of it, whatever is filled."""
+        """Return the cache with room for `length` positions. It grows in steps of `_CACHE_STEP`:
+        memory follows the conversation, and portable attention reads the whole buffer."""
         if self._state is None or self._state.length < length:
             rounded = -(-length // _CACHE_STEP) * _CACHE_STEP
             rounded = min(rounded, self._decoding.context_length)

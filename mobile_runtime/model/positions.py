@@ -1,4 +1,4 @@
-"""What graphs take for positions: vision buckets, resampler sincos, decoder RoPE, causal masks.
+"""Positions as the graphs take them: vision buckets, resampler sincos, decoder RoPE, causal masks.
 
 Grid sizes, frame times and token positions go in, arrays in the published code's float32 steps
 come out. It knows neither pictures nor graphs.
@@ -14,7 +14,7 @@ Int32 = NDArray[np.int32]
 
 MASKED = np.float32(-1e4)  # finite, and far below any score in float16
 _ARANGE_LANES = 8  # float32 lanes of an AVX2 register, on which the published ids depend
-WAVE_BASE = 10000.0  # of the resampler's sines
+WAVE_BASE = 10000.0  # of the resampler's sine waves
 
 
 def _unit_steps(n: int) -> Float32:
@@ -55,8 +55,9 @@ def sincos_1d(positions: ArrayLike, dim: int) -> Float32:
 def _angles(positions: ArrayLike, base: float, exponent: Float32) -> NDArray[np.float64]:
     """Positions times base^(−exponent), (n, exponents), float32 values in float64.
 
-    Powers, as the sines of the angles, are rounded from float64: that is the nearest float32 on
-    every machine, whereas float32 functions are off by a step or two, each library's by others.
+    Powers, and later the sines of the angles, are computed in float64 and then rounded: that gives
+    the nearest float32 on every machine. Float32 functions are off by a unit or two in the last
+    place, differently in each library.
     """
     frequencies = np.float32(1) / np.power(base, exponent.astype(np.float64)).astype(np.float32)
     angles = np.asarray(positions, dtype=np.float32)[:, None] * frequencies[None, :]

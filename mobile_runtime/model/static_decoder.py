@@ -55,7 +55,7 @@ class StaticPackage:
             self._cache = np.zeros(cache.shape, np.float32)
 
     def run(self, function: str, inputs: dict[str, Array], position: int, valid: int) -> Array:
-        """Run one block of which `valid` rows count; returns its hidden states."""
+        """Run one block whose first `valid` rows count; returns its hidden states."""
         if self._cache is None:
             position_input = {"position": np.array([position], np.int32)}
             outputs = self._engine.run(
@@ -92,12 +92,12 @@ class StaticDecoder:
             package.reset()
 
     def rewind(self, position: int) -> int:
-        """Any position: the mask hides what the caches hold after it."""
+        """Return `position`: the mask hides what the caches hold after it."""
         return position
 
     def block_length(self, remaining: int, position: int) -> int:
-        """Rows of the next block: a prefill block, or one row where that would pass the cache's
-        end or nothing is gained."""
+        """Return the rows of the next block: `prefill_length`, or 1 if a single row remains or a
+        prefill block would pass the cache's end."""
         length = self._decoding.prefill_length
         fits = position + length <= self._decoding.context_length
         return length if fits and remaining > 1 else 1

@@ -57,7 +57,7 @@ class StaticVision:
         return map_table(self._bundle, table).astype(np.float32)
 
     def encoder_inputs(self, view: View) -> dict[str, Array]:
-        """What the vision encoder takes for one view, padded to its static length."""
+        """Return the vision encoder's inputs for one view, padded to its static length."""
         h, w = view.tgt_size
         size, count, length = self._manifest.architecture.vision_hidden_size, h * w, self._length
         values = np.zeros(
@@ -86,7 +86,7 @@ class StaticVision:
         """(1, heads·queries, 1, frames·L): key_query · (position + time), padded patches masked.
 
         The position is separable: half of the width belongs to the column, half to the row. Each
-        row's maximum is subtracted, which the softmax cancels and float16 rewards.
+        row's maximum is subtracted: the softmax does not change, and float16 keeps more precision.
         """
         half = self._key_query.shape[1] // 2
         times = self._key_query @ sincos_time(temporal_ids, 2 * half).T  # (rows, frames)
@@ -108,7 +108,7 @@ class StaticVision:
         sizes: Sequence[tuple[int, int]],
         temporal_ids: Sequence[int],
     ) -> dict[str, Array]:
-        """What the resampler takes for one group of frames."""
+        """Return the resampler's inputs for one group of frames."""
         padded = [np.pad(f.T, ((0, 0), (0, self._length - len(f)))) for f in features]
         joined = np.concatenate(padded, axis=1)[None, :, None, :]
         return {"image_features": joined, "score_bias": self.score_bias(sizes, temporal_ids)}

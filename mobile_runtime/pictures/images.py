@@ -26,8 +26,9 @@ _READ_ERRORS = (OSError, ValueError, RuntimeError, SyntaxError, EOFError, struct
 def load_image(path: str | Path) -> Image.Image:
     """Read a picture upright (EXIF orientation applied) as RGB; of an animation, the first frame.
 
-    Alpha is dropped and palettes are expanded as `convert("RGB")` does. 16-bit grey is scaled to
-    8 bits, where `convert` would clip it to white.
+    Alpha is dropped and palettes are expanded as `convert("RGB")` does. 16-bit grey is scaled to 8
+    bits; `convert` would clip it to white. Raises `InputError`, which names the file, if it is not
+    a readable picture.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,7 +38,7 @@ def load_image(path: str | Path) -> Image.Image:
         raise InputError(f"{path} is empty; give a picture file.")
     try:
         with warnings.catch_warnings():
-            # Pillow warns at half the size that it refuses, which a 108-megapixel phone exceeds.
+            # Pillow warns from half the size that it refuses; a 108-megapixel phone exceeds that.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = _read(path)
     except Image.DecompressionBombError as error:
@@ -58,10 +59,10 @@ def _read(path: Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, name: str = "The picture") -> Image.Image:
-    """The picture as 8-bit RGB; `name` is how errors call it.
+    """Return the picture as 8-bit RGB. Raises `InputError`, which calls it `name`, if that fails.
 
-    Integers of 16 bits (modes I;16 and I) are divided by 257. Floats count as 0…1 when none is
-    above 1, as 0…255 otherwise. Other modes are Pillow's to convert.
+    Integers of 16 bits (modes I;16 and I) are divided by 257. Floats count as 0…1 if none is above
+    1, as 0…255 otherwise. Pillow converts the other modes.
     """
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_levels(image, name, 65535)

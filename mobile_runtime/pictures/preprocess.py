@@ -22,7 +22,7 @@ Size = tuple[int, int]  # (width, height) or (columns, rows), as in Pillow
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """Sizes in pixels; `grid` is (columns, rows), None when the overview is the only view."""
+    """Sizes in pixels; `grid` is (columns, rows), None if the overview is the only view."""
 
     overview_size: Size
     grid: Size | None
@@ -42,7 +42,8 @@ def plan_slices(
 ) -> SlicePlan:
     """Decide how a picture of `width` × `height` pixels is scaled and sliced.
 
-    `max_slice_nums` (≥ 1) replaces the published limit; video frames use 1.
+    `max_slice_nums` (≥ 1) replaces the published limit; video frames use 1. Raises `InputError` for
+    a picture without pixels, or a limit below 1.
     """
     if width < 1 or height < 1:
         raise InputError(
@@ -70,8 +71,8 @@ def _ensure_divide(length: float, divisor: int) -> int:
 def _best_resize(width: float, height: float, config: Preprocessing) -> Size:
     """The size of nearly scale_resolution² pixels and the same aspect, in whole patches.
 
-    The published code has a switch for sizes below that area; all that it is asked for enlarges
-    them, an overview with slices being above it.
+    The published code can also keep smaller sizes as they are. It does so only for overviews of
+    pictures with slices, which are never smaller: here, all sizes are scaled.
     """
     ratio = width / height
     new_height = int(config.scale_resolution / math.sqrt(ratio))
@@ -81,7 +82,7 @@ def _best_resize(width: float, height: float, config: Preprocessing) -> Size:
 
 
 def _best_grid(width: int, height: int, scale: int, limit: int) -> Size | None:
-    """The (columns, rows) whose aspect is nearest on a log scale; the first of equals wins."""
+    """The (columns, rows) whose aspect is nearest on a log scale, the first if several are."""
     multiple = min(math.ceil(width * height / (scale * scale)), limit)
     if multiple <= 1:
         return None
@@ -126,14 +127,14 @@ def _view(image: Image.Image, config: Preprocessing) -> View:
 
 
 def patches(view: View) -> NDArray[np.float32]:
-    """The view as one column a patch, (channels·patch², L); a column is ordered (c, y, x)."""
+    """The view as one column per patch, (channels·patch², L); a column is ordered (c, y, x)."""
     channels, patch, width = view.strip.shape
     tiles = view.strip.reshape(channels, patch, width // patch, patch)
     return tiles.transpose(0, 1, 3, 2).reshape(channels * patch * patch, width // patch)
 
 
 def check_view(view: View, config: Preprocessing) -> None:
-    """Refuse a view with more patches than the exported vision graph takes."""
+    """Raises `InputError` for a view with more patches than the exported vision graph takes."""
     h, w = view.tgt_size
     if h * w > config.max_patches:
         patch = config.patch_size

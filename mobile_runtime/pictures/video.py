@@ -1,7 +1,7 @@
 """Videos to frames and temporal ids: which frames to take, how to pack them, and their decoding.
 
-A video file goes in; upright RGB frames and groups of ids in units of 0.1 s come out. Planning
-(the published sampler's arithmetic) is apart from decoding and needs no video.
+A video file goes in; upright RGB frames and groups of ids in units of 0.1 s come out. Planning (the
+published sampler's arithmetic) is separate from decoding and needs no video.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from PIL import Image
 
 from mobile_runtime.errors import InputError
 
-TIME_SCALE = 0.1  # seconds a temporal id stands for
+TIME_SCALE = 0.1  # seconds per temporal id
 MAX_FRAMES_PER_GROUP = 6  # what the 3D resampler was trained on
 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """The published sampler's settings: frames a second, groups at most, frames a group at most
-    (1 to 6), and a fixed number of frames a group (capped by that maximum), None for automatic."""
+    """The published sampler's settings: frames per second, most groups, most frames per group (1 to
+    6), and a fixed number of frames per group (capped by that maximum; None: automatic)."""
 
     choose_fps: int = 5
     max_num_frames: int = 180
@@ -51,7 +51,8 @@ class FramePlan:
 def plan_frames(info: VideoInfo, options: VideoOptions = VideoOptions()) -> FramePlan:
     """Choose frames from the centres of equal segments and group their times.
 
-    The published sampler fails on clips too short for one frame; here they give one.
+    The published sampler fails on clips too short for one frame; here they give one. Raises
+    `InputError` for a video without frames, or options out of their range.
     """
     _check_options(options)
     if info.frame_count < 1 or not 0 < info.fps < math.inf:
@@ -118,7 +119,10 @@ def group_frames(ids: Sequence[int], packing: int) -> tuple[tuple[int, ...], ...
 
 
 def probe_video(path: str | Path) -> VideoInfo:
-    """Count the frames of a video's first picture stream without decoding them."""
+    """Count the frames of a video's first picture stream without decoding them.
+
+    Raises `InputError` if the file is not a readable video, or PyAV is not installed.
+    """
     av = _import_av()
     with _open(av, Path(path)) as container:
         try:
@@ -168,7 +172,7 @@ def _import_av() -> Any:
         import av
     except ImportError as error:
         raise InputError(
-            'Videos need PyAV; install it with `pip install "minicpmv-mobile[video]"`.'
+            "Videos need PyAV, which is not installed; run pip install -e '.[video]'."
         ) from error
     return av
 
@@ -180,7 +184,7 @@ def _open(av: Any, path: Path) -> Any:
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a video that can be read ({error}).") from error
+        raise InputError(f"{path} cannot be read as a video ({error}); give another.") from error
     if not container.streams.video:
         container.close()
         raise InputError(f"{path} holds no pictures, only sound or text; give a video.")

@@ -1,8 +1,8 @@
-"""How often a model answers rightly: the fixed set of questions, by task, put to PyTorch and to
-saved bundles.
+"""Right answers of a model: the fixed set of questions, by task, put to PyTorch and to saved
+bundles.
 
-The set is drawn from a seed of its own; training never sees its pictures. Earlier turns of a
-conversation are answered by the model itself, as a user would meet it.
+The set is drawn from a seed of its own; training never sees its pictures. The model itself answers
+the earlier turns of a conversation, as in use.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Answerer = Callable[[Chat], str]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Who answers: PyTorch with a checkpoint (None: the pocket model), or a bundle."""
+    """The model that answers: PyTorch with a checkpoint (None: the pocket model), or a bundle."""
 
     name: str
     checkpoint: str | None = None
@@ -43,7 +43,7 @@ class Candidate:
 
 
 def candidate_name(manifest: Manifest, precision: str) -> str:
-    """A column's head: the recipe, behind the format where that is not Core ML."""
+    """Head of a column: the recipe, after the format if that is not Core ML."""
     recipe = str(manifest.recipe["name"])
     if manifest.format == "coreml":
         return f"{recipe} {precision}"
@@ -80,7 +80,7 @@ def _text(tokenizer: Tokenizer, tokens: np.ndarray, stop: Sequence[int]) -> str:
 
 
 def ask(question: Question, answer: Answerer) -> str:
-    """The answer to the last turn, without what was thought before it."""
+    """Return the answer to the last turn, without its thoughts."""
     answers: list[str] = []
     for number in range(len(question.turns)):
         options = question.options()
@@ -103,7 +103,7 @@ def _start_worker(candidate: Candidate) -> None:
 
 
 def _answer_item(item: tuple[str, int]) -> tuple[str, str, str]:
-    """What was asked, the right answer, the answer given."""
+    """Return (question, right answer, given answer)."""
     question = draw_item(*item)
     last = question.turns[-1]
     return last.question, last.answer, ask(question, _answerer)

@@ -84,7 +84,7 @@ class AnswerReport:
         write_json(path, self.as_json())
 
     def print(self, console: Console) -> None:
-        """The table that a user reads."""
+        """Print the table."""
         table = Table("task", *self.candidates)
         for row in self.rows:
             table.add_row(row, *(str(self.scores[row, name]) for name in self.candidates))
@@ -93,15 +93,15 @@ class AnswerReport:
             table.add_row(f"same answer as {self.candidates[0]}", "", *shares)
         console.print(table)
         console.print(
-            f"Right answers in % of {self.items} a task, with 95 % confidence intervals.",
+            f"Right answers in % of {self.items} per task, with 95 % confidence intervals.",
             markup=False,
         )
 
 
 def answers_table(reports: Sequence[dict[str, Any]]) -> str:
-    """Saved reports as one Markdown table: right answers in percent, with intervals; a candidate of
-    several is told from the first. Where reports have different numbers of questions, each column
-    says its own."""
+    """Return saved reports as one Markdown table: right answers in percent, with intervals. A
+    candidate that several reports have is taken from the first. If the numbers of questions differ,
+    each column names its own."""
     columns: dict[str, dict[str, Any]] = {}
     for report in reports:
         for name in report["candidates"]:

@@ -1,4 +1,4 @@
-"""The lines of the table of answers: a task each, and controls."""
+"""The rows of the table of answers: one per task, and controls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HELD_OUT = DigitSource(held_out=True)
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. `shuffled` is a control: wrong temporal ids must give wrong answers."""
+    """A row of the table. `shuffled` is a control: wrong temporal ids must give wrong answers."""
 
     task: str
     source: DigitSource = _HELD_OUT
@@ -52,7 +52,7 @@ def draw_item(name: str, index: int) -> Question:
 
 
 def _shuffle(times: tuple[int, ...]) -> tuple[int, ...]:
-    """The same times in another order, by a fixed choice among all others."""
+    """The same times in another order, always the same one."""
     rng = np.random.default_rng([SEED, *times])
     while True:
         shuffled = tuple(int(time) for time in rng.permutation(times))

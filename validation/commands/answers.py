@@ -21,7 +21,7 @@ HELP = "how often bundles and PyTorch answer rightly"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the command's arguments."""
     parser.add_argument(
         "bundles",
         type=Path,

@@ -11,7 +11,7 @@ HELP = "measure the scales of an ONNX bundle's 8-bit key/value cache, and store 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the command's arguments."""
     add_bundle(parser)
     parser.add_argument("--messages", type=Path, action="append", help="chat file; may be repeated")
     parser.add_argument(

@@ -11,14 +11,14 @@ HELP = "show what selfTest() of the Swift package found on a device"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the command's arguments."""
     parser.add_argument("file", type=Path, help="JSON of the self-test")
     parser.add_argument("--parity", type=Path, help="report.json of the bundle, to judge stages by")
     parser.add_argument("--output", type=Path, help="page to write; default: FILE with .html")
 
 
 def run(options: argparse.Namespace) -> int:
-    """0, or 1 when a stage fails."""
+    """Run the command; return 0, or 1 if a stage fails."""
     from validation.device_report import read_device_report, read_floors
 
     report = read_device_report(options.file)

@@ -21,12 +21,12 @@ PRECISION_HELP = (
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """The argument `bundle`."""
+    """Add the argument `bundle`."""
     parser.add_argument("bundle", type=Path, help="folder that `python -m export` printed")
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """The option `--engine`."""
+    """Add the option `--engine`."""
     parser.add_argument(
         "--engine",
         choices=engine_names(),
@@ -36,23 +36,23 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """The option `--precision`, fp32 by default."""
+    """Add the option `--precision`, fp32 by default."""
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=PRECISION_HELP)
 
 
 def engine_options(options: argparse.Namespace) -> EngineOptions:
-    """What `--engine` and `--precision` say."""
+    """Return the options that `--engine` and `--precision` ask for."""
     return EngineOptions(name=options.engine, precision=options.precision)
 
 
 def check_least(name: str, given: int | None, least: int) -> None:
-    """Refuse numbers below `least`."""
+    """Raises `InputError` if `given` is below `least`."""
     if given is not None and given < least:
         raise InputError(f"{name} is {given}; give {least} or more.")
 
 
 def named_chats(paths: Sequence[Path] | None) -> list[NamedChat]:
-    """The chats of files, named after them; those that are run by default where there are none."""
+    """Return the chats of the files, named after them; without files, the default chats."""
     from validation.chats import NamedChat, default_chats, read_chat
 
     return [NamedChat(path.stem, read_chat(path)) for path in paths or ()] or default_chats()

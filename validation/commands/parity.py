@@ -20,7 +20,7 @@ HELP = "compare a saved bundle with PyTorch, stage by stage"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the command's arguments."""
     add_bundle(parser)
     parser.add_argument(
         "--checkpoint", help="folder or hub id it was made from (not needed for the pocket model)"
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0, or 1 when a stage fails."""
+    """Run the command; return 0, or 1 if a stage fails."""
     from validation.chats import default_chats
     from validation.parity.golden import write_golden
     from validation.parity.parity import ParityOptions, run_parity

@@ -13,7 +13,7 @@ HELP = "perplexity of a text under bundles and PyTorch"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the command's arguments."""
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundle folders")
     parser.add_argument("--text", type=Path, required=True, help="UTF-8 file")
     parser.add_argument("--tokens", type=int, default=2048, help="tokens of the text that are read")

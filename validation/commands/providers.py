@@ -12,7 +12,7 @@ HELP = "which operators of ONNX graphs the execution providers of phones run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the command's arguments."""
     add_bundle(parser)
 
 

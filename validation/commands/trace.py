@@ -11,7 +11,7 @@ HELP = "write what PyTorch or a bundle computes for a chat, as arrays"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Add the command's arguments."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", help="run fp32 PyTorch with this folder or hub id")
     source.add_argument("--bundle", type=Path, help="run this bundle")

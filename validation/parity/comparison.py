@@ -1,8 +1,8 @@
 """Every component of the model, run by a bundle and by two references on the same input.
 
-A component is fed what the checkpoint's reference computed before it, so that an error is charged
-where it arises. Only valid positions are compared. All prompts go through one reference after the
-other, so that weights which do not fit into memory together are loaded once.
+A component is fed what the checkpoint's reference computed before it, so that each component
+answers only for its own error. Only valid positions are compared. All prompts go through one
+reference after the other, so that weights which do not fit into memory together are loaded once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Compared:
-    """What one stage gave for one input, row by row: (n, …) each."""
+    """Results of one stage for one input, row by row: (n, …) each."""
 
     candidate: Array
     same_weights: Array  # reference with the bundle's weights
@@ -33,7 +33,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What follows the prompts: `new_tokens` tokens, where the context has room.
+    """What follows the prompts: `new_tokens` tokens, if the context has room.
 
     `greedy`: the checkpoint's own continuation (needs the whole model); otherwise the prompt's last
     tokens, reversed.
@@ -66,7 +66,7 @@ class Comparison:
 
     @cached_property
     def _groups(self) -> list[list[Group]]:
-        """What the resampler takes, a list a prompt."""
+        """The resampler's inputs, one list per prompt."""
         pairs = zip(self.prompts, self._features, strict=True)
         return [picture_groups(prompt, found) for prompt, found in pairs]
 
@@ -106,7 +106,7 @@ class Comparison:
 
     @cached_property
     def _tokens(self) -> list[list[int]]:
-        """What follows each prompt; all stages are forced to follow it."""
+        """The tokens that follow each prompt; every stage is run on them."""
         context = self._session.manifest.decoding.context_length
         limits = [min(self._options.new_tokens, context - n) for n in self._lengths]
         if self._options.greedy and self._options.new_tokens:
@@ -117,7 +117,7 @@ class Comparison:
 
     def _boundary(self, n: int) -> list[Array]:
         """Hidden states (T, D) before package `n` of each prompt and what follows it, by the
-        checkpoint; no layer behind them is run."""
+        checkpoint; no layer after them is run."""
         if not self._boundaries:
             self._boundaries = [_extend(self._checkpoint, self._embeddings, self._tokens)]
         for graph in self._session.manifest.graphs_of("decoder")[len(self._boundaries) - 1 : n]:
@@ -142,7 +142,8 @@ class Comparison:
         return _logits(self._checkpoint, self._last_hidden())
 
     def _last_hidden(self) -> list[Array]:
-        """Behind all layers: of each prompt's last token and each token that follows."""
+        """Hidden states after all layers, of each prompt's last token and each token that
+        follows."""
         ended = self._boundary(len(self._session.manifest.graphs_of("decoder")))
         return [text[n - 1 :] for n, text in zip(self._lengths, ended, strict=True)]
 
@@ -205,7 +206,7 @@ class Comparison:
 def _extend(
     reference: Reference, texts: Sequence[Array], tokens: Sequence[Sequence[int]]
 ) -> list[Array]:
-    """Each text (T, D) with the embeddings of its tokens behind it."""
+    """Each text (T, D) with the embeddings of its tokens after it."""
     pairs = zip(texts, tokens, strict=True)
     return [np.concatenate([text, reference.embed(np.array(t, int))]) for text, t in pairs]
 
@@ -222,7 +223,7 @@ def _logits(reference: Reference, hidden: Sequence[Array]) -> list[Array]:
 
 
 def run_package(decoder: StaticDecoder, package: StaticPackage, given: Array, prompt: int) -> Array:
-    """Run one package alone: the first `prompt` rows in blocks, the rest one at a time."""
+    """Run only this package: the first `prompt` rows in blocks, the rest one at a time."""
     package.reset()
     rows, position = [], 0
     while position < len(given):

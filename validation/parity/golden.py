@@ -1,7 +1,7 @@
 """Golden vectors: what PyTorch computes for a few chats, stored in the bundle for the device.
 
 `golden/chats.json` lists chats, token ids and picture files; `golden/arrays.safetensors` holds one
-float32 array a stage, named `<chat>.<stage>`.
+float32 array per stage, named `<chat>.<stage>`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def write_golden(bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat
 
 
 def _save_pictures(named: NamedChat, folder: Path) -> list[str]:
-    """Write the chat's pictures to `folder`; their names."""
+    """Write the chat's pictures to `folder`; return their names."""
     names = []
     for n, media in enumerate(collect_media(read_turns(named.chat.messages))):
         names.append(f"{named.name}_{n}.png")

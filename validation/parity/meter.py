@@ -14,7 +14,7 @@ _INTERVAL = 0.01  # seconds between samples
 
 
 def memory_bytes() -> int:
-    """Memory that this process holds, mapped files left out; where the system does not tell it
+    """Memory that this process holds, mapped files left out; if the system does not report it
     (outside Linux), the most that the process has held so far, mapped files included."""
     if not _STATUS.exists():
         return peak_memory()

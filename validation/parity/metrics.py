@@ -1,4 +1,4 @@
-"""How far a candidate is from a reference, in plain numpy."""
+"""Distances of a candidate from a reference, in plain numpy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Array = np.ndarray
 
 
 def psnr(candidate: Array, reference: Array) -> float:
-    """20·log10(max|reference| / rmse) in dB; infinite when equal."""
+    """20·log10(max|reference| / rmse) in dB; infinite if they are equal."""
     error = candidate.astype(np.float64) - reference
     rmse = float(np.sqrt(np.mean(np.square(error))))
     if rmse == 0:

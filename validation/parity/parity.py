@@ -42,7 +42,8 @@ class ParityOptions:
 def run_parity(
     bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat], options: ParityOptions
 ) -> ParityReport:
-    """Compare `bundle` with `source` on `chats`; only what the wanted stages need is computed."""
+    """Compare `bundle` with `source` on `chats`; only what the wanted stages need is computed.
+    Raises `InputError` if the bundle was not made from `source`."""
     stages = bundle_stages(read_manifest(bundle))
     wanted = wanted_stages(stages, options.stages)
     session = Session.load(bundle, options.engine)
@@ -66,7 +67,8 @@ def run_parity(
 
 
 def wanted_stages(stages: Sequence[Stage], names: Collection[str] | None) -> frozenset[str]:
-    """The stages that `names` mean, all for None. A package stands for the stage that runs it."""
+    """Return the stages that `names` mean, all for None. A package stands for the stage that runs
+    it. Raises `InputError` for unknown names."""
     known = {stage.name: stage.name for stage in stages}
     known |= {graph: stage.name for stage in stages for graph in stage.graphs}
     if unknown := sorted(set(names or ()) - known.keys()):
@@ -75,7 +77,7 @@ def wanted_stages(stages: Sequence[Stage], names: Collection[str] | None) -> fro
 
 
 def _measure(name: str, run: Callable[[], StageResult], wanted: bool) -> StageResult:
-    """Run a stage. What it computes for later stages too counts for it."""
+    """Run a stage. Its cost includes what it computes for later stages."""
     if not wanted:
         return StageResult(name, "not run", note="not selected")
     with Meter() as meter:
@@ -111,7 +113,7 @@ def _open_comparison(
     """The two references share the memory for loaded weights: they work in turn."""
     loaded = LoadedWeights(LOADED_BYTES)
     same = SameWeights(source.checkpoint, plan)
-    # A bundle has a head of its own, stored otherwise than the embeddings.
+    # A bundle has a head of its own, stored in another form than the embeddings.
     decoder = replace(source.config.decoder, tie_word_embeddings=False)
     references = (
         Reference(source.config, source.checkpoint, loaded),
@@ -122,7 +124,7 @@ def _open_comparison(
 
 
 def prepare_named(session: Session, named: NamedChat) -> PreparedPrompt:
-    """The prompt of a chat by the bundle's own constants."""
+    """Return the prompt of a chat, prepared with the bundle's own constants."""
     chat = named.chat
     options = ChatOptions(prompt=chat.options, max_slice_nums=chat.max_slice_nums)
     return session.prepare(chat.messages, options, chat.folder)

@@ -22,7 +22,7 @@ class StageResult:
     """One stage over all prompts; decibels are the worst of them.
 
     `same_weights_db` compares with PyTorch holding the bundle's own weights, `checkpoint_db` with
-    PyTorch holding the checkpoint's. A floor of None means that the figure is reported only.
+    PyTorch holding the checkpoint's. A figure whose floor is None is reported, not judged.
     """
 
     stage: str
@@ -65,7 +65,7 @@ class ParityReport:
         write_json(path, self.as_json())
 
     def print(self, console: Console) -> None:
-        """The table that a user reads."""
+        """Print the table."""
         table = Table(Column("stage", no_wrap=True), "status", "same weights", "checkpoint")
         table.add_column("time, memory")
         table.add_column("details")

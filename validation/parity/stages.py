@@ -1,6 +1,7 @@
 """The stages of a parity run: `STAGES`, in order. A new stage is a function and a line there.
 
-A stage is data: its name, the graphs of the bundle that it runs, and how it comes to a result.
+A stage is data: its name, the graphs of the bundle that it runs, and the function that gives its
+result.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from validation.sources import OpenCheckpoint
 
 FP32_FLOOR = 70.0  # only summation order and the exporter's folds differ
 FP16_FLOOR = 50.0
-ROUNDED_FLOOR = 40.0  # where the graph rounds activations to 8 bits, as it may below fp32
+ROUNDED_FLOOR = 40.0  # if the graph rounds activations to 8 bits, as it may below fp32
 EIGHT_BIT_FLOOR = 50.0  # of a single matrix: what follows it is reported, not judged
-_FLOAT_BITS = 16  # what a stage without quantized weights counts as
+_FLOAT_BITS = 16  # of a stage without quantized weights
 _MARGIN = 4.0  # a token counts when the reference prefers it by this many logit errors
 
 
 @dataclass(frozen=True)
 class ParityRun:
-    """What all stages share."""
+    """The inputs that all stages share."""
 
     comparison: Comparison
     plan: Plan
@@ -159,8 +160,8 @@ class _ArrayStage:
         return [plan.specs[name] for name in (*names, *self.tables)]
 
     def _floor(self, run: ParityRun) -> float | None:
-        """What the stage must reach against the same weights. What a cache of 8 bits costs depends
-        on its scales and on what it holds: it is reported, not judged."""
+        """Return the least dB against the same weights. The error of an 8-bit cache depends on its
+        scales and contents: it is reported, not judged, so the floor is None."""
         if run.precision == "fp32":
             return FP32_FLOOR
         roles = {graph.role for graph in run.plan.graphs if graph.name in self.graphs}
@@ -207,7 +208,7 @@ def _compare_preprocessing(run: ParityRun) -> StageResult:
 
 
 def _measure_weights(run: ParityRun) -> StageResult:
-    """What quantization does to single matrices: the worst PSNR of each width.
+    """Measure what quantization does to single matrices: the worst PSNR for each number of bits.
 
     Eight bits must keep every matrix above the floor; fewer bits lose what an optimal table loses.
     """
@@ -234,7 +235,7 @@ def _measure_weights(run: ParityRun) -> StageResult:
 
 
 def _compare_greedy_tokens(run: ParityRun) -> StageResult:
-    """Next tokens along the reference's text equal PyTorch's with the bundle's weights.
+    """Compare the next tokens along the reference's text with PyTorch's with the bundle's weights.
 
     A step whose two best reference logits are closer than four times the largest logit difference
     decides nothing: it is excluded and counted.

@@ -1,4 +1,4 @@
-"""What a model computes for one chat, as arrays: from PyTorch, or from a saved bundle."""
+"""Arrays that a model computes for one chat: from PyTorch, or from a saved bundle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = np.ndarray
 
 
 def prepare_chat(source: OpenCheckpoint, chat: Chat) -> PreparedPrompt:
-    """The prompt of a chat by the checkpoint's own files."""
+    """Return the prompt of a chat, prepared with the checkpoint's own files."""
     return prepare_prompt(
         chat.messages, source.chat_format, chat.options, chat.max_slice_nums, chat.folder
     )

@@ -23,13 +23,14 @@ FACES: tuple[tuple[str, str], ...] = (
 
 @lru_cache(maxsize=2048)
 def load_face(face: int, size: int) -> ImageFont.FreeTypeFont:
-    """Face number `face` of `FACES` at `size` pixels an em."""
+    """Face number `face` of `FACES` at `size` pixels per em. Raises `InputError` if it is
+    absent."""
     package, name = FACES[face]
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             f"The questions need the fonts of {package.replace('_', '-')}; "
-            'install them with `pip install "minicpmv-mobile[validation]"`.'
+            "run pip install -e '.[validation]'."
         )
     path = Path(next(iter(spec.submodule_search_locations))) / "files" / name
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)

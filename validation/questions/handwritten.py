@@ -90,8 +90,8 @@ def _draw_digits(
 
 
 def _turn(rng: np.random.Generator, image: NDArray[np.uint8], side: float) -> Image.Image:
-    """The digit turned, sheared and stretched a little, in the middle of a tile half as large
-    again as its `side`."""
+    """The digit turned, sheared and stretched a little, in the middle of a tile 1.5 times as wide
+    as its `side`."""
     turn, shear = rng.uniform(-0.15, 0.15), rng.uniform(-0.15, 0.15)
     stretch = np.exp(rng.uniform(-0.1, 0.1, 2))
     forward = np.array([[1, shear], [0, 1]]) @ np.array(

@@ -1,4 +1,4 @@
-"""What a generator draws: a picture, where its characters stand, and what else is in it."""
+"""The result of a generator: a picture, the places of its characters, and its other content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Glyph:
 
 @dataclass(frozen=True)
 class ShapeGroup:
-    """Equal shapes: so many, of this colour."""
+    """Equal shapes of one colour."""
 
     count: int
     colour: str
@@ -41,7 +41,7 @@ class Mark:
 @dataclass(frozen=True)
 class Picture:
     """A picture with its exact content: the glyphs of its text in reading order, its shapes in
-    groups and one by one, and where they cover it."""
+    groups and one by one, and a mask of the pixels that they cover."""
 
     image: Image.Image
     glyphs: tuple[Glyph, ...] = ()

@@ -25,10 +25,10 @@ def draw_text(
     em: tuple[float, float],
     window: Window | None = None,
 ) -> Picture | None:
-    """`text` on one line somewhere in `window` (all of it) of a picture of `size`.
+    """Draw `text` on one line somewhere in `window` (None: all) of a picture of `size`.
 
-    The font's em square is log-uniform between `em` pixels, less where the line would not fit.
-    None if it does not fit at all.
+    The font's em square is log-uniform between `em` pixels, smaller if the line would not fit.
+    Returns None if it does not fit at all.
     """
     left, top, *inside = window or (0, 0, *size)
     angle = 0.0 if rng.random() < 0.3 else rng.uniform(-MAX_ANGLE, MAX_ANGLE)
@@ -95,7 +95,7 @@ def draw_page(rng: np.random.Generator, size: Size, em: tuple[float, float]) -> 
     above, below = font.getbbox("H")[1::2]
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     centre = (size[0] / 2, size[1] / 2)
-    # What of the turned page the picture shows, from its centre.
+    # How far the picture reaches on the turned page, from its centre.
     reach = (centre[0] * cos + centre[1] * abs(sin), centre[1] * cos + centre[0] * abs(sin))
     mask, glyphs = Image.new("L", size), []
     draw = ImageDraw.Draw(mask)

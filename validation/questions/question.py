@@ -12,7 +12,7 @@ from validation.questions.picture import Picture
 
 @dataclass(frozen=True)
 class QuestionTurn:
-    """What the user asks and what the right answer is; `thoughts` is what to think first."""
+    """A question of the user and the right answer; `thoughts` come before the answer."""
 
     question: str
     answer: str
@@ -36,7 +36,7 @@ class Question:
         return None if self.temporal_ids is None else 1
 
     def options(self) -> PromptOptions:
-        """How the last turn is to be asked."""
+        """Options with which the last turn is asked."""
         thinking = self.turns[-1].thoughts is not None
         if self.temporal_ids is None:
             return PromptOptions(enable_thinking=thinking)

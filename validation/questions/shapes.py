@@ -34,7 +34,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 MAX_COUNT = 6
 RADII = (11.0, 24.0)  # of a shape, in pixels of a view
 _MIN_DISTANCE = 110.0  # between a shape's colour and the ground, in RGB
-_THROWS = 60  # at a place for a shape
+_THROWS = 60  # attempts to place one shape
 _PAGE_COLOURS, _PAGE_MOST = 3, 24
 _SCALE = 4  # shapes are drawn this much larger, for smooth edges
 

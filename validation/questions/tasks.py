@@ -1,6 +1,6 @@
-"""What the small default model is asked, by task: each task draws one question from a seed.
+"""Questions for the small default model, by task: each task draws one question from a seed.
 
-Training and evaluation draw from the same tasks with different seeds and, where pictures are not
+Training and evaluation draw from the same tasks with different seeds and, if pictures are not
 generated (handwriting), from different halves of the data.
 """
 
@@ -144,7 +144,7 @@ def _changed(rng: np.random.Generator, text: str) -> str:
 
 
 def compare_texts(rng: np.random.Generator, source: DigitSource) -> Question:
-    """Whether two pictures show the same text."""
+    """Ask whether two pictures show the same text."""
     text = random_text(rng, 8)
     same = rng.random() < 0.5
     other = text if same else _changed(rng, text)
@@ -171,7 +171,7 @@ def _two_pictures(rng: np.random.Generator, source: DigitSource) -> Question:
 
 
 def _slices(rng: np.random.Generator, source: DigitSource) -> Question:
-    """Text that is legible in a slice alone: the overview shows it at about half the size."""
+    """Text that is legible only in a slice: the overview shows it at about half the size."""
     text = random_text(rng, 8)
     while True:
         columns, rows = ((2, 2), (3, 1), (1, 3))[int(rng.integers(3))]
@@ -214,7 +214,7 @@ def _video_order(rng: np.random.Generator, source: DigitSource) -> Question:
 
 
 def follow_ups(text: str) -> list[QuestionTurn]:
-    """What may be asked after a text has been read."""
+    """Questions that may follow once a text has been read."""
     return [
         QuestionTurn("How many characters is that?", str(len(text))),
         QuestionTurn("What is the first character?", text[0]),

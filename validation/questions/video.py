@@ -67,7 +67,7 @@ def draw_motion(rng: np.random.Generator, frames: int, direction: str, size: Siz
 def draw_digits(
     rng: np.random.Generator, digits: str, size: Size, em: tuple[float, float]
 ) -> list[Picture]:
-    """One printed digit a frame, its font between `em` pixels."""
+    """One printed digit per frame, its font between `em` pixels."""
     pictures: list[Picture] = []
     while len(pictures) < len(digits):
         picture = draw_text(rng, digits[len(pictures)], size, em)

@@ -1,4 +1,4 @@
-"""What follows a text when the most likely token is always taken, by the PyTorch reference."""
+"""Greedy continuation of texts (always the most likely token) by the PyTorch reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = np.ndarray
 
 @dataclass
 class Continuation:
-    """Logits (vocab,) behind the text's last position, and the tokens that were chosen."""
+    """Logits (vocab,) after the text's last position, and the tokens that were chosen."""
 
     logits: Array = field(default_factory=lambda: np.zeros(0, np.float32))
     tokens: list[int] = field(default_factory=list)
@@ -27,8 +27,8 @@ def continue_texts(
     stop: Collection[int] = (),
 ) -> list[Continuation]:
     """Continue each text (T, D) by at least one token and at most its limit, or up to one of
-    `stop`. All texts take a step together, so that a model larger than memory is read once a step.
-    """
+    `stop`. All texts take a step together, so that a model larger than memory is read once per
+    step."""
     layers = range(reference.config.decoder.num_layers)
     found = [Continuation() for _ in embeddings]
     texts = [reference.start(e, len(e) + n) for e, n in zip(embeddings, limits, strict=True)]

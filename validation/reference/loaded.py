@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 
 class LoadedWeights:
-    """Values by key. Whatever exceeds `budget` goes, least recently used first, before the next is
-    loaded; a value that is larger than the budget stands alone."""
+    """Values by key. Before a value is loaded, others are dropped, least recently used first, until
+    it fits into `budget`; a value larger than the budget is held without others."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -23,7 +23,7 @@ class LoadedWeights:
         return sum(nbytes for nbytes, _ in self._values.values())
 
     def get(self, key: Hashable, nbytes: int, load: Callable[[], T]) -> T:
-        """The value of `key`; `load` makes it, `nbytes` large, where it is not held."""
+        """The value of `key`; `load` makes it, `nbytes` large, if it is not held."""
         if key not in self._values:
             while self._values and self.nbytes + nbytes > self._budget:
                 self._values.popitem(last=False)

@@ -126,7 +126,7 @@ class Reference:
 
     @torch.inference_mode()
     def run_layers(self, texts: Sequence[Rows], layers: range) -> list[Rows]:
-        """The rows of every text behind `layers`; a layer is loaded once for all of them."""
+        """The rows of every text after `layers`; a layer is loaded once for all of them."""
         hidden = [torch.from_numpy(np.asarray(rows.hidden, np.float32)) for rows in texts]
         for n in layers:
             hidden = self._run_layer(n, hidden, texts)
@@ -159,7 +159,7 @@ class Reference:
 
 
 def picture_groups(prompt: PreparedPrompt, features: Sequence[Sequence[Array]]) -> list[Group]:
-    """What the resampler takes for each group of a prompt, given the features of its views."""
+    """The resampler's inputs for each group of a prompt, given the features of its views."""
     triples = zip(features, prompt.groups, prompt.encoded.groups, strict=True)
     return [
         (found, [view.tgt_size for view in views], group.temporal_ids)

@@ -37,7 +37,7 @@ class Resampler(nn.Module):
         self.ln_kv = nn.LayerNorm(size, eps=LAYER_NORM_EPS)
         self.ln_post = nn.LayerNorm(size, eps=LAYER_NORM_EPS)
         self.proj = nn.Parameter(torch.empty(size, size))
-        # The exporter's folded queries (heads·queries, D), in place of its own where they are set.
+        # The exporter's folded queries (heads·queries, D), in place of its own if they are set.
         self.key_query: Tensor | None = None
 
     def forward(self, features: Tensor, positions: Tensor) -> Tensor:

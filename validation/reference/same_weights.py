@@ -1,7 +1,7 @@
 """The checkpoint as a bundle stores it: every tensor quantized by the plan and expanded again.
 
-Every parameter of the bundle says how its tensor comes back from it, so that a reference with these
-weights differs from the bundle by arithmetic only.
+Every parameter of the bundle knows the inverse that gives its tensor back, so that a reference with
+these weights differs from the bundle by arithmetic only.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class SameWeights:
                 self._parts.setdefault(inverse.tensor, []).append((parameter, inverse))
 
     def read(self, name: str) -> Array:
-        """The tensor called `name` in the checkpoint, float32, as the bundle has it. What is in the
-        bundle through a fold only stays the checkpoint's."""
+        """The tensor called `name` in the checkpoint, float32, as the bundle has it. A tensor that
+        the bundle holds only inside a fold is the checkpoint's own."""
         parts = self._parts.get(name, [])
         if len(parts) == 1 and parts[0][1].end is None:
             parameter, inverse = parts[0]
@@ -44,7 +44,7 @@ class SameWeights:
         return tensor
 
     def read_rows(self, name: str, begin: int, end: int) -> Array:
-        """Rows of a matrix; others are expanded only where they share a table."""
+        """Rows of a matrix; other rows are expanded only if they share a table with these."""
         found = [
             self._rows(parameter, inverse, begin, end)
             for parameter, inverse in self._parts.get(name, [])
@@ -58,7 +58,7 @@ class SameWeights:
         return self._expand(self._parameters[KEY_QUERY])
 
     def _rows(self, parameter: Parameter, inverse: Inverse, begin: int, end: int) -> Array:
-        """Those of rows `begin` to `end` of the tensor that the parameter holds."""
+        """Return those of the rows `begin` to `end` of the tensor that the parameter holds."""
         own_end = inverse.begin + parameter.shape[0] if inverse.end is None else inverse.end
         first, last = max(begin, inverse.begin), max(begin, inverse.begin, min(end, own_end))
         if first == last:

@@ -30,14 +30,15 @@ Parameters = Mapping[str, Any]
 
 
 class WeightBuilder:
-    """Builds weights that share one budget of expansions. `rounds`: results are half precision."""
+    """Builds weights that share one budget of expansions. `rounds`: rounds results to half."""
 
     def __init__(self, kept: ExpandedWeights, rounds: bool) -> None:
         self._kept = kept
         self._rounds = rounds
 
     def build(self, op_type: str, parameters: Parameters) -> Weight:
-        """The constant of a `constexpr_*` operation; `UnsupportedOperation` for other types."""
+        """Return the constant of a `constexpr_*` operation. Raises `UnsupportedOperation` for other
+        types."""
         builders: dict[str, Callable[[Parameters, Hashable], Weight]] = {
             "constexpr_lut_to_dense": self._lut,
             "constexpr_blockwise_shift_scale": self._blockwise,
@@ -121,7 +122,7 @@ class WeightBuilder:
 
 
 def _identity(value: Any) -> Hashable:
-    """Equal for equal constants of one package."""
+    """Key that is equal for equal constants of one package."""
     if isinstance(value, BlobTensor | Weight):
         return value.key
     return value if isinstance(value, str) else (value.dtype.name, value.shape, value.tobytes())

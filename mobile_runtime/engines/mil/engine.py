@@ -26,19 +26,19 @@ from .values import ExpandedWeights
 
 Precision = Literal["fp32", "fp16"]
 _PRECISIONS = ("fp32", "fp16")
-# Of each package, and a large model has seven of them. Measured without any: a product of 64
-# columns takes a third longer, one of a single column three to four times as long.
+# Budget per package; a large model has seven packages. Measured with a budget of 0: a product with
+# 64 columns takes a third longer, one with a single column three to four times as long.
 CACHE_BYTES = 512 << 20
 
 
 class MilEngine:
     """One package, loaded. Weights stay compressed, mapped from their file, except for
-    `cache_bytes` of expansions; beyond these they are expanded a block of rows at a time."""
+    `cache_bytes` of expansions; beyond that they are expanded one block of rows at a time."""
 
     def __init__(
         self, package: Path, *, precision: Precision = "fp16", cache_bytes: int = CACHE_BYTES
     ) -> None:
-        """Load `package`; `InputError` where it is damaged or uses an operation unknown here."""
+        """Load `package`. Raises `InputError` if it is damaged or has an unknown operation."""
         if precision not in _PRECISIONS:
             raise InputError(
                 f"Precision {precision!r} is not known; choose one of {', '.join(_PRECISIONS)}."
@@ -73,7 +73,8 @@ class MilEngine:
         """Run a function (the default one if None) and return its outputs by name.
 
         Floats are float32, other types int32. States in `state` are updated in place; without it
-        the call starts from zeros. `keep` names intermediate values to return too.
+        the call starts from zeros. `keep` names intermediate values to return too. Raises
+        `InputError` if inputs, states or names do not fit the function.
         """
         name = self._program.default_function if function is None else function
         chosen = self._function(name)
@@ -100,7 +101,7 @@ class MilEngine:
         return list({s.name: s for f in self.functions.values() for s in f.states}.values())
 
     def _input(self, spec: TensorSpec, function: Function, inputs: Mapping[str, Array]) -> Array:
-        """The input as it is computed with: checked, converted, rounded if it is half."""
+        """Return the input ready to compute with: checked, converted, rounded if it is half."""
         if spec.name not in inputs:
             raise self._wrong(function, f"needs the input {spec.name}")
         given = np.asarray(inputs[spec.name])

@@ -26,8 +26,9 @@ class Draft:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """`release[i]`: slots dead after step i. `detach[i]`: step i writes in place; live slots that
-    may share the memory. `copied_outputs`: outputs that would change with a state or an input."""
+    """`release[i]`: slots dead after step i. `detach[i]`: if step i writes in place, the live slots
+    that may share its memory. `copied_outputs`: outputs that would change with a state or an
+    input."""
 
     release: tuple[tuple[int, ...], ...]
     detach: Mapping[int, tuple[int, ...]]
@@ -104,7 +105,7 @@ def _may_write(
 ) -> bool:
     """Whether a `slice_update` may overwrite its `x`.
 
-    `x` must be dead afterwards and belong to the function; where it is the memory of a state, the
+    `x` must be dead afterwards and belong to the function; if it shares the memory of a state, the
     result must be written to that state before anything reads the state again.
     """
     target = drafts[index].arguments["x"]

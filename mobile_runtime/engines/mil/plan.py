@@ -1,8 +1,7 @@
 """A function of a program, prepared to run: constants in their places, operations bound.
 
 Values live in numbered slots. `compile_function` turns names into slots and looks operations up;
-`CompiledFunction.execute` walks the steps. What is known here is order and memory, not what
-operations do.
+`CompiledFunction.execute` walks the steps. It knows order and memory, not what operations do.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One bound operation. `detach`: slots that a write in place must not change, if it is one."""
+    """One bound operation. `detach`: if it writes in place, the slots that must not change."""
 
     operation: Operation
     call: Callable[..., Any]
@@ -189,7 +188,7 @@ def _with_memory(step: Step, index: int, memory: MemoryPlan) -> Step:
 
 
 def _draft(step: Step) -> Draft:
-    """What the memory plan needs to know of a step."""
+    """Summary of a step for the memory plan."""
     kind = step.operation.type
     by_name = {argument.parameter: argument.slots for argument in step.arguments}
     reads = {slot for slots in by_name.values() for slot in slots}

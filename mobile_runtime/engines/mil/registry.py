@@ -2,7 +2,7 @@
 
 An operation is a function whose parameters carry the names that MIL gives its inputs; optional
 inputs are parameters with defaults. It takes and returns arrays (floats always float32), several
-outputs as a tuple. Rounding and integer types of results are the caller's work, not its own.
+outputs as a tuple. Callers round the results and convert their integer types.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def register(
     weights: tuple[str, ...] = (),
     lists: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
-    """Make the decorated function the implementation of `types`, each for the first time."""
+    """Make the decorated function the implementation of `types`. Raises `KeyError` for a type that
+    has one already."""
 
     def add(function: F) -> F:
         parameters = [n for n in inspect.signature(function).parameters if n not in _RESERVED]

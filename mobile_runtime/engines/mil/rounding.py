@@ -1,6 +1,6 @@
 """Rounding of float32 arrays to the values that half precision can represent, in place.
 
-About twice as fast as a cast to float16 and back, which numpy does element by element.
+This is about twice as fast as a cast to float16 and back, which numpy does one by one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UP, _DOWN = np.float32(2.0**112), np.float32(2.0**-112)
 def round_to_half(x: Array) -> Array:
     """Round float32 `x` to half precision (nearest, ties to even; overflow is ±inf), in place.
 
-    Returns `x`, or a rounded copy where `x` cannot be written or is not contiguous.
+    Returns `x`, or a rounded copy if `x` is small, cannot be written or is not contiguous.
     """
     if x.size < _CAST_BELOW:
         return x.astype(np.float16).astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mobile_runtime.mlprogram.dtypes import Array
 
-_STEPS = 64  # grid points a unit; the series' error is below (1/128)⁴ · max|erf⁗| / 24 = 2e-9
+_STEPS = 64  # grid points per unit; the series' error is below (1/128)⁴ · max|erf⁗| / 24 = 2e-9
 _LIMIT = 4.0  # erf(4) = 1 − 1.5e-8 is 1 in float32
 _BLOCK = 1 << 14
 

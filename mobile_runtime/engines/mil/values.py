@@ -1,7 +1,7 @@
 """Constants that are expanded only when needed: dense, palettized and affine-quantized weights.
 
 A weight has `shape` and gives float32 by `rows(begin, end)` (of axis 0) or whole by `dense()`.
-`ExpandedWeights` keeps whole expansions, first come first served, within a budget in bytes.
+`ExpandedWeights` keeps whole expansions, in the order of first use, within a budget in bytes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mobile_runtime.mlprogram.packing import UNIT_BITS, decode, read_units, sign
 
 from .rounding import round_to_half
 
-_ALWAYS_KEPT = 1 << 16  # bytes; gains, biases and tables do not count
-_BLOCK_BYTES = 1 << 22  # expanded rows worked on at a time; measured: they should stay in cache
+_ALWAYS_KEPT = 1 << 16  # bytes; smaller expansions do not count: gains, biases and tables
+_BLOCK_BYTES = 1 << 22  # of expanded rows in a block; measured: a block should stay in the cache
 
 
 class ExpandedWeights:
@@ -31,7 +31,7 @@ class ExpandedWeights:
         self._kept: dict[Hashable, Array] = {}
 
     def get(self, key: Hashable, nbytes: int, expand: Callable[[], Array]) -> Array | None:
-        """The kept expansion of `key`, made now if it still fits, else None."""
+        """Return the expansion of `key`, made now if it still fits into the budget, else None."""
         if key not in self._kept:
             if nbytes > _ALWAYS_KEPT:
                 if nbytes > self._free:
@@ -55,7 +55,7 @@ class Weight:
         raise NotImplementedError
 
     def kept(self) -> Array | None:
-        """The whole expansion if the budget allows to keep it, else None."""
+        """The whole expansion if the budget has room for it, else None."""
         nbytes = 4 * prod(self.shape)
         return self._expanded.get(self.key, nbytes, lambda: self.rows(0, self.shape[0]))
 
@@ -65,7 +65,7 @@ class Weight:
         return self.rows(0, self.shape[0]) if kept is None else kept
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Half-open row ranges that cover axis 0, each a moderate number of bytes."""
+        """Half-open ranges of rows that cover axis 0, of about `_BLOCK_BYTES` each."""
         step = max(1, _BLOCK_BYTES // (4 * max(1, prod(self.shape[1:]))))
         step = step // 64 * 64 or step  # whole groups, so that no table is built twice
         for begin in range(0, self.shape[0], step):
@@ -99,7 +99,7 @@ class StoredWeight(Weight):
         return signed.reshape(shape)
 
     def packed_rows(self, begin: int, end: int) -> Array | None:
-        """The bytes of rows `begin` … `end`, or None where rows do not start at a byte."""
+        """The bytes of rows `begin` … `end`, or None if rows do not start at a byte."""
         bits = prod(self.shape[1:]) * self.element.bits
         if bits % 8:
             return None
@@ -120,7 +120,7 @@ class StoredLut(Weight):
         self._lut = lut.astype(np.float32)
         self._bits = indices.element.bits
         self._unit = UNIT_BITS[self._bits]
-        # Units of 12 bits come in pairs, three bytes; a row starts with one.
+        # Units of 12 bits come in pairs of three bytes; every row must start with a pair.
         alignment = 8 if self._unit == 8 else 24
         aligned = prod(self.shape[1:]) * self._bits % alignment == 0
         self._by_units = aligned and prod(lut.shape[1:-1]) == 1
@@ -133,7 +133,7 @@ class StoredLut(Weight):
         return self._look_up_units(read_units(packed, self._unit), begin, end)
 
     def _look_up_units(self, units: Array, begin: int, end: int) -> Array:
-        """Look whole units up: a table of 2^unit entries a group gives unit/bits values each."""
+        """Look whole units up: a table per group, 2^unit entries of unit/bits values each."""
         per_unit = self._unit // self._bits
         per_group = self.shape[0] // self._lut.shape[0]
         out = np.empty((end - begin, *self.shape[1:]), np.float32)
@@ -202,7 +202,7 @@ class StoredAffine(Weight):
 
 
 class SparseWeight(Weight):
-    """Zeros, except where `mask` is 1: there the next of `nonzero`, in row-major order."""
+    """Zeros, except where `mask` is 1: there, the next value of `nonzero` in row-major order."""
 
     def __init__(self, mask: Weight, nonzero: Weight, key: Hashable, kept: ExpandedWeights) -> None:
         super().__init__(mask.shape, key, kept)
@@ -224,5 +224,5 @@ class SparseWeight(Weight):
 
 
 def dense(value: Any) -> Any:
-    """`value` itself, or the whole expansion where it is a `Weight`."""
+    """`value` itself, or its whole expansion if it is a `Weight`."""
     return value.dense() if isinstance(value, Weight) else value

@@ -24,8 +24,8 @@ _PLAIN = SessionSettings()
 
 @dataclass
 class OnnxState:
-    """The buffers of a cache by input, bound as inputs and outputs once: binding over a hundred of
-    them again for each token takes as long as a layer of a small model."""
+    """The buffers of a key/value cache by input name, bound as inputs and outputs once: to bind
+    more than a hundred of them for each token takes as long as a layer of a small model."""
 
     buffers: dict[str, Any]
     length: int
@@ -46,7 +46,7 @@ class OnnxEngine:
 
     @classmethod
     def load(cls, graph: Path, settings: SessionSettings = _PLAIN) -> OnnxEngine:
-        """Open a file; `InputError` when onnxruntime is absent or refuses it."""
+        """Open a file. Raises `InputError` if onnxruntime is absent or refuses it."""
         return cls(open_session(graph, session_options(settings)))
 
     def new_state(self, length: int = 0) -> OnnxState:
@@ -54,7 +54,7 @@ class OnnxEngine:
         return self._state(length, {})
 
     def resized(self, state: OnnxState, length: int) -> OnnxState:
-        """A state of `length` positions that begins with those of `state`, which is empty
+        """Return a state of `length` positions that begins with those of `state`; `state` is empty
         afterwards."""
         return self._state(length, state.buffers)
 
@@ -81,8 +81,8 @@ class OnnxEngine:
         function: str | None = None,
         state: OnnxState | None = None,
     ) -> dict[str, np.ndarray]:
-        """Outputs by name, without the buffers of `state`, which are written in place. A graph has
-        one function, `main`."""
+        """Return outputs by name, without the buffers of `state`, which are written in place. A
+        graph has one function, `main`."""
         if function not in (None, "main"):
             raise InputError(f"an ONNX graph has no function {function!r}; it has main.")
         if state is None:
@@ -92,7 +92,7 @@ class OnnxEngine:
         for name, value in inputs.items():
             state.binding.bind_cpu_input(name, np.ascontiguousarray(value))
         wanted = [name for name in self._outputs if not name.startswith(f"{PRESENT}.")]
-        for name in wanted:  # anew each time: else the last result's memory is written to
+        for name in wanted:  # each time, or the last result would be overwritten
             state.binding.bind_output(name)
         self._session.run_with_iobinding(state.binding)
         found = state.binding.get_outputs()[-len(wanted) :]  # in the order of binding

@@ -17,8 +17,8 @@ from mobile_runtime.files import new_folder
 
 def write_ort_files(bundle: Path, manifest: Manifest, output: Path) -> list[Path]:
     """Write every graph as an .ort file and the list of their operators into the new folder
-    `output`, whole or not at all; gives the files. `InputError` for a folder that exists, or graphs
-    that the format cannot hold."""
+    `output`, whole or not at all; return the files. Raises `InputError` if the folder exists, or a
+    graph has more weights than the format can hold."""
     if output.exists():
         raise InputError(f"{output} exists already; name a new folder.")
     large = [graph.path for graph in manifest.graphs if graph.weight_bytes > MAX_BYTES]

@@ -1,8 +1,9 @@
 """Weights in the order that this processor's kernels read them, kept on disk.
 
 onnxruntime copies every quantized matrix into that order when it opens a graph: 0.55 to 0.73 bytes
-a parameter of memory that cannot be given back. Written once beside an optimized graph, they are
-mapped instead. The order depends on processor and version, so each makes its own.
+per parameter of memory that the system cannot reclaim. Written once beside an optimized graph, they
+are mapped instead. The order depends on the processor and on the version of onnxruntime, so each
+pair has its own copy.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ _CPU_FACTS = ("model name", "flags", "Features", "CPU part")
 
 
 def open_prepacked(graph: Path, identity: str, settings: SessionSettings, cache: Path) -> Any:
-    """A session on the prepacked form of `graph` in the folder `cache`, which is written at the
-    first time: its weights take up to twice their room on disk. `identity` tells the graph and its
-    data from others of its name. `InputError` for a `cache` that is no folder, or is damaged."""
+    """Open the prepacked copy of `graph` in the folder `cache`, writing it first if needed (up to
+    twice the disk space). `identity` separates bundles whose graphs have equal names. Raises
+    `InputError` if `cache` is a file or the copy is damaged."""
     if cache.exists() and not cache.is_dir():
         raise InputError(f"{cache} is a file; give a folder for prepacked weights, new or old.")
     library = load_onnxruntime()
@@ -39,7 +40,8 @@ def open_prepacked(graph: Path, identity: str, settings: SessionSettings, cache:
     if not folder.is_dir():
         _write(graph, settings, folder)
     options = session_options(settings)
-    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL  # they are in
+    # The copy is optimized already.
+    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return open_session(folder / graph.name, options)
     except InputError as error:
@@ -47,7 +49,7 @@ def open_prepacked(graph: Path, identity: str, settings: SessionSettings, cache:
 
 
 def _write(graph: Path, settings: SessionSettings, folder: Path) -> None:
-    """Make `folder`."""
+    """Write the prepacked copy of `graph` to the new `folder`."""
     options = session_options(settings)
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     name = "session.optimized_model_external_initializers_{}"
@@ -58,7 +60,7 @@ def _write(graph: Path, settings: SessionSettings, folder: Path) -> None:
             options.optimized_model_filepath = str(begun / graph.name)
             open_session(graph, options)
     except OSError:
-        if not folder.is_dir():  # else another process was first
+        if not folder.is_dir():  # if it is there, another process wrote it first
             raise
 
 

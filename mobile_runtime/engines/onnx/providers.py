@@ -1,4 +1,4 @@
-"""Which operators of a graph an execution provider takes, and which it leaves to the processor."""
+"""The operators of a graph that an execution provider runs, and those left to the processor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mobile_runtime.engines.onnx.sessions import (
     session_options,
 )
 
-# Those of phones; each is in some builds of onnxruntime only.
+# Execution providers of phones; each is only in some builds of onnxruntime.
 PROVIDERS: Mapping[str, str] = {
     "cpu": CPU,
     "xnnpack": "XnnpackExecutionProvider",
@@ -26,14 +26,15 @@ _STANDARD = ("", "ai.onnx")
 
 
 def available_providers() -> tuple[str, ...]:
-    """Those of `PROVIDERS` that this onnxruntime has."""
+    """Return the names in `PROVIDERS` that this onnxruntime has."""
     found = load_onnxruntime().get_available_providers()
     return tuple(name for name, full in PROVIDERS.items() if full in found)
 
 
 def assigned_operators(graph: Path, provider: str) -> tuple[Counter[str], Counter[str]]:
-    """How often each operator of `graph`, after onnxruntime's fusions, is run by `provider` and how
-    often it is left to the processor; those outside the standard have their domain before them."""
+    """Count how often each operator of `graph`, after onnxruntime's fusions, is run by `provider`
+    and how often it is left to the processor. Operators outside the standard have their domain
+    before their name."""
     options = session_options(SessionSettings(threads=1))
     for name in ("record_ep_graph_assignment_info", "disable_prepacking"):
         options.add_session_config_entry(f"session.{name}", "1")

@@ -1,6 +1,6 @@
 """Graphs in onnxruntime's own format and the operators they need: for a small build of it.
 
-A build with `--minimal_build` reads `.ort` files alone; `--include_ops_by_config` leaves out every
+A build with `--minimal_build` reads only `.ort` files; `--include_ops_by_config` leaves out every
 kernel that the list does not name (https://onnxruntime.ai/docs/build/custom.html).
 """
 
@@ -29,7 +29,7 @@ def write_operators(graphs: Sequence[Path], path: Path) -> None:
     """Write the operators of .ort files to `path`, in the form that onnxruntime's build takes."""
     from onnxruntime.tools.ort_format_model import create_config_from_models, utils
 
-    utils.log.setLevel(logging.WARNING)  # the files are named by who asked for them
+    utils.log.setLevel(logging.WARNING)  # it would name each file
     create_config_from_models(list(graphs), path, enable_type_reduction=False)
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(x for x in lines if not x.startswith("#")), encoding="utf-8")

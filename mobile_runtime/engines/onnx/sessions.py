@@ -16,10 +16,13 @@ _ERRORS = 3  # log severity
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """`full_precision` keeps activations in float32 where products with standard quantized weights
-    are fused. `whole_sums` keeps products of 8-bit integers from overflowing 16 bits on x86 without
-    VNNI; onnxruntime 1.32 breaks blocked weights by it. `threads` 0 leaves their number to
-    onnxruntime."""
+    """How a graph is run.
+
+    `full_precision` keeps activations in float32 in the products that onnxruntime fuses with
+    standard quantized weights. `whole_sums` keeps products of 8-bit integers from overflowing 16
+    bits on x86 without VNNI; with it, onnxruntime 1.32 computes blocked weights wrongly. `threads`
+    0 lets onnxruntime choose their number.
+    """
 
     full_precision: bool = False
     whole_sums: bool = False
@@ -27,18 +30,16 @@ class SessionSettings:
 
 
 def load_onnxruntime() -> Any:
-    """The library, or `InputError` when it is not installed."""
+    """Return the library. Raises `InputError` if it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError(
-            "onnxruntime is not installed; run pip install 'minicpmv-mobile[onnx]'."
-        ) from error
+        raise InputError("onnxruntime is not installed; run pip install -e '.[onnx]'.") from error
     return onnxruntime
 
 
 def session_options(settings: SessionSettings) -> Any:
-    """The library's own options."""
+    """Return the settings as onnxruntime's own options."""
     options = load_onnxruntime().SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.log_severity_level = _ERRORS
@@ -50,7 +51,7 @@ def session_options(settings: SessionSettings) -> Any:
 
 
 def open_session(graph: Path, options: Any, providers: Sequence[str] = (CPU,)) -> Any:
-    """A session, or `InputError` when onnxruntime refuses the file."""
+    """Open a session. Raises `InputError` if onnxruntime refuses the file."""
     library = load_onnxruntime()
     try:
         return library.InferenceSession(graph, options, providers=list(providers))

@@ -212,5 +212,5 @@ def test_missing_pyav_names_the_extra(monkeypatch, tmp_path):
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_av)
-    with pytest.raises(InputError, match=r"minicpmv-mobile\[video\]"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[video\]'"):
         probe_video(tmp_path / "clip.mp4")

@@ -40,7 +40,7 @@ def _scattered(data: Array, index: Index, updates: Array, mode: Any) -> Array:
 
 
 def _along(indices: Array, axis: int) -> Index:
-    """Index of the elements whose position along `axis` is `indices` and is their own else."""
+    """Index of the elements at `indices` along `axis`, at their own position elsewhere."""
     index: list[Array] = list(np.ogrid[tuple(slice(size) for size in indices.shape)])
     index[axis] = indices
     return tuple(index)

@@ -15,7 +15,7 @@ from .windows import padding, sizes, windows
 
 @dataclass(frozen=True)
 class _Pool:
-    """Where the windows lie. `ends`: declared padding; `extra`: what ceil_mode adds behind."""
+    """Positions of the windows. `ends`: declared padding; `extra`: ceil_mode's, at the end."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -29,7 +29,7 @@ class _Pool:
         return windows(padded, self.kernel, self.strides, (1,) * len(self.kernel))
 
     def counts(self, x: Array, with_padding: bool) -> Array:
-        """How many elements of `x` (and of its declared padding) each window holds."""
+        """Count the elements of `x` (and of its declared padding) in each window."""
         ones = np.ones((1, 1, *x.shape[2:]), np.float32)
         ends = self.ends
         if with_padding:
@@ -57,7 +57,7 @@ def _pool(x: Array, kernel_sizes: Any, strides: Any, pad_type: Any, pad: Any, ce
             length = x.shape[2 + n] + before + after
             count = -(-(length - kernel[n]) // step[n]) + 1
             if (count - 1) * step[n] >= x.shape[2 + n] + before and before + after > 0:
-                count -= 1  # a window that would begin behind the data is left out
+                count -= 1  # a window that would begin after the data is left out
             extra[n] = max(0, (count - 1) * step[n] + kernel[n] - length)
     return _Pool(kernel, step, ends, extra)
 

@@ -67,7 +67,7 @@ def reduce_argmin(
 
 @register("cumsum")
 def cumsum(x: Array, axis: int = 0, exclusive: Any = False, reverse: Any = False) -> Array:
-    """Running sum; `exclusive` leaves the own element out, `reverse` starts at the end."""
+    """Running sum; `exclusive` leaves the element itself out, `reverse` starts at the end."""
     along = int(axis)
     data = np.flip(x, along) if reverse else x
     total = np.cumsum(data, along, dtype=x.dtype)

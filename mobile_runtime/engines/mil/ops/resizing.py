@@ -12,7 +12,7 @@ from ..registry import UnsupportedOperation, register
 
 
 def _positions(size: int, out: int, sampling: str) -> Array:
-    """Where the `out` samples lie on an axis of `size` elements, by Core ML's sampling modes."""
+    """Positions of the `out` samples on an axis of `size` elements, by Core ML's sampling modes."""
     i = np.arange(out, dtype=np.float64)
     match sampling:
         case "STRICT_ALIGN_CORNERS" | "ALIGN_CORNERS":

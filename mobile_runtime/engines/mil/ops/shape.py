@@ -39,7 +39,7 @@ def reshape_like(
 
 @register("flatten2d", result="viewed")
 def flatten2d(x: Array, axis: int = 1) -> Array:
-    """Two axes: those before `axis` joined, and the rest joined."""
+    """Join the axes before `axis` into one, and the other axes into a second."""
     return x.reshape(int(np.prod(x.shape[: int(axis)])), -1)
 
 
@@ -70,7 +70,7 @@ def reverse(x: Array, axes: Array | None = None) -> Array:
 
 @register("concat", result="copied", lists=("values",))
 def concat(values: tuple[Array, ...], axis: int, interleave: Any = False) -> Array:
-    """Join along an existing axis; `interleave` takes turns element by element."""
+    """Join along an existing axis; `interleave` alternates between the tensors."""
     along = int(axis)
     if not values[0].ndim:
         return np.stack(values)

@@ -19,7 +19,7 @@ def read_state(input: Array) -> Array:
 
 @register("write_state")
 def write_state(input: Array, data: Array, detach: Callable[[Array], None]) -> None:
-    """Make `data` the state's value; nothing to do where it was computed in place."""
+    """Make `data` the state's value; nothing to do if it was computed in place."""
     if data is input:
         return
     detach(input)

@@ -15,7 +15,7 @@ Padding = list[tuple[int, int]]
 
 
 def sizes(values: Any, default: int, axes: int) -> tuple[int, ...]:
-    """A parameter with one value an axis, or `default` for all."""
+    """A parameter with one value per axis, or `default` for all."""
     return (default,) * axes if values is None else tuple(int(v) for v in np.ravel(values))
 
 

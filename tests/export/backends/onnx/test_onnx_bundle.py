@@ -349,10 +349,10 @@ def test_without_onnxruntime_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     bundle = str(make_onnx_bundle())
     assert runtime_cli.main(["chat", bundle, "Hi"]) == 2
-    one_sentence(capsys, "pip install 'minicpmv-mobile[onnx]'")
+    one_sentence(capsys, "pip install -e '.[onnx]'")
     parity = ["parity", bundle, "--checkpoint", str(random_checkpoint)]
     assert validation_cli.main(parity) == 2
-    one_sentence(capsys, "pip install 'minicpmv-mobile[onnx]'")
+    one_sentence(capsys, "pip install -e '.[onnx]'")
 
 
 @pytest.mark.parametrize("engine", ["mil", "coreml"])
