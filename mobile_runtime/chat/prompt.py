@@ -121,7 +121,10 @@ def encode_prompt(
     becomes a special token, whatever it spells. Raises `InputError` for options that the model or
     the layouts do not allow.
     """
-    assert len(collect_media(turns)) == len(media), "one layout per picture and video"
+    if (wanted := len(collect_media(turns))) != len(media):
+        raise InputError(
+            f"The messages hold {wanted} pictures and videos, {len(media)} layouts were given."
+        )
     thinks = all(control.role in prompt.special_tokens for control in _THINK_CONTROLS)
     if options.enable_thinking and not thinks:
         raise InputError("the model of this bundle does not think; leave the thinking switch out.")

@@ -63,7 +63,7 @@ def checkpoint(tmp_path_factory, model):
 
 @pytest.fixture(scope="module")
 def chat_format(checkpoint):
-    return open_chat_format(checkpoint, load_config(checkpoint))
+    return open_chat_format(checkpoint)
 
 
 def losses_of(model, probes, examples, weights, thinning, rng):

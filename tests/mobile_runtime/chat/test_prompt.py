@@ -284,6 +284,11 @@ def test_frames_of_one_group_must_be_sliced_alike(tiny, preprocessing):
         encode_prompt(read_turns([_user(IMAGE, IMAGE)]), media, *tiny, preprocessing, options)
 
 
+def test_layouts_must_match_the_pictures(tiny, preprocessing):
+    with pytest.raises(InputError, match="1 pictures and videos, 0 layouts"):
+        encode_prompt(read_turns([_user(IMAGE)]), [], *tiny, preprocessing)
+
+
 @pytest.mark.parametrize(
     ("temporal_ids", "match"),
     [
