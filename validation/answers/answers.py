@@ -19,7 +19,7 @@ from mobile_runtime.bundle import Manifest
 from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.session import Session
-from validation.answers.report import AnswerReport, Score
+from validation.answers.report import Answer, AnswerReport, Score
 from validation.answers.rows import SEED, draw_item
 from validation.chats import Chat
 from validation.parity.trace import prepare_chat, trace_bundle, trace_reference
@@ -102,11 +102,11 @@ def _start_worker(candidate: Candidate) -> None:
     _answerer = open_candidate(candidate)
 
 
-def _answer_item(item: tuple[str, int]) -> tuple[str, str, str]:
+def _answer_item(item: tuple[str, int]) -> Answer:
     """Return (question, right answer, given answer)."""
     question = draw_item(*item)
     last = question.turns[-1]
-    return last.question, last.answer, ask(question, _answerer)
+    return Answer(last.question, last.answer, ask(question, _answerer))
 
 
 def score_candidates(
@@ -128,7 +128,7 @@ def score_candidates(
     }
     first, *others = given.values()
     agreement = {
-        name: float(np.mean([a[2] == b[2] for a, b in zip(first, answers, strict=True)]))
+        name: float(np.mean([a.given == b.given for a, b in zip(first, answers, strict=True)]))
         for name, answers in zip(list(given)[1:], others, strict=True)
     }
     return AnswerReport(SEED, limit, tuple(rows), tuple(given), scores, agreement)
@@ -139,7 +139,7 @@ def _answers(
     items: Sequence[tuple[str, int]],
     jobs: int | None,
     advance: Callable[[], None],
-) -> Iterator[tuple[str, str, str]]:
+) -> Iterator[Answer]:
     workers = min(jobs or os.cpu_count() or 1, len(items))
     with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(candidate,)) as pool:
         for answer in pool.map(_answer_item, items, chunksize=8):

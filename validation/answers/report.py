@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -17,18 +17,26 @@ _Z = 1.959964  # 97.5 % quantile of the normal distribution
 _MISTAKES_KEPT = 10
 
 
+class Answer(NamedTuple):
+    """What was asked, the right answer, the answer given."""
+
+    question: str
+    expected: str
+    given: str
+
+
 @dataclass(frozen=True)
 class Score:
-    """Right answers out of `total`, and some of the others: (question, expected, given)."""
+    """Right answers out of `total`, and some of the others."""
 
     right: int
     total: int
-    mistakes: tuple[tuple[str, str, str], ...]
+    mistakes: tuple[Answer, ...]
 
     @classmethod
-    def of(cls, answers: Sequence[tuple[str, str, str]]) -> Score:
-        """Count (question, expected, given)."""
-        wrong = [answer for answer in answers if answer[1] != answer[2]]
+    def of(cls, answers: Sequence[Answer]) -> Score:
+        """Count the right ones."""
+        wrong = [answer for answer in answers if answer.expected != answer.given]
         return cls(len(answers) - len(wrong), len(answers), tuple(wrong[:_MISTAKES_KEPT]))
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +28,14 @@ from validation.reference.qwen import KeyValueCache
 
 Array = np.ndarray
 LOADED_BYTES = 2 << 30  # the vision tower, the largest part, takes 1.65 GB
-# Of one group of frames: features of its views, their sizes in patches, its temporal ids.
-Group = tuple[Sequence[Array], Sequence[tuple[int, int]], Sequence[int]]
+
+
+class Group(NamedTuple):
+    """What the resampler takes for one group of frames."""
+
+    features: Sequence[Array]  # of each view, (h·w, vision hidden)
+    sizes: Sequence[tuple[int, int]]  # of each view, (h, w) in patches
+    temporal_ids: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,6 @@ def picture_groups(prompt: PreparedPrompt, features: Sequence[Sequence[Array]]) 
     """The resampler's inputs for each group of a prompt, given the features of its views."""
     triples = zip(features, prompt.groups, prompt.encoded.groups, strict=True)
     return [
-        (found, [view.tgt_size for view in views], group.temporal_ids)
+        Group(found, [view.tgt_size for view in views], group.temporal_ids)
         for found, views, group in triples
     ]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from validation.answers.answers import ask
-from validation.answers.report import Score
+from validation.answers.report import Answer, Score
 from validation.answers.rows import ROWS, draw_item
 from validation.chats import Chat
 from validation.cli import main
@@ -22,7 +22,8 @@ def test_interval_is_wilsons(right, total, low, high):
 
 
 def test_score_counts_exact_answers_and_keeps_some_mistakes():
-    score = Score.of([("q", "A", "A"), ("q", "A", "a"), ("q", "B", "B ")])
+    given = [("q", "A", "A"), ("q", "A", "a"), ("q", "B", "B ")]
+    score = Score.of([Answer(*answer) for answer in given])
     assert (score.right, score.total) == (1, 3)
     assert score.mistakes == (("q", "A", "a"), ("q", "B", "B "))
 
