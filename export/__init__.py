@@ -1,6 +1,6 @@
-"""Turn a checkpoint into a bundle: `export_bundle`, what it is asked to do, and for which target.
+"""Turn a checkpoint into a bundle: `export_bundle`, its `ExportConfig`, the targets in `BACKENDS`.
 
-A name is imported when it is first used: `import export` itself loads nothing.
+Each name is imported on first use: `import export` itself loads nothing.
 """
 
 from importlib import import_module
@@ -22,7 +22,7 @@ _HOMES = {
     "export_bundle": "export.pipeline",
 }
 
-if not TYPE_CHECKING:  # a type checker would take every name for granted
+if not TYPE_CHECKING:  # with __getattr__, a type checker would accept any name
 
     def __getattr__(name):
         if name in _HOMES:

@@ -1,4 +1,4 @@
-"""`python -m export BACKEND`: one subcommand a backend, one flag a field of ExportConfig."""
+"""`python -m export BACKEND`: one subcommand per backend, one flag per field of ExportConfig."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from mobile_runtime.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run an export; the bundle's path is the last line on stdout. 0, or 2 for a user's mistake."""
+    """Run an export; the bundle's path is the last line on stdout.
+
+    Return 0, 2 after a mistake that the user can correct, or 130 after Ctrl-C.
+    """
     options = vars(_parser().parse_args(arguments))
     backend, quiet = BACKENDS[options.pop("backend")], options.pop("quiet")
     try:
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on with what is finished", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     if not config.plan:
         print(bundle)
@@ -43,31 +46,46 @@ def _parser() -> argparse.ArgumentParser:
     backends = parser.add_subparsers(dest="backend", required=True, metavar="BACKEND")
     for name, backend in BACKENDS.items():
         precisions, parts = backend.precisions, DEFAULT_RELEASE.parts
-        sub = backends.add_parser(name, help=f"a bundle for {backend.platforms}")
+        sub = backends.add_parser(name, help=f"export a bundle for {backend.platforms}")
         sub.add_argument(
             "--checkpoint",
-            help="folder or hub id (openbmb/MiniCPM-V-4_5); default: the pocket model, a small one "
-            "that ships with this program",
+            help="folder or hub id (openbmb/MiniCPM-V-4_5); default: the pocket model, a small "
+            "model that ships with this program",
         )
         sub.add_argument(
-            "--output", type=Path, default=default.output, help="folder that gets the bundle"
+            "--output", type=Path, default=default.output, help="folder that the bundle is put into"
         )
         sub.add_argument(
-            "--quant", choices=precisions.recipes, default=default.quant, help="recipe"
+            "--quant",
+            choices=precisions.recipes,
+            default=default.quant,
+            help="recipe: the precision of each part of the model",
         )
         sub.add_argument(
             "--override",
             action="append",
             default=[],
             metavar="PART=PRECISION",
-            help=f"change one part ({', '.join(parts)}) to one of {', '.join(precisions.named)}; "
-            "may be repeated",
+            help=f"store one part ({', '.join(parts)}) in another precision "
+            f"({', '.join(precisions.named)}); may be repeated",
         )
-        sub.add_argument("--context-length", type=int, default=default.context_length)
-        sub.add_argument("--prefill-length", type=int, default=default.prefill_length)
+        sub.add_argument(
+            "--context-length",
+            type=int,
+            default=default.context_length,
+            help="tokens that the key/value cache holds: the longest conversation",
+        )
+        sub.add_argument(
+            "--prefill-length",
+            type=int,
+            default=default.prefill_length,
+            help="tokens of a prompt that are processed together",
+        )
         sub.add_argument("--kv-cache", choices=backend.kv_caches, help=_kv_cache_help(backend))
         sub.add_argument(
-            "--jobs", type=int, help="processes; default: up to four for a large model"
+            "--jobs",
+            type=int,
+            help="processes; default: one per core, at most four, and one for a small model",
         )
         sub.add_argument(
             "--scheduler",
@@ -78,16 +96,16 @@ def _parser() -> argparse.ArgumentParser:
             "--cache",
             type=Path,
             default=default.cache,
-            help="folder of finished packages, from which a stopped export goes on; best on the "
-            "disk of --output (default: %(default)s)",
+            help="folder for finished packages, with which a stopped export continues; best on the "
+            "same disk as --output (default: %(default)s)",
         )
         sub.add_argument(
-            "--cache-gb", type=float, default=default.cache_gb, help="size to trim the cache to"
+            "--cache-gb", type=float, default=default.cache_gb, help="trim the cache to this size"
         )
-        sub.add_argument("--no-cache", action="store_true", help="neither look there nor keep")
+        sub.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
         sub.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
-        sub.add_argument("--plan", action="store_true", help="print what would be written, stop")
-        sub.add_argument("--quiet", action="store_true", help="print the bundle's path alone")
+        sub.add_argument("--plan", action="store_true", help="only print what would be written")
+        sub.add_argument("--quiet", action="store_true", help="print only the bundle's path")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What one export is asked to do. Every default is written here and nowhere else."""
+"""Options of one export. Every default is written here and nowhere else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _WORTH_A_PROCESS, _MOST_JOBS = 200_000_000, 4
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """The flags of `python -m export`, one field each. No checkpoint: the pocket model."""
+    """The flags of `python -m export`, one field per flag.
+
+    `checkpoint` is a folder or a hub id; None means the pocket model. Lengths are in tokens.
+    """
 
     checkpoint: str | None = None
     output: Path = Path("out")
@@ -24,7 +27,7 @@ class ExportConfig:
     override: Mapping[str, str] = field(default_factory=dict)
     context_length: int = 2048
     prefill_length: int = 64
-    kv_cache: str | None = None  # the target's and the recipe's default
+    kv_cache: str | None = None  # None: the default of the target for the recipe
     overwrite: bool = False
     plan: bool = False
     cache: Path = field(default_factory=lambda: user_cache_path("minicpmv-mobile", False))
@@ -35,14 +38,17 @@ class ExportConfig:
 
 
 def default_jobs(config: ExportConfig, parameters: int) -> int:
-    """Processes for an export of so many weights: starting one costs as much as a small model."""
+    """Return the number of processes for an export of `parameters` weights.
+
+    It is 1 for a small model: starting a process takes as long as exporting one.
+    """
     if config.jobs is not None:
         return config.jobs
     return 1 if parameters < _WORTH_A_PROCESS else min(_MOST_JOBS, os.cpu_count() or 1)
 
 
 def check_resources(config: ExportConfig) -> None:
-    """Refuse impossible numbers of processes and bytes."""
+    """Raises `InputError` if `jobs` or `cache_gb` is out of range."""
     if config.jobs is not None and config.jobs < 1:
         raise InputError(f"--jobs {config.jobs} is not possible; give 1 or more.")
     if config.cache_gb < 0:

@@ -1,7 +1,7 @@
 """Checkpoint -> bundle: the steps of one export, on one screen.
 
 Parts are built in the cache and linked into a temporary folder beside the result, which is renamed
-when complete. An export that was stopped goes on from the parts that are finished.
+when complete. A stopped export continues with the parts that are finished.
 """
 
 from __future__ import annotations
@@ -68,7 +68,11 @@ class _Origin:
 
 
 def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) -> Path:
-    """Run the export that `config` describes; return the bundle's folder."""
+    """Run the export that `config` describes; return the bundle's folder.
+
+    With `config.plan`, only report the plan and an estimate. Raises `InputError` for everything
+    that the user can correct.
+    """
     check_resources(config)
     local = local_checkpoint(config.checkpoint)
     facts = _facts(config, local)
@@ -100,7 +104,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
 
 
 def _facts(config: ExportConfig, local: Path | None) -> ReleaseFacts:
-    """Of a checkpoint that is here, or of the release that is published under the name given."""
+    """Facts of a local checkpoint, or of the release that is published under the given name."""
     if local is not None:
         return load_facts(local, find_release(read_config(local)))
     return published_release(str(config.checkpoint)).facts
@@ -115,7 +119,7 @@ def _check_target(config: ExportConfig, target: Path) -> None:
 
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """Say in a sentence what a folder or its disk refuses."""
+    """Turn a full disk or a folder that cannot be written into an `InputError`."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         yield
@@ -123,8 +127,8 @@ def _writing(output: Path) -> Iterator[None]:
         where = error.filename or output
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
-                f"the disk is full ({where}); make room and run the same command again: it goes "
-                "on with the parts that are finished."
+                f"the disk is full ({where}); make room and run the same command again: it "
+                "continues with the parts that are finished."
             ) from error
         if error.errno in _REFUSED:
             raise InputError(
@@ -135,7 +139,7 @@ def _writing(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _cache(config: ExportConfig, target: Path) -> Iterator[PartCache]:
-    """The cache that the user wants; without one, a folder that vanishes."""
+    """The cache of the user, or with `no_cache` a temporary folder that is removed."""
     if not config.no_cache:
         cache = PartCache(config.cache)
         cache.clean()
@@ -149,7 +153,7 @@ def _cache(config: ExportConfig, target: Path) -> Iterator[PartCache]:
 
 
 def _check_disk(job: Job, output: Path, cache: Path) -> None:
-    """Enough room for the bundle where it is built and where it goes."""
+    """Raises `InputError` unless output and cache have room for the bundle."""
     copies = 1 if job.backend.allows_hard_links else 2
     needed = copies * job.plan.bundle_bytes() + _SPARE_BYTES
     cache.mkdir(parents=True, exist_ok=True)
@@ -157,8 +161,8 @@ def _check_disk(job: Job, output: Path, cache: Path) -> None:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise InputError(
-                f"the export needs {needed:,} bytes, {folder} has {free:,} free; make room or give "
-                "another --output or --cache."
+                f"the export needs {needed:,} bytes, but {folder} has {free:,} free; make room or "
+                "give another --output or --cache."
             )
 
 
@@ -166,7 +170,7 @@ def _build(job: Job, config: ExportConfig, cache: PartCache, progress: Progress)
     sizes = job.part_sizes
     jobs = default_jobs(config, job.parameters)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    largest_first = sorted(sizes, key=lambda name: -sizes[name])  # the last ones end together
+    largest_first = sorted(sizes, key=lambda name: -sizes[name])  # processes end together
     requests = [
         PartRequest(
             part=part,

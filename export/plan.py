@@ -1,6 +1,6 @@
-"""What an export will write: graphs cut into packages by size, and how each weight is stored.
+"""Plan of an export: graphs cut into packages by size, and how each weight is stored.
 
-Made from the configuration alone, before any weight is read.
+It is made from the configuration only, before any weight is read.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def build_plan(
 ) -> Plan:
     """Check the flags against model and backend, assign the recipe, cut the graphs.
 
-    A given `recipe` takes the place of the one that `config` names. Tensors that the source holds
-    `finished` keep their form where the backend takes it.
+    `recipe` replaces the one that `config` names. `finished` holds the specifications of tensors
+    that the source has in a storage form already; they keep it if the backend supports it. Raises
+    `InputError` if flags, model and backend do not fit together.
     """
     release, model = described.release, described.config
     decoding = backend.decoding(config, model)
@@ -91,7 +92,7 @@ def _whole(section: Section) -> Graph:
 def _assign(
     recipe: QuantRecipe, parameters: Sequence[Parameter], backend: Backend
 ) -> dict[str, QuantSpec]:
-    """The recipe's choice for every matrix; vectors are floats."""
+    """Return the recipe's choice for every matrix; vectors are floats."""
     matrices = {p.name: p.shape for p in parameters if p.is_matrix}
     vectors = sorted(p.name for p in parameters if not p.is_matrix)
     return {**recipe.assign(matrices), **dict.fromkeys(vectors, backend.precisions.floats)}
@@ -100,8 +101,8 @@ def _assign(
 def _kept_forms(
     parameters: Sequence[Parameter], finished: Mapping[str, QuantSpec], backend: Backend
 ) -> dict[str, QuantSpec]:
-    """Specifications of the weights that are written as the source stores them: in a form that the
-    target takes, in groups that fit the parameter."""
+    """Return specifications of the weights that are written as the source stores them: in a form
+    that the target supports, in groups that fit the parameter."""
     return {
         parameter.name: replace(spec, method=STORED)
         for parameter in parameters
@@ -123,7 +124,7 @@ def _check_spec(name: str, spec: QuantSpec, backend: Backend) -> None:
 
 
 def _cut(section: Section, specs: Specs, limit: int) -> list[Graph]:
-    """As few packages as the size limit allows, as equal as possible."""
+    """Cut a section into as few packages as the limit allows, as equal in size as possible."""
     role, build = section.role, section.build
     sizes = [
         sum(specs[p.name].stored_bytes(p.shape) for p in build(range(n, n + 1), role).parameters)
@@ -131,8 +132,8 @@ def _cut(section: Section, specs: Specs, limit: int) -> list[Graph]:
     ]
     if max(sizes) > limit:
         raise InputError(
-            f"one block of the {role} takes {max(sizes):,} bytes, a package may hold {limit:,}; "
-            "choose a recipe with fewer bits."
+            f"one block of the {role} takes {max(sizes):,} bytes, but a package may hold only "
+            f"{limit:,}; choose a recipe with fewer bits."
         )
     ranges = split_blocks(sizes, limit)
     if len(ranges) == 1:
@@ -143,7 +144,8 @@ def _cut(section: Section, specs: Specs, limit: int) -> list[Graph]:
 
 
 def split_blocks(sizes: Sequence[int], limit: int) -> list[range]:
-    """Consecutive ranges of at most `limit` bytes: the fewest, then the smallest largest one."""
+    """Return the fewest consecutive ranges of at most `limit` bytes, the largest as small as
+    possible."""
     fewest = len(_fill(sizes, limit))
     totals = sorted({b - a for a in accumulate(sizes, initial=0) for b in accumulate(sizes)})
     for cap in totals:
@@ -163,7 +165,7 @@ def _fill(sizes: Sequence[int], cap: int) -> list[range]:
 
 
 def count_forms(specs: Specs) -> dict[str, int]:
-    """How many weights each form stores, for the plan that a user reads."""
+    """Count the weights per specification, for the plan that a user reads."""
     counts: dict[str, int] = {}
     for spec in specs.values():
         counts[str(spec)] = counts.get(str(spec), 0) + 1

@@ -1,4 +1,4 @@
-"""What every backend offers the pipeline."""
+"""The interface that every backend offers the pipeline."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ WeightStream = Iterable[tuple[Parameter, Weight]]
 
 
 class Backend(Protocol):
-    """Turns a graph and the stream of its weights into one package."""
+    """Cuts a model into packages, and writes each from a graph and the stream of its weights."""
 
     name: str
     suffix: str
-    platforms: str  # what the bundle's card says it is for
-    card_section: str  # what the card says besides
+    platforms: str  # for the bundle's card
+    card_section: str  # of this target
     precisions: Precisions
     forms: frozenset[str]  # storage forms that it can write
     max_package_bytes: int
     allows_hard_links: bool  # whether bundle files may be hard links into the cache
-    host_tables: bool  # whether the host looks embeddings and positions up in files of the bundle
-    kv_caches: Mapping[str, str]  # what --kv-cache takes, and what it means
-    default_kv_cache: str  # which of them is taken otherwise, in words
+    host_tables: bool  # whether the host looks up embeddings and positions in bundle files
+    kv_caches: Mapping[str, str]  # values of --kv-cache, and their meaning
+    default_kv_cache: str  # the default among them, in words
 
     def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
-        """The decoder's shapes, or `InputError` when target or model does not allow them."""
+        """Return the decoder's shapes. Raises `InputError` if target or model does not allow
+        them."""
 
     def layout(
         self, bodies: Bodies, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
     ) -> Sequence[Section]:
-        """The packages in the order in which they run; `InputError` when one cannot be."""
+        """Return the packages in the order in which they run.
+
+        Raises `InputError` if one cannot be built.
+        """
 
     def weight_bytes(self, path: Path) -> int:
         """Bytes of the weights of the package at `path`."""
@@ -59,11 +63,13 @@ class Backend(Protocol):
         folder: Path,
         text_type: str,
     ) -> None:
-        """Add what belongs to all packages of the bundle in `folder` together. `text_type` is what
-        other programs call the language model."""
+        """Add files that concern all packages of the bundle in `folder` together.
+
+        `text_type` is the name of the language model in other programs.
+        """
 
     def check_installed(self) -> None:
-        """`InputError` if a library that the backend needs is not installed."""
+        """Raises `InputError` if a library that the backend needs is not installed."""
 
     def versions(self) -> dict[str, str]:
         """Names and versions of the libraries that shape the output."""

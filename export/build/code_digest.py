@@ -1,4 +1,4 @@
-"""A digest of the code that decides the bytes of a part: other code may write other bytes.
+"""Digest of the code that determines the bytes of a part: other code may write other bytes.
 
 Comments and docstrings do not count, nor does code that only prints, plans or writes texts.
 """

@@ -1,4 +1,4 @@
-"""What an export will take: bytes, memory, time; the rates are measured on the spot."""
+"""Estimate of an export's bytes, memory and time, from rates measured on this machine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SAMPLE = (128, 4096)  # weights
 _PROCESS_BYTES = 500_000_000  # interpreter, converter, compiled kernels
 _PART_SECONDS = 2.0  # building and writing a program of any size
 _BYTES = 2  # of a weight in the checkpoint
-_COPIES = 3  # of the largest tensor: the one at work, the next one, what is made of it
+_COPIES = 3  # of the largest tensor: the current one, the next one, the result
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of an export on `jobs` processes; the seconds are the processors', the disk may add some."""
+    """Estimate for an export on `jobs` processes; a slow disk may add to `seconds`."""
 
     read_bytes: int
     written_bytes: int
@@ -58,7 +58,7 @@ def estimate(job: Job, jobs: int) -> Estimate:
 
 
 def _quantizing_seconds(plan: Plan) -> float:
-    """On one thread: every specification's share of the weights at its own rate."""
+    """Seconds on one thread: the weights of each specification at their measured rate."""
     counts: Counter[QuantSpec] = Counter()
     for parameter in plan.parameters:
         spec = plan.specs[parameter.name]
@@ -68,7 +68,7 @@ def _quantizing_seconds(plan: Plan) -> float:
 
 
 def _rate(spec: QuantSpec) -> float:
-    """Weights per second and thread."""
+    """Measured weights per second on one thread."""
     array = np.random.default_rng(0).standard_t(4, _SAMPLE).astype(ml_dtypes.bfloat16)
     rows = spec.group_size if spec.form == "lut" else 1
     quantize(Values(array[:rows], "warm-up", rows, threads=1), spec)
@@ -78,7 +78,7 @@ def _rate(spec: QuantSpec) -> float:
 
 
 def _hash_rate() -> float:
-    """Bytes per second."""
+    """Measured bytes per second of SHA-256."""
     sample = bytes(1 << 24)
     started = time.perf_counter()
     hashlib.sha256(sample).digest()

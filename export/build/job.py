@@ -1,4 +1,4 @@
-"""One export, open: release, configuration, plan and source, before anything is written."""
+"""One export before anything is written: release, configuration, plan and source."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TABLES = "tables"
 
 @dataclass(frozen=True)
 class Job:
-    """What is known of an export before anything is written."""
+    """An opened export: the checkpoint's folder, its model, the plan and the target."""
 
     folder: Path  # of the checkpoint
     described: ModelDescription
@@ -33,22 +33,22 @@ class Job:
 
     @property
     def release(self) -> Release:
-        """The release that the model is of."""
+        """The release of the model."""
         return self.described.release
 
     @cached_property
     def source(self) -> TensorSource:
-        """The tensors; a plan does without, so that it can be made before they are there."""
+        """The tensors, opened on first use: a plan can be made before they are downloaded."""
         return kind_of(self.folder).open(self.folder)
 
     @property
     def parameters(self) -> int:
-        """Weights that the export stores, paddings included, with the embedding table."""
+        """Number of weights that the export stores, with padding and the embedding table."""
         return sum(self.part_sizes.values())
 
     @property
     def part_sizes(self) -> dict[str, int]:
-        """Parts in the order of the bundle, with the number of their weights."""
+        """Number of weights per part, in the order of the bundle."""
         packages = {g.name: sum(p.size for p in g.parameters) for g in self.plan.graphs}
         decoder = self.model.decoder
         tables = {TABLES: decoder.vocab_size * decoder.hidden_size}
@@ -56,8 +56,10 @@ class Job:
 
 
 def open_job(folder: Path, config: ExportConfig, backend: Backend) -> Job:
-    """Read the configuration and plan; no weights, except that a source which holds finished ones
-    says how they are stored."""
+    """Read the configuration and plan the export, without reading weights.
+
+    A source that holds finished weights is opened to learn how they are stored.
+    """
     described, kind = describe_model(folder), kind_of(folder)
     finished = stored_weights(kind.open(folder)) if kind.holds_weights else {}
     plan = build_plan(config, described, backend, finished=finished)

@@ -1,8 +1,8 @@
-"""PartCache of finished parts of bundles.
+"""Cache of finished parts of bundles.
 
-The key covers everything but the weights that decides a part's bytes. An entry lists the tensors it
-was made from and is valid only for those. Entries appear by renaming, so none is ever half-written;
-what a killed export leaves in `partial` is removed by the next one.
+The key covers everything but the weights that determines a part's bytes. An entry lists the tensors
+that it was made from and is valid only for those. Entries appear by renaming, so none is ever
+half-written; what a killed export leaves in `partial` is removed by the next one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RECENT = 3600.0  # seconds in which another export may still be linking an entr
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished part: its folder, files and what was read for it."""
+    """A finished part: its folder, its files and the tensors that were read for it."""
 
     folder: Path
     files: tuple[FileEntry, ...]
@@ -52,7 +52,7 @@ class PartCache:
         self._entries, self._partial = root / "entries", root / "partial"
 
     def find(self, key: str, source: TensorSource) -> Entry | None:
-        """The entry of `key` that was made from this source's tensors, its files verified."""
+        """Return the entry of `key` that was made from this source's tensors, if it is intact."""
         for folder in sorted((self._entries / key).glob("*")):
             entry = _load(folder)
             if entry is not None and _same_weights(entry, source):
@@ -63,14 +63,14 @@ class PartCache:
         return None
 
     def workplace(self, owner: str, name: str) -> Path:
-        """A new empty folder to build in, named after the process that asked for it."""
+        """Make a new empty folder to build in; `owner` is `this_process` of the export."""
         folder = self.progress_folder(owner) / name
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "content").mkdir(parents=True)
         return folder
 
     def progress_folder(self, owner: str) -> Path:
-        """Where the workplaces of one export lie."""
+        """The folder of the workplaces of one export."""
         return self._partial / owner
 
     def keep(
@@ -90,15 +90,17 @@ class PartCache:
         return Entry(target, entry.files, readings, identities)
 
     def clean(self) -> None:
-        """Remove what exports left behind that were killed on this machine."""
+        """Remove the workplaces of exports that were killed on this machine."""
         for folder in self._partial.glob("*"):
             host, _, process = folder.name.rpartition("-")
             if host == socket.gethostname() and not _runs(process):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def trim(self, limit: int) -> None:
-        """Remove the entries that were used longest ago until `limit` bytes are left; those of the
-        last hour stay."""
+        """Remove the least recently used entries until at most `limit` bytes are left.
+
+        Entries used within the last hour stay.
+        """
         entries = [e for folder in self._entries.glob("*/*") if (e := _load(folder)) is not None]
         entries.sort(key=lambda entry: entry.folder.stat().st_mtime)
         total = sum(entry.size for entry in entries)
@@ -110,13 +112,13 @@ class PartCache:
 
 
 def this_process() -> str:
-    """Name of the process that an export's workplaces belong to."""
+    """Name of this process, to which the workplaces of its export belong."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def place(entry: Entry, target: Path, allows_hard_links: bool) -> None:
-    """Put an entry's files into the folder `target`: as hard links, or copies where these are not
-    wanted or the file system has none."""
+    """Put an entry's files into the folder `target`: as hard links, or as copies if links are not
+    allowed or the file system has none."""
     for file in entry.files:
         kept, path = entry.content / file.path, target / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +153,7 @@ def _load(folder: Path) -> Entry | None:
 
 
 def _same_weights(entry: Entry, source: TensorSource) -> bool:
-    """Whether the tensors are those that the entry was made from. Shards that nobody touched since
+    """Whether the tensors are those that the entry was made from. Shards that did not change since
     are not read again."""
     known = dict(entry.identities)
     for reading in entry.readings:

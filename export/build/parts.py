@@ -1,4 +1,4 @@
-"""The parts of a bundle that are built on their own: each package, and the host's tables.
+"""The parts of a bundle that are built independently: each package, and the host's tables.
 
 A request holds all that another process, or another machine with the same files, needs.
 """
@@ -56,13 +56,16 @@ class Part:
     entry: Entry
     reused: bool
     seconds: float
-    phases: Mapping[str, float]  # seconds of them
+    phases: Mapping[str, float]  # name -> seconds
     peak_memory: int  # bytes, of the process that built it, so far
 
 
 def build_part(request: PartRequest, advance: Advance | None = None) -> Part:
-    """Find the part in the cache, or build it there. Without `advance` the number of weights done
-    is written to the file `progress` of the part's workplace."""
+    """Find the part in the cache, or build it there.
+
+    `advance` is called with each number of weights done. Without it, their sum is written to the
+    file `progress` in the part's workplace.
+    """
     started = time.monotonic()
     job = open_job(request.checkpoint, request.config, BACKENDS[request.backend])
     cache, key = PartCache(request.cache), part_key(job, request.part)
@@ -83,7 +86,7 @@ def build_part(request: PartRequest, advance: Advance | None = None) -> Part:
 
 
 def part_key(job: Job, part: str) -> str:
-    """Digest of everything but weights that decides a part's bytes."""
+    """Digest of everything but the weights that determines a part's bytes."""
     graph = _graph(job.plan, part)
     specs = job.plan.specs
     parameters = job.plan.tables if graph is None else graph.parameters
@@ -110,7 +113,7 @@ def _graph(plan: Plan, part: str) -> Graph | None:
 def _write(
     job: Job, request: PartRequest, source: TensorSource, folder: Path, advance: Advance
 ) -> dict[str, float]:
-    """Write the part's files; seconds spent waiting for weights and quantizing them."""
+    """Write the part's files; return seconds spent waiting for weights and quantizing them."""
     graph = _graph(job.plan, request.part)
     phases = {"waiting for weights": 0.0, "quantizing": 0.0}
     if graph is None:
@@ -125,7 +128,7 @@ def _write(
             spec = job.plan.specs[parameter.name]
             seen = observed(parameter, source)
             weight = store(parameter, values, spec, seen, request.threads)
-            del values  # the next one is already there
+            del values  # the next tensor is in memory already
             phases["waiting for weights"] += come - begun
             phases["quantizing"] += time.monotonic() - come
             yield parameter, weight
@@ -139,7 +142,7 @@ def _write(
 def _read_ahead(
     parameters: tuple[Parameter, ...], source: TensorSource
 ) -> Iterator[tuple[Parameter, Future[Any]]]:
-    """Each parameter with its values to come; the next one is read and hashed meanwhile."""
+    """Yield each parameter with a future of its values; the next is read and hashed meanwhile."""
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(parameters[0].load, source)
         for parameter, following in zip(parameters, (*parameters[1:], None), strict=True):
@@ -150,7 +153,7 @@ def _read_ahead(
 
 
 class _Meter:
-    """Counts into a file that the waiting process looks at."""
+    """Counts weights into a file that the waiting process reads."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._done = path, 0

@@ -1,4 +1,4 @@
-"""What an export says while it runs: to stderr, rich on a terminal, plain lines otherwise."""
+"""Progress of an export on stderr: a bar and lines on a terminal, only lines otherwise."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Progress:
         self._sizes: Mapping[str, int] = {}
         self._output = Path()
         self._finished: list[str] = []
-        self._reused = 0  # weights that were at hand
-        self._here = 0  # weights of the part that this process builds
+        self._reused = 0  # weights of parts from the cache
+        self._here = 0  # weights done of the part that this process builds
         self._started = 0.0
 
     def note(self, text: str) -> None:
-        """One sentence that the user should read."""
+        """Print one sentence that the user should read."""
         self._console.print(text, style="bold yellow")
 
     def plan(self, plan: Plan) -> None:
-        """The packages that will be written."""
+        """Print the packages that will be written."""
         table = Table("package", "functions", "blocks", "parameters", "MB", "bits/weight")
         for graph in plan.graphs:
             parameters, size = sum(p.size for p in graph.parameters), plan.package_bytes(graph)
@@ -52,11 +52,11 @@ class Progress:
         self._console.print(f"recipe {plan.recipe.name}: {stored}")
 
     def estimate(self, estimate: Estimate) -> None:
-        """What the export will take."""
+        """Print the time and space that the export will take."""
         self._console.print(str(estimate))
 
     def start(self, sizes: Mapping[str, int], output: Path) -> None:
-        """Weights of each part that is to be built."""
+        """Begin; `sizes` is the number of weights per part, `output` the folder of the bundle."""
         self._sizes, self._output, self._started = sizes, output, time.monotonic()
         self._task = self._bar.add_task("", total=sum(sizes.values()))
         if self._console.is_terminal:
@@ -68,14 +68,14 @@ class Progress:
         self.show({"": self._here})
 
     def show(self, running: Mapping[str, int]) -> None:
-        """Weights done of the parts that are being built."""
+        """Show the bar; `running` is the number of weights done per part that is being built."""
         finished = sum(self._sizes[name] for name in self._finished)
         done, total = finished + sum(running.values()), sum(self._sizes.values())
         words = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} M parameters{self._rest(done, total)}"
         self._bar.update(self._task, completed=done, description=words)
 
     def finish(self, part: Part) -> None:
-        """A line for one part."""
+        """Print one line for a finished part."""
         self._finished.append(part.name)
         self._here = 0
         size = self._sizes[part.name]
@@ -94,11 +94,11 @@ class Progress:
             self.stop()
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
 
     def _rest(self, done: int, total: int) -> str:
-        """How long it will take from the pace so far."""
+        """Say how much time is left at the pace so far."""
         built, elapsed = done - self._reused, time.monotonic() - self._started
         if built <= 0 or elapsed < 1 or done >= total:
             return ""

@@ -1,7 +1,7 @@
-"""Runs the requests for parts: here, on worker processes, or on a Dask cluster.
+"""Runs the requests for parts: in this process, in worker processes, or on a Dask cluster.
 
-All of them are `concurrent.futures` executors that run the same function, so the bytes are the
-same. Workers report through files in the cache, which all of them share.
+The same function runs in all cases, so the bytes are the same. Workers report their progress
+through files in the cache, which all of them share.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _POLL_SECONDS = 0.5
 def build_parts(
     requests: Sequence[PartRequest], jobs: int, scheduler: str | None, progress: Progress
 ) -> dict[str, Part]:
-    """Parts by name; the first one that fails stops the others."""
+    """Build all parts and return them by name; the first that fails stops the others."""
     if jobs == 1 and scheduler is None:
         return {r.part: _build_here(r, progress) for r in requests}
     with _executor(jobs, scheduler) as executor:
@@ -75,14 +75,14 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
         with _cluster(scheduler) as executor:
             yield executor
         return
-    context = multiprocessing.get_context("spawn")  # threads and fork do not go together
+    context = multiprocessing.get_context("spawn")  # fork is unsafe with threads
     executor = ProcessPoolExecutor(jobs, context, initializer=_start_worker)
     try:
         yield executor
     except BrokenProcessPool as error:
         raise InputError(
             "a worker process died, most likely for lack of memory; run the same command again "
-            "with --jobs 1: it goes on with the parts that are finished."
+            "with --jobs 1: it continues with the parts that are finished."
         ) from error
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
@@ -91,7 +91,7 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
+    """Leave Ctrl-C to the parent, and exit when the parent exits, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 
@@ -109,7 +109,7 @@ def _cluster(address: str) -> Iterator[Executor]:
         from distributed import Client
     except ImportError as error:
         raise InputError(
-            "--scheduler needs Dask; run pip install 'minicpmv-mobile[scheduler]'."
+            "--scheduler needs Dask, which is not installed; run pip install -e '.[scheduler]'."
         ) from error
     try:
         client: Any = Client(address, timeout=10)  # type: ignore[no-untyped-call]

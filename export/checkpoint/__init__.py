@@ -1,4 +1,4 @@
-"""Where weights come from: a source of tensors, whatever lies on the disk.
+"""Sources of weights: one interface for every kind of checkpoint on disk.
 
 A new kind of checkpoint is one module that implements `TensorSource` and one line in `SOURCES`.
 """
@@ -23,8 +23,11 @@ def _published_config(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SourceKind:
-    """A kind of checkpoint: which folders are of it, how their tensors are opened, and what their
-    config.json says of the model, without the keys that speak of this kind only."""
+    """A kind of checkpoint.
+
+    `recognizes` says whether a folder is of this kind, `open` opens its tensors, and `read_config`
+    returns its config.json without the keys that concern only this kind.
+    """
 
     recognizes: Callable[[Path], bool]
     open: Callable[[Path], TensorSource]
@@ -36,11 +39,11 @@ SOURCES: dict[str, SourceKind] = {"safetensors": SourceKind(Path.is_dir, Checkpo
 
 
 def kind_of(folder: Path) -> SourceKind:
-    """The kind of a checkpoint; of several that fit, the one that was registered last."""
+    """Return the kind of a checkpoint; of several that fit, the last in `SOURCES`."""
     fitting = [kind for kind in SOURCES.values() if kind.recognizes(folder)]
     return fitting[-1] if fitting else SOURCES["safetensors"]  # whose errors say what is wrong
 
 
 def open_source(folder: Path) -> TensorSource:
-    """The tensors of the checkpoint in `folder`."""
+    """Open the tensors of the checkpoint in `folder`."""
     return kind_of(folder).open(folder)

@@ -1,7 +1,7 @@
 """A Hugging Face checkpoint folder as lazy, named tensors.
 
 Tensors come out as stored (bfloat16, float16 or float32 numpy arrays), one at a time, straight from
-the memory-mapped shards; nothing but safetensors is ever read. Knows no model.
+the memory-mapped shards; nothing but safetensors is read. It depends on no model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mobile_runtime.files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_BLOCK_BYTES = 1 << 26  # that are read at once where nobody needs a whole tensor
+_BLOCK_BYTES = 1 << 26  # read at once for a digest
 
 
 class Checkpoint:
@@ -59,8 +59,8 @@ class Checkpoint:
         return self._shards[self._shard_of[name]].read_rows(name, begin, end)
 
     def identity(self, name: str) -> tuple[int, ...]:
-        """Changes whenever the tensor's shard is replaced or written to: (inode, bytes,
-        modification time in ns)."""
+        """Return (inode, bytes, modification time in ns) of the tensor's shard, which change
+        whenever the shard is replaced or written to."""
         return self._identities[self._shard_of[name]]
 
     def digest(self, name: str, begin: int, end: int) -> str:
@@ -100,6 +100,9 @@ def _shard_names(folder: Path) -> dict[str, frozenset[str] | None]:
     shards: dict[str, set[str]] = {}
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or Path(shard).name != shard:
-            raise InputError(f"{folder / _INDEX} names the shard {shard!r} outside the folder.")
+            raise InputError(
+                f"{folder / _INDEX} names the shard {shard!r} outside the folder; "
+                "download it again."
+            )
         shards.setdefault(shard, set()).add(name)
     return {shard: frozenset(names) for shard, names in sorted(shards.items())}

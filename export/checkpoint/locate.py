@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: a folder, a hub id, or the pocket model that ships with the program."""
+"""Finds a checkpoint: a folder, a hub id, or the pocket model that ships with the program."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ _HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
 
 
 def local_checkpoint(given: str | None) -> Path | None:
-    """The folder that is meant, the pocket model's for None; None where it is not on this disk."""
+    """The given folder, or the pocket model's for None; returns None if it is not a folder."""
     folder = DEFAULT_CHECKPOINT if given is None else Path(given).expanduser()
     return folder if folder.is_dir() else None
 
 
 def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
-    """A folder as it is; a hub id ("openbmb/MiniCPM-V-4_5") downloaded to the hub's cache, with or
-    without the shards; the pocket model for None."""
+    """Return the folder of a checkpoint: a folder itself, or the pocket model's for None.
+
+    A hub id ("openbmb/MiniCPM-V-4_5") is downloaded to the hub's cache; without `weights` the
+    shards are left out. Raises `InputError` if there is no such folder or download.
+    """
     if (local := local_checkpoint(given)) is not None:
         return local
     assert given is not None, "the pocket model is part of the package"
@@ -36,6 +39,6 @@ def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
         return Path(snapshot_download(given, allow_patterns=patterns))
     except Exception as error:  # the hub client raises its own, httpx's and OS errors
         raise InputError(
-            f"{given} is no folder, and could not be fetched from the hub either "
+            f"{given} is not a folder and could not be downloaded from the hub "
             f"({type(error).__name__}); check the name and the network, or give a folder."
         ) from error

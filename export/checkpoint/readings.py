@@ -1,7 +1,7 @@
 """Records which rows of which tensors an export read, with SHA-256, so that the cache of parts can
 tell whether they changed.
 
-Bytes are hashed as they pass: nothing is read a second time for it.
+Bytes are hashed as they are read: nothing is read twice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from export.quant.weights import Weight
 @dataclass(frozen=True)
 class Reading:
     """Rows begin … end - 1 of a tensor (all rows: the whole tensor) and their SHA-256, as
-    `TensorSource.digest` gives it."""
+    `TensorSource.digest` returns it."""
 
     tensor: str
     begin: int
@@ -40,7 +40,7 @@ class Reading:
 
 
 class HashedSource:
-    """Hands out what another source has, and remembers what it handed out."""
+    """Reads from another source, and records what was read."""
 
     def __init__(self, source: TensorSource) -> None:
         self._source = source
@@ -65,9 +65,9 @@ class HashedSource:
         return tensor
 
     def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
-        """Rows `begin` to `end` of a matrix; blocks that follow one another become one reading."""
+        """Rows `begin` to `end` of a matrix; consecutive blocks become one reading."""
         values = self._source.read_rows(name, begin, end)
-        if name in self.weights:  # hashed in their form
+        if name in self.weights:  # hashed in its storage form
             end = min(end, self.tensors[name].row_count)
             self._note(name, begin, end, self._source.digest(name, begin, end))
             return values
@@ -78,7 +78,7 @@ class HashedSource:
         return values
 
     def read_weight(self, name: str, begin: int, end: int) -> Weight:
-        """Rows `begin` to `end` in their form."""
+        """Rows `begin` to `end` in their storage form."""
         assert isinstance(self._source, WeightSource), "the source holds no weights"
         weight = self._source.read_weight(name, begin, end)
         self._note(name, begin, min(end, self.tensors[name].row_count), weight_digest(weight))
@@ -103,7 +103,7 @@ class HashedSource:
         return self._source.digest(name, begin, end)
 
     def readings(self) -> tuple[Reading, ...]:
-        """Everything handed out so far, sorted."""
+        """Everything read so far, sorted."""
         blocks = [
             Reading(name, block.begin, block.end, block.digest.hexdigest())
             for name, found in self._blocks.items()
@@ -123,7 +123,7 @@ class HashedSource:
 
 
 class _Block:
-    """Consecutive rows on their way through a hash."""
+    """Consecutive rows, and their digest so far."""
 
     def __init__(self, begin: int) -> None:
         self.begin = self.end = begin

@@ -1,7 +1,7 @@
 """One safetensors file: its header, and its tensors as views of the mapped file.
 
-A view takes no memory of its own, and its pages go with it. Files are checked and headers read by
-the safetensors library; only where a tensor's bytes lie is read here.
+A view takes no memory of its own, and its pages are released with it. The safetensors library
+checks the file and its header; this module reads only where each tensor's bytes begin.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Shard:
             raise InputError(
                 f"{path} is truncated or not a safetensors file ({error}); download it again."
             ) from error
-        # The file that was opened stays the one that is read, whatever replaces it.
+        # Kept open: later reads are of the same file, even if another one replaces it.
         self._file = path.open("rb")
         length = int.from_bytes(self._file.read(_LENGTH_BYTES), "little")
         header = json.loads(self._file.read(length))
@@ -52,7 +52,7 @@ class Shard:
 
     def _map(self, name: str, skipped: int, shape: tuple[int, ...]) -> np.ndarray:
         dtype = np.dtype(self.tensors[name].dtype)
-        if 0 in shape:  # nothing cannot be mapped
+        if 0 in shape:  # an empty range cannot be mapped
             return np.empty(shape, dtype)
         offset = self._first + self._begins[name] + skipped * dtype.itemsize
         # Any: numpy has no type for the names of its modes that takes a file object.

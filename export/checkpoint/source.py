@@ -1,6 +1,6 @@
-"""What everything that hands out tensors offers, wherever they come from.
+"""Interfaces of tensor sources, wherever the tensors come from.
 
-A source hands out floats. One that holds finished weights or statistics of a calibration as well
+A source returns floats. One that also holds finished weights or statistics of a calibration
 implements `WeightSource` or `StatisticsSource`.
 """
 
@@ -24,7 +24,7 @@ _LISTED = 12
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What is known of a tensor before it is read: its shape and numpy's name of its type."""
+    """A tensor's shape and numpy's name of its type, known before it is read."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -36,7 +36,7 @@ class TensorInfo:
 
 
 class TensorReader(Protocol):
-    """Hands out tensors by name, as floats of whatever type they are stored in."""
+    """Reads tensors by name, as floats of the type in which they are stored."""
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor."""
@@ -53,49 +53,52 @@ class TensorSource(TensorReader, Protocol):
         """Names, shapes and types of all tensors."""
 
     def identity(self, name: str) -> tuple[int, ...]:
-        """Changes whenever the tensor may have changed; cheap."""
+        """Return numbers that change whenever the tensor may have changed; cheap."""
 
     def digest(self, name: str, begin: int, end: int) -> str:
-        """SHA-256 of what `read_rows` gives, or `read_weight` if the tensor is in `weights`."""
+        """SHA-256 of what `read_rows` returns, or `read_weight` for a tensor in `weights`."""
 
 
 @runtime_checkable
 class WeightSource(Protocol):
-    """A source that holds some matrices in a storage form already. They are written as they are, if
-    the target takes their form; else their floats are stored as the recipe says."""
+    """A source that holds some matrices in a storage form already.
+
+    They are written as they are if the target supports their form; otherwise they are dequantized
+    and stored as the recipe says.
+    """
 
     @property
     def weights(self) -> Mapping[str, QuantSpec]:
-        """How the matrices that are finished are stored."""
+        """Specifications of the matrices in a storage form, by name."""
 
     def read_weight(self, name: str, begin: int, end: int) -> Weight:
-        """Rows `begin` to `end` (clipped to the tensor, whole groups) in their form."""
+        """Rows `begin` to `end` (clipped to the tensor, whole groups) in their storage form."""
 
 
 @runtime_checkable
 class StatisticsSource(Protocol):
-    """A source that knows how the inputs of some matrices are distributed."""
+    """A source with statistics of the inputs of some matrices."""
 
     @property
     def statistics_digest(self) -> str:
-        """Changes whenever the statistics do: finished parts depend on them."""
+        """A digest that changes whenever the statistics do: finished parts depend on them."""
 
     def statistics(self, name: str) -> Statistics | None:
-        """What was observed for the matrix called `name`, if anything."""
+        """The statistics of the matrix called `name`, or None."""
 
 
 def stored_weights(source: TensorReader) -> Mapping[str, QuantSpec]:
-    """The matrices that `source` holds in a storage form."""
+    """Specifications of the matrices that `source` holds in a storage form, by name."""
     return source.weights if isinstance(source, WeightSource) else {}
 
 
 def statistics_digest(source: TensorReader) -> str:
-    """That of a source with statistics; nothing for others."""
+    """The digest of the statistics of `source`; empty if it has none."""
     return source.statistics_digest if isinstance(source, StatisticsSource) else ""
 
 
 def bytes_of(values: np.ndarray) -> memoryview:
-    """The bytes of an array in C order, without a copy where it is contiguous."""
+    """The bytes of an array in C order, without a copy if it is contiguous."""
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
@@ -110,8 +113,10 @@ def weight_digest(weight: Weight) -> str:
 
 
 def content_sha256(source: TensorSource, known: Mapping[str, str] | None = None) -> str:
-    """Digest over name, type, shape and content of every tensor, however they lie in files.
-    `known` holds digests of whole tensors that need not be read again."""
+    """Digest over name, type, shape and content of every tensor, however they are split into files.
+
+    `known` holds digests of whole tensors, which are not read again.
+    """
     total = hashlib.sha256()
     for name, info in sorted(source.tensors.items()):
         digest = (known or {}).get(name) or source.digest(name, 0, info.row_count)
@@ -122,8 +127,11 @@ def content_sha256(source: TensorSource, known: Mapping[str, str] | None = None)
 def check_tensors(
     source: TensorSource, expected: Mapping[str, tuple[int, ...]], where: str, wanted: str
 ) -> None:
-    """Compare names and shapes with `expected`; list what is missing, unexpected, misshapen.
-    `where` the tensors are and which checkpoint is `wanted` stand in the error."""
+    """Raises `InputError` unless the names and shapes of the tensors are those of `expected`.
+
+    The error lists what is missing, unexpected or of another shape, and names the checkpoint
+    (`where`) and the release that was `wanted`.
+    """
     found = source.tensors
     problems = []
     if missing := expected.keys() - found.keys():

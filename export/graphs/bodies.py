@@ -1,4 +1,4 @@
-"""The bodies of a release's graphs: what a target's packages are built around."""
+"""The bodies of a release's graphs, from which every target builds its packages."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Scales of an 8-bit key/value cache, one per channel of every head, known without any data.
+"""Scales of an 8-bit key/value cache, one per channel of every head, computed without data.
 
-Keys: after the norm of a head its values have the length √head_dim, so no channel exceeds
-√head_dim times its gain. Values, and keys of a decoder without that norm: a channel is a row of the
-projection times an input of unit mean square, so its spread is the row's length, and its bias is
-added; what lies beyond `_SPREADS` spreads is clipped. The rotation joins each channel of a key with
-one other. Scales measured on texts are finer.
+Keys with a norm per head: the normed vector has length √head_dim, so no channel exceeds √head_dim
+times its gain. Values, and keys without that norm: a channel is a row of the projection times an
+input of unit mean square, so its spread is the row's length; the scale covers `_SPREADS` spreads
+and the bias, and larger values are clipped. The rotary embedding mixes each channel of a key with
+one other, so both get the larger scale. Scales measured on texts are finer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Kind = Literal["key", "value"]
 
 
 def cache_scales(config: DecoderConfig, layer: int, kind: Kind) -> Parameter:
-    """(kv_heads · head_dim,) for the keys or the values of a layer."""
+    """Scales of the keys or the values of a layer, (kv_heads · head_dim,) float32."""
     name = f"llm.model.layers.{layer}"
     if kind == "key" and config.qk_norm:
         tensor = f"{name}.self_attn.k_norm.weight"
@@ -58,10 +58,10 @@ def _projected_scales(
 
 
 def _rotated(bounds: np.ndarray) -> np.ndarray:
-    """The larger bound of the two channels (…, head_dim) that the rotary embedding joins."""
+    """The larger bound of the two channels (…, head_dim) that the rotary embedding mixes."""
     return np.asarray(np.maximum(bounds, np.roll(bounds, bounds.shape[-1] // 2, axis=-1)))
 
 
 def _positive(scales: np.ndarray) -> np.ndarray:
-    """A channel that is always zero takes any scale."""
+    """Replace the scale 0 of a channel that is always zero, for which any scale is right."""
     return np.where(scales > 0, scales, np.float32(1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""One block of a Qwen2 or Qwen3 decoder, whatever holds its key/value cache."""
+"""One block of a Qwen2 or Qwen3 decoder, for any kind of key/value cache."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from export.graphs.graph import Linear, Ops, Parameter, Value
 from export.graphs.parameters import stored
 from export.models.config import DecoderConfig
 
-# Queries, keys and values of layer n, as heads before the rotation -> what they attend to.
+# Queries, keys, values (heads, before the rotary embedding) and layer n -> attention output.
 Attend = Callable[[Value, Value, Value, int], Value]
 
 
 def decoder_layer(ops: Ops, x: Value, config: DecoderConfig, n: int, attend: Attend) -> Value:
-    """Block `n`; `attend` rotates queries and keys and knows the cache."""
+    """Apply block `n`; `attend` does the rotary embedding and uses the cache."""
     size, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
     layer, eps = f"llm.model.layers.{n}", config.rms_norm_eps
     q_rows, kv_rows = config.num_heads * dim, config.num_kv_heads * dim

@@ -1,7 +1,7 @@
-"""What a graph is: functions over named weights, written once in the vocabulary of `Ops`.
+"""Graphs: functions over named weights, written once in the vocabulary of `Ops`.
 
-A body calls the operations of whichever backend builds it and names its weights as `Parameter`s;
-it holds no weight itself, so building a graph of any size costs milliseconds and no memory.
+A body calls the operations of the backend that builds it and names its weights as `Parameter`s; it
+holds no weight itself, so building a graph of any size takes milliseconds and no memory.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Value = Any  # a backend's handle of an activation
 
 @dataclass(frozen=True)
 class Inverse:
-    """How the rows of a checkpoint's tensor come back from the values of a parameter.
+    """How to restore rows of a checkpoint's tensor from the values of a parameter.
 
-    The parameter holds rows `begin` to `end` of `tensor`, or all for None, in other order or shape
-    unless `as_stored`; `restore` undoes the order.
+    The parameter holds rows begin … end - 1 of `tensor` (to the last if `end` is None). Unless
+    `as_stored`, it holds them in another order or shape; `restore` undoes the order.
     """
 
     tensor: str
@@ -40,19 +40,19 @@ class Parameter:
     """A weight of a graph, computed from checkpoint tensors when it is asked for.
 
     A matrix is (rows, columns) with one row per output; `load` may return fewer rows than `shape`
-    says: the rest is padding. It returns a finished `Weight` if the source holds one for the very
-    tensor. Recipes speak of matrices by `name`; vectors stay floats.
+    says: the rest is padding. It returns a finished `Weight` if the source holds the tensor in a
+    storage form. Recipes refer to matrices by `name`; vectors stay floats.
     """
 
     name: str
     shape: tuple[int, ...]
     load: Callable[[TensorReader], np.ndarray | Weight]
-    tensor: str = ""  # what errors call it: the checkpoint's tensor, where that is not `name`
-    inverse: Inverse | None = None  # None where the tensor cannot be had back
+    tensor: str = ""  # the checkpoint's tensor, for errors, if it is not `name`
+    inverse: Inverse | None = None  # None if the tensor cannot be restored
 
     @property
     def label(self) -> str:
-        """The checkpoint's tensor that a user can look for."""
+        """Name of the checkpoint's tensor, which a user can look for."""
         return self.tensor or self.name
 
     @property
@@ -114,7 +114,7 @@ class Ops(Protocol):
 
 
 class CacheOps(Ops, Protocol):
-    """What a decoder with static shapes needs besides: it writes its key/value cache out.
+    """`Ops`, and what a decoder with static shapes needs for its key/value cache.
 
     "Rows" are keys or values as (kv_heads, length, head_dim).
     """
@@ -126,10 +126,10 @@ class CacheOps(Ops, Protocol):
         """Heads -> rows."""
 
     def scaled(self, q: Value, k: Value, scale: float) -> tuple[Value, Value]:
-        """The pair (q, k) with scale spread over both such that their product is exact."""
+        """Return q and k, each times a factor; the product of the factors is `scale`."""
 
     def grouped_mask(self, mask: Value, groups: int) -> Value:
-        """The mask for `groups` query heads folded into the length."""
+        """The mask, repeated for `groups` query heads that are folded into the length."""
 
     def write_cache(self, state: Value, rows: Value, index: int, position: Value) -> Value:
         """Store rows in row `index` of the cache state at `position`; return that whole row."""
@@ -143,7 +143,7 @@ class CacheOps(Ops, Protocol):
         """Grouped-query attention of heads over the rows of all `keys` together."""
 
     def stack_rows(self, rows: Sequence[Value]) -> Value:
-        """Rows stacked as a cache is."""
+        """Stack rows in the layout of a cache."""
 
 
 Body = Callable[[Any, Mapping[str, Value]], Mapping[str, Value]]
@@ -151,7 +151,7 @@ Body = Callable[[Any, Mapping[str, Value]], Mapping[str, Value]]
 
 @dataclass(frozen=True)
 class Function:
-    """Inputs and states by name -> outputs by name."""
+    """A function of a graph: inputs and states by name -> outputs by name."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -160,13 +160,13 @@ class Function:
 
     @property
     def spec(self) -> FunctionSpec:
-        """What the manifest says of it."""
+        """Its description in the manifest."""
         return FunctionSpec(self.name, self.inputs, self.outputs)
 
 
 @dataclass(frozen=True)
 class Section:
-    """All blocks of one role, and what builds the graph of some of them under a name."""
+    """All blocks of one role; `build` makes the graph of some of them, with a name."""
 
     role: Role
     count: int
@@ -195,7 +195,7 @@ class Graph:
         )
 
     def spec(self, path: str, weight_bytes: int) -> GraphSpec:
-        """What the manifest says of it."""
+        """Its description in the manifest."""
         return GraphSpec(
             name=self.name,
             role=self.role,
@@ -244,7 +244,7 @@ class _Recorder:
 
 
 def collect_parameters(body: Body) -> tuple[Parameter, ...]:
-    """The weights that `body` uses, found by running it without computing anything."""
+    """Return the weights that `body` uses, by running it without computing anything."""
     recorder = _Recorder()
     body(recorder, recorder)  # type: ignore[arg-type]  # any input is the recorder too
     return tuple(recorder.parameters.values())

@@ -1,7 +1,7 @@
-"""Parameters as the graphs hold them, derived from the checkpoint's tensors, and the way back.
+"""Parameters of the graphs, derived from the checkpoint's tensors, and how to restore these.
 
-Folds and paddings live here. Where the tensor can be had back, the parameter says how, so that a
-reference can be given the values that a bundle stores.
+Folding and padding happen here. If a tensor can be restored from a parameter, the parameter says
+how, so that a reference model can run with the values that a bundle stores.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def flattened(name: str, rows: int, columns: int) -> Parameter:
 
 
 def transposed(name: str, rows: int, columns: int) -> Parameter:
-    """A matrix that the checkpoint stores the other way round."""
+    """The transpose of a matrix of the checkpoint."""
     return Parameter(
         name,
         (rows, columns),
@@ -49,8 +49,10 @@ def transposed(name: str, rows: int, columns: int) -> Parameter:
 def row_block(
     name: str, tensor: str, begin: int, end: int, columns: int, restores: str = ""
 ) -> Parameter:
-    """Rows `begin` to `end` of `tensor`; rows past its end are padding. What comes back is called
-    `restores`, where that is not `tensor`."""
+    """Rows begin … end - 1 of `tensor`; rows past its end are padding.
+
+    `restores` names the tensor that is restored from them, if it is not `tensor`.
+    """
 
     def load(source: TensorReader) -> np.ndarray | Weight:
         return _finished(source, tensor, begin, end) or source.read_rows(tensor, begin, end)
@@ -60,13 +62,13 @@ def row_block(
 
 
 def vector_block(name: str, tensor: str, begin: int, end: int) -> Parameter:
-    """Elements `begin` to `end` of a vector."""
+    """Elements begin … end - 1 of a vector."""
     shape, back = (end - begin,), Inverse(tensor, begin, end)
     return Parameter(name, shape, lambda source: source.read(tensor)[begin:end], tensor, back)
 
 
 def _finished(source: TensorReader, tensor: str, begin: int, end: int) -> Weight | None:
-    """The rows as the source stores them, if it holds them finished."""
+    """The rows in their storage form, if the source holds them finished."""
     if tensor in stored_weights(source) and isinstance(source, WeightSource):
         return source.read_weight(tensor, begin, end)
     return None
@@ -81,7 +83,7 @@ def key_query(config: ModelConfig) -> Parameter:
 
 
 def fold_key_query(source: TensorReader, num_heads: int) -> np.ndarray:
-    """(heads·queries, D) float32, row (h, m) = head_dim^−½ · W_k,hᵀ q_h,m.
+    """Return (heads · queries, D) float32; row (h, m) is head_dim^−½ · W_k,hᵀ · q_h,m.
 
     The queries are constants: q = W_q·LN(query) + b_q. So q·(W_k·key + b_k) = row·key + constant,
     and the constant, equal for all keys, cancels in the softmax.
@@ -96,7 +98,7 @@ def fold_key_query(source: TensorReader, num_heads: int) -> np.ndarray:
     q_bias = source.read("resampler.attn.in_proj_bias")[:size].astype(np.float64)
     heads = [(begin, begin + head_dim) for begin in range(0, size, head_dim)]
 
-    def rows(begin: int, end: int) -> np.ndarray:  # a head at a time: in float64 all are 270 MB
+    def rows(begin: int, end: int) -> np.ndarray:  # one head: all take 270 MB in float64
         return source.read_rows("resampler.attn.in_proj_weight", begin, end).astype(np.float64)
 
     queries = [normed @ rows(begin, end).T + q_bias[begin:end] for begin, end in heads]

@@ -1,4 +1,4 @@
-"""The 3D resampler: features of all patches in, image embeddings out, however they are scored."""
+"""The 3D resampler: features of all patches in, image embeddings out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from export.models.config import LAYER_NORM_EPS, ModelConfig
 def resample(
     ops: Ops, features: Value, scores: Callable[[Value], Value], config: ModelConfig
 ) -> Value:
-    """Features of all patches -> image embeddings; `scores` gives those of all heads and queries
-    for the projected features, which know no positions."""
+    """Return the image embeddings of all patches' features.
+
+    `scores` maps the projected features, which hold no positions yet, to the attention scores of
+    all heads and queries.
+    """
     size, attn = config.decoder.hidden_size, "resampler.attn"
 
     def norm(y: Value, which: str) -> Value:

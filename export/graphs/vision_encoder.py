@@ -10,7 +10,7 @@ from export.models.config import VisionConfig
 
 
 def vision_encoder_layer(ops: Ops, x: Value, mask: Value, config: VisionConfig, n: int) -> Value:
-    """Block `n` of the tower."""
+    """Apply block `n` of the tower."""
     size, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
     layer = f"vpm.encoder.layers.{n}"
 
@@ -35,7 +35,10 @@ def vision_encoder_layer(ops: Ops, x: Value, mask: Value, config: VisionConfig, 
 def encode_patches(
     ops: Ops, inputs: Mapping[str, Value], config: VisionConfig, layers: range
 ) -> Mapping[str, Value]:
-    """Blocks `layers`: patches and their position embeddings, or hidden states, come in."""
+    """Run blocks `layers` on patches and their position embeddings, or on hidden states.
+
+    The last block is followed by the norm that gives `image_features`.
+    """
     if layers.start == 0:
         x = ops.add(_embed(ops, inputs["patches"], config), inputs["position_embeddings"])
     else:

@@ -18,7 +18,7 @@ def load_weight(parameter: Parameter, source: TensorReader, spec: QuantSpec) -> 
 
 
 def observed(parameter: Parameter, source: TensorReader) -> Statistics | None:
-    """What the source knows of the parameter's inputs."""
+    """Return statistics of the parameter's inputs, if the source has any."""
     if isinstance(source, StatisticsSource):
         return source.statistics(parameter.label)
     return None
@@ -31,8 +31,11 @@ def store(
     statistics: Statistics | None = None,
     threads: int | None = None,
 ) -> Weight:
-    """Store what `parameter` has loaded as `spec` says; a weight that the source has finished stays
-    as it is, if the plan has taken its specification over."""
+    """Return `loaded`, the value of `parameter`, stored as `spec` says.
+
+    A finished weight of the source stays as it is if the plan has adopted its specification, else
+    it is dequantized first. `threads` None means one per core.
+    """
     rows = parameter.shape[0]
     if isinstance(loaded, np.ndarray):
         return quantize(Values(loaded, parameter.label, rows, threads), spec, statistics)

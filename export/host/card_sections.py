@@ -1,4 +1,4 @@
-"""What a bundle's card says of its target: how to run the packages or graphs."""
+"""Sections of a bundle's card about its target: how to run the packages or graphs."""
 
 COREML_SECTION = """
 ## Compute units

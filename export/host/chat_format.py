@@ -1,4 +1,4 @@
-"""What a release fixes of its chats: special tokens by role, terminators, templates.
+"""The chat format of a release: special tokens by role, terminators, templates.
 
 The rules are data; `export/host/tokenizer.py` applies them to the files of a checkpoint.
 """
@@ -34,7 +34,7 @@ class ChatRules:
 
     `special_tokens` maps roles to tokens, those of `stop_roles` end an answer. A checkpoint without
     a template gets `default_template`; any other must have one of the digests `template_sha256`,
-    because the runtime writes the format out in code. `title` is how errors call the release.
+    because the runtime renders the format in code. `title` names the release in errors.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The chat templates that a checkpoint may carry: the runtime writes their format out in code.
+"""The chat templates that a checkpoint may have: the runtime renders their format in code.
 
 `COMPACT` is our own text for models made here. It renders system, user and assistant messages as
 the published template does, and leaves tools out.

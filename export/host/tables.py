@@ -25,7 +25,7 @@ _POSITIONS, _KEY_QUERY = "position_embeddings.bin", "resampler_key_query.bin"
 
 @dataclass(frozen=True)
 class Tables:
-    """Where the tables lie and what they are."""
+    """Files, shapes and types of the tables."""
 
     embed_tokens: EmbeddingTable
     position_embeddings: TensorFile
@@ -78,7 +78,7 @@ def _write_embedding(
     folder: Path,
     advance: Callable[[int], None],
 ) -> None:
-    """Rows, block by block: integers with their scales apart, or float16."""
+    """Write rows block by block: integers, with scales in a file of their own, or floats."""
     scales, (rows, columns) = [], embedding_table(model).shape
     with (folder / _EMBEDDING).open("wb") as file:
         for begin in range(0, rows, _EMBEDDING_BLOCK):
@@ -97,7 +97,7 @@ def _write_embedding(
 
 
 def _write_table(parameter: Parameter, source: TensorReader, path: Path) -> None:
-    """A float16 matrix that the host computes with."""
+    """Write a float16 matrix that the host computes with."""
     weight = load_weight(parameter, source, FLOAT16)
     assert isinstance(weight, DenseWeight)
     path.write_bytes(weight.values.tobytes())

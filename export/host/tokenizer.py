@@ -1,7 +1,7 @@
-"""The tokenizer of a checkpoint, made into the files of a bundle and its manifest's Prompt.
+"""Turns a checkpoint's tokenizer into the files of a bundle and the Prompt of its manifest.
 
 A checkpoint folder goes in; tokenizer.json (copied, or built from vocab.json and merges.txt) and
-the published files come out. It knows no weights.
+the published files come out. It reads no weights.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def build_tokenizer_files(
     """
     given = checkpoint_dir / "tokenizer.json"
     settings = checkpoint_dir / "tokenizer_config.json"
-    # A complete tokenizer.json says everything that the settings would.
+    # A complete tokenizer.json holds everything that the settings would.
     config = read_json(settings, _REMEDY) if settings.is_file() or not given.is_file() else {}
     template = _chat_template(checkpoint_dir, config, rules)
     tokenizer = _load(given) if given.is_file() else _build(checkpoint_dir, config)
@@ -71,7 +71,7 @@ def _chat_template(checkpoint_dir: Path, config: Mapping[str, Any], rules: ChatR
     if not isinstance(template, str) or not rules.supports(template):
         raise InputError(
             f"The chat template in {checkpoint_dir} is not that of {rules.title}, the only one "
-            "that the runtime writes; restore the published template."
+            "that the runtime supports; restore the published template."
         )
     return template
 

@@ -1,7 +1,7 @@
-"""config.json of a checkpoint of the family -> ModelConfig, refusing by name what is not supported.
+"""config.json of a checkpoint of the family -> ModelConfig; errors name what is not supported.
 
-Keys are the published ones (several defaults of the published code's classes differ from the file:
-only what stands in the file counts). What releases differ in comes from `ConfigRules`.
+Keys are the published ones. Only the file counts: several defaults in the published code differ
+from it. Differences between releases come from `ConfigRules`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mobile_runtime.errors import InputError
 
 # Constants of the resampler that no configuration file holds.
 LAYER_NORM_EPS = 1e-6
-# Attention heads of the resampler are always this wide (spec: heads = hidden size // 128).
+# Width of the resampler's attention heads, of which it has hidden size // 128.
 RESAMPLER_HEAD_DIM = 128
 
 _NO_EFFECT = frozenset(
@@ -44,10 +44,10 @@ _VISION_NO_EFFECT = frozenset("attention_dropout dtype torch_dtype transformers_
 
 @dataclass(frozen=True)
 class ConfigRules:
-    """What a release fixes of its model, beyond config.json.
+    """Properties of a release's model that its config.json does not state.
 
-    `title` is how errors call the release. `supported` adds to, or replaces, the values that keys
-    may have; keys in `no_effect` may have any.
+    `title` names the release in errors. `supported` adds keys, or replaces the values that they may
+    have; keys in `no_effect` may have any value.
     """
 
     title: str
@@ -59,7 +59,7 @@ class ConfigRules:
     names_head_dim: bool = True  # else it is hidden_size / num_attention_heads
 
     def default_head_dim(self, hidden_size: int, num_heads: int) -> int | None:
-        """Of a decoder whose config.json does not name it; None if it must."""
+        """The head_dim of a decoder whose config.json has none; None if it must have one."""
         return None if self.names_head_dim else hidden_size // num_heads
 
 
@@ -117,7 +117,10 @@ class ModelConfig:
 
 
 def parse_config(values: Mapping[str, Any], rules: ConfigRules) -> ModelConfig:
-    """Turn the published keys into a ModelConfig; refuse unsupported values and unknown keys."""
+    """Turn the published keys into a ModelConfig.
+
+    Raises `InputError` for unsupported values and for unknown keys.
+    """
     vision_values = values.get("vision_config")
     if not isinstance(vision_values, dict):
         raise InputError(f"config.json needs an object 'vision_config'; is this a {rules.title}?")

@@ -31,12 +31,15 @@ _MARKERS: Mapping[str, str] = {
     "im_id_end": "</image_id>",
     "unk": "<unk>",
 }
-MAX_ASPECT_RATIO = 20  # of a picture, either way
+MAX_ASPECT_RATIO = 20  # of a picture's longer side to the shorter
 _ALIGNMENT = 32  # of the vision graphs' static length, in patches
 
 
 def load_preprocessing(checkpoint: Path, config: ModelConfig) -> Preprocessing:
-    """Read the file if the checkpoint has it, else take the published defaults."""
+    """Read the file if the checkpoint has it, else take the published defaults.
+
+    Raises `InputError` for unsupported values.
+    """
     path = checkpoint / _FILE
     given = read_json(path, "download it again") if path.is_file() else {}
     values = {**_DEFAULTS, **given}
@@ -89,10 +92,11 @@ def _triple(values: Mapping[str, Any], key: str) -> tuple[float, ...]:
 
 
 def max_view_patches(scale_resolution: int, patch_size: int) -> int:
-    """Patches of the largest view of any picture between 1:20 and 20:1, rounded up to 32.
+    """Return the patches of the largest view of any picture between 1:20 and 20:1.
 
-    A view of aspect ratio r = width/height has height int(S/√r) and width int(height·r), each
-    rounded to whole patches. For every height, the widest view within it is the largest.
+    The number is rounded up to a multiple of 32. With S = `scale_resolution`, a view of aspect
+    ratio r = width/height has height int(S/√r) and width int(height·r), each rounded to whole
+    patches. Of all views of one height, the widest is the largest.
     """
     largest = 0
     span = math.sqrt(MAX_ASPECT_RATIO)

@@ -1,7 +1,7 @@
 """Symmetric affine quantization: integers with one float16 scale per row.
 
-Matrix in, RowWeight out, in float32 only a block of rows at a time. Which tables are stored this
-way is the recipe's.
+A matrix goes in, a RowWeight comes out; only one block of rows at a time is in float32. The recipe
+decides which matrices are stored this way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from export.quant.checks import FLOAT16_MAX, check_bits, check_finite, check_matrix
 from export.quant.weights import RowWeight
 
-_VALUES_PER_BLOCK = 1 << 18  # stays in the cache
+_VALUES_PER_BLOCK = 1 << 18  # fits into a core's cache
 
 
 def quantize_affine(
@@ -23,7 +23,7 @@ def quantize_affine(
     """Quantize each row to round(x / scale), scale = float16(max|row| / (2**(bits - 1) - 1)).
 
     `values` (r, columns) is bfloat16, float16 or float32; `padded_rows` ≥ r appends rows of zeros.
-    InputError names the tensor when it holds NaN, infinity or values beyond float16.
+    Raises `InputError`, which names the tensor, for NaN, infinity or values beyond float16.
     """
     rows = values.shape[0] if padded_rows is None else padded_rows
     check_matrix(values, rows, name)

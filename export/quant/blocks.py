@@ -1,7 +1,17 @@
-"""Block quantization: integers with one scale, or scale and offset, for every few columns of a row.
+"""Block quantization: integers with one scale, or scale and offset, per block of a row's columns.
 
-Matrix in, BlockWeight out, in float32 only a stretch of rows at a time. Which weights are stored
-this way is the recipe's.
+A matrix goes in, a BlockWeight comes out; only some rows at a time are in float32. The recipe
+decides which weights are stored this way.
+
+Symmetric blocks store scale · q, asymmetric ones scale · q + offset: the form of llama.cpp's Q4_1,
+d · q + m, with integers about zero. An asymmetric block whose values lie on a grid of at most
+2**bits equal steps is restored, depending on the type of the values:
+
+- float32, d · q + m of float16 or bfloat16 d and m: bit by bit, if a float32 holds the offset
+  m + 8 · d (|m| and 8 · |d| differ by a factor below 2**13).
+- float32, of longer d and m: within 2**-22 of the block's largest value.
+- float16 and bfloat16, which are such sums rounded: to values that round to the same bits. Of
+  bfloat16 blocks about one in 10⁴ is not, and more if the last digit is nearly as large as a step.
 """
 
 from __future__ import annotations
@@ -20,8 +30,9 @@ from export.quant.weights import BlockWeight
 from mobile_runtime.errors import InputError
 
 _VALUES_PER_TASK = 1 << 20
-# Of the scale that just holds the block's largest value: smaller ones clip it and serve the others,
-# larger ones round it and suit the others' spacing, negative ones make it the highest integer.
+# Candidate scales, relative to the one that maps the block's largest value to the lowest integer:
+# < 1 clips that value and fits the rest better; > 1 rounds it and may fit the spacing of the rest;
+# negative maps it to the highest integer.
 _FACTORS = np.array([*np.linspace(0.7, 1.3, 25), *np.linspace(-1.2, -1, 5)], np.float32)
 _DIGITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 
@@ -36,18 +47,13 @@ def quantize_blocks(
 ) -> BlockWeight:
     """Quantize every `spec.group_size` columns of a row to −2**(bits − 1) … 2**(bits − 1) − 1.
 
-    Symmetric: with the scale of least squared error among those tried (it may be negative).
-    Otherwise with an offset as well, scale · q + offset: the form of llama.cpp's Q4_1, d · q + m,
-    for integers about zero. Blocks that lie on a grid of at most 2**bits equal steps come back:
-    float32 values d · q + m of float16 or bfloat16 d and m bit by bit, as long as a float32 holds
-    the offset m + 8 · d (|m| and 8 · |d| less than 2**13 apart); those of longer d and m within
-    2**-22 of the block's largest value; float16 and bfloat16 values, which are such sums rounded,
-    as what rounds to the same bits (of bfloat16 all but a block in some 10⁴; fewer if the last
-    digit is nearly a step). Any other block gets the scale and offset of least squared error among
-    those tried.
-    `values` (r, columns) is bfloat16, float16 or float32; `padded_rows` ≥ r appends rows of zeros.
-    InputError names the tensor when it holds NaN, infinity or values beyond float16, or when the
-    blocks do not divide the columns.
+    Each block gets the scale, or scale and offset, of least squared error among those tried; the
+    scale of a symmetric block may be negative. An asymmetric block on a grid is restored instead:
+    see this module.
+
+    `values` (r, columns) is bfloat16, float16 or float32; `padded_rows` ≥ r appends rows of zeros;
+    `threads` None means one per core. Raises `InputError`, which names the tensor, for NaN,
+    infinity or values beyond float16, or if the blocks do not divide the columns.
     """
     bits, block_size, symmetric = spec.bits, spec.group_size, spec.symmetric
     rows = values.shape[0] if padded_rows is None else padded_rows
@@ -87,8 +93,11 @@ def quantize_blocks(
 
 
 def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Contiguous float32. A bfloat16 is the upper half of a float32, which is ten times as fast as
-    numpy's own conversion and lets other threads run."""
+    """Return contiguous float32.
+
+    A bfloat16 is the upper half of a float32: shifting bits is ten times as fast as numpy's own
+    conversion, and other threads can run meanwhile.
+    """
     if values.dtype.name != "bfloat16":
         return np.ascontiguousarray(values, np.float32)
     wide = np.ascontiguousarray(values).view(np.uint16).astype(np.uint32)

@@ -1,6 +1,6 @@
-"""What a weight matrix must be before any method of this package quantizes it.
+"""Checks of a weight matrix before any method quantizes it.
 
-Every text names the tensor and says what to do. It does not know the methods.
+Every error names the tensor and says what to do. No check depends on a method.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TYPES = tuple(np.dtype(kind) for kind in (ml_dtypes.bfloat16, np.float16, np.fl
 
 
 def check_matrix(values: NDArray[Any], rows: int, name: str) -> None:
-    """Refuse what is not a non-empty bfloat16, float16 or float32 matrix of at most `rows` rows."""
+    """Refuse all but non-empty bfloat16, float16 or float32 matrices of at most `rows` rows."""
     if values.dtype not in _TYPES:
         raise InputError(
             f"{name} has type {values.dtype}; only bfloat16, float16 and float32 can be quantized."

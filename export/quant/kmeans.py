@@ -1,7 +1,7 @@
 """Palettization: the optimal table of 2**bits values for every group of rows (exact 1-D k-means).
 
-A 2-D weight goes in, a LutWeight comes out. Rows may be added that influence no table. It does not
-know which layers are palettized, nor how many bits suit them: that is the recipe's.
+A matrix goes in, a LutWeight comes out; rows of padding influence no table. The recipe decides
+which weights are palettized, and with how many bits.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def palettize(
 
     `values` (r, columns) is bfloat16, float16 or float32; float32 is rounded to float16 first.
     `group_size` consecutive rows share a table, whose entries are cluster means rounded to float16.
-    `padded_rows` ≥ r appends rows of index 0 that no table takes into account. The result is the
-    same for any number of `threads` (default: one per core). InputError names the tensor when it
-    holds NaN, infinity or values beyond float16, or when the groups do not divide the rows.
+    `padded_rows` ≥ r appends rows of index 0 that influence no table. The result is the same for
+    any number of `threads` (default: one per core). Raises `InputError`, which names the tensor,
+    for NaN, infinity or values beyond float16, or if the groups do not divide the rows.
     """
     rows = values.shape[0] if padded_rows is None else padded_rows
     check_matrix(values, rows, name)
@@ -83,7 +83,7 @@ def _run_groups(
 
 
 def _codes(values: NDArray[Any]) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
-    """The values' bit patterns, flat in C order, and what each of the 65536 patterns means."""
+    """The values' bit patterns, flat in C order, and the value of each of the 65536 patterns."""
     if values.dtype == np.float32:
         with np.errstate(over="ignore"):  # becomes infinity, which is refused
             values = values.astype(np.float16)

@@ -1,13 +1,13 @@
 """Compiled kernels of the palettizer: 16-bit codes of row groups in, tables and packed indices out.
 
-They know bit patterns and float64 numbers; checking arguments and wording errors is not theirs.
-All of them share this file because numba's cache notices a change only in a kernel's own file.
+They work on bit patterns and float64. Callers validate arguments and raise errors. All kernels
+share this file because numba's cache notices a change only in a kernel's own file.
 
 Exact 1-D k-means cuts the n sorted distinct values into K intervals of least total cost; the cost
 of [i, j) is the weighted squared deviation of values i … j - 1 from their mean. This cost is
 concave Monge, hence (a) for a price paid per interval the best cuts are found in O(n log n),
-(b) the least total cost is convex in K, so that some price gives K intervals, and (c) where a price
-has two solutions with fewer and with more than K intervals, splicing them gives one with K
+(b) the least total cost is convex in K, so that some price gives K intervals, and (c) if a price
+has two solutions, with fewer and with more than K intervals, splicing them gives one with K
 (Aggarwal, Schieber, Tokuyama: Finding a minimum-weight k-link path, 1994).
 """
 
@@ -32,13 +32,13 @@ Float64 = NDArray[np.float64]
 
 CODES = 1 << 16
 _SIGN = 1 << 15
-_BLOCK = 64  # codes that are skipped together when none of them occurs
+_BLOCK = 64  # codes that are skipped together if none of them occurs
 _GUESSES = 6  # prices extrapolated from the number of intervals before only chords are used
-_COARSE = 16  # places for a cut, per interval, when the first price is estimated
+_COARSE = 16  # candidate cuts per interval while the first price is estimated
 
 
 class Sums(NamedTuple):
-    """Differences of entries i and j belong to the values i … j - 1; (n + 1,) each."""
+    """Prefix sums, (n + 1,) each: entry j minus entry i is the sum over the values i … j - 1."""
 
     weight: Float64
     first: Float64  # weight · value
@@ -46,7 +46,7 @@ class Sums(NamedTuple):
 
 
 class Cuts(NamedTuple):
-    """For every prefix of the values, (n + 1,) each."""
+    """The cheapest cuts of every prefix of the values, (n + 1,) each."""
 
     best: Float64  # least cost, prices included
     last: Int64  # where its last interval begins
@@ -100,7 +100,7 @@ def _cut_at_price(sums: Sums, price: float) -> Int64:
             spans[top] = begin, middle, 0
         else:
             low = max(begin + 1, cuts.last[middle])
-            # `best` rises with its index: one interval more is too dear from here on if it is here.
+            # `best` rises with its index: if one more interval costs too much at `low`, all do.
             if cuts.best[low] + price < cuts.best[end]:
                 _offer(sums, cuts, low, middle, end, price)
             spans[top] = middle, end, 0
@@ -204,7 +204,7 @@ def cluster(values: Float64, counts: Float64, clusters: int) -> Int64:
 
 @_kernel
 def _accumulate(values: Float64, counts: Float64) -> Sums:
-    """Sum from zero outwards, so that an outlier does not drown the small values' digits."""
+    """Sum from zero outwards, so that an outlier does not cost the small values their digits."""
     n = values.size
     origin = np.searchsorted(values, 0.0)
     sums = Sums(np.zeros(n + 1), np.zeros(n + 1), np.zeros(n + 1))

@@ -1,4 +1,4 @@
-"""How the values of a stored weight are chosen: `METHODS`, by the name that specifications use.
+"""`METHODS`, which choose the values of a stored weight, by the name that specifications use.
 
 A method is one function `(values, spec, statistics) -> Weight` and one line here.
 """
@@ -24,10 +24,10 @@ from mobile_runtime.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """A weight as loaded, on its way to a storage form.
+    """A weight as loaded, before it is stored.
 
     `array` is bfloat16, float16 or float32, (r, columns) or a vector. Rows of zeros are appended up
-    to `padded_rows`. `name` is what errors call it; `threads` None is one per core.
+    to `padded_rows`. `name` is for errors; `threads` None means one per core.
     """
 
     array: NDArray[Any]
@@ -38,7 +38,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Method:
-    """`choose` gives a weight in one of `forms`; without statistics it goes by the weight alone."""
+    """`choose` returns a weight in one of `forms`; without statistics it uses only the values."""
 
     forms: frozenset[str]
     choose: Callable[[Values, QuantSpec, Statistics | None], Weight]
@@ -76,7 +76,7 @@ def _round(values: Values, spec: QuantSpec, statistics: Statistics | None) -> We
     return to_float(values.array, values.name, values.padded_rows, dtype)
 
 
-STORED = "stored"  # the method of a weight that its source has finished: nothing is chosen
+STORED = "stored"  # the method of a weight that its source holds finished: nothing is chosen
 
 METHODS: dict[str, Method] = {
     "kmeans": Method(frozenset({"lut"}), _kmeans),
@@ -87,7 +87,7 @@ METHODS: dict[str, Method] = {
 
 
 def check_method(name: str, spec: QuantSpec) -> None:
-    """`InputError` if the weight called `name` cannot be stored so by any method."""
+    """Raises `InputError` if the method of `spec` is unknown or does not produce its form."""
     if spec.method == STORED:
         return
     if spec.method not in METHODS:
@@ -95,8 +95,8 @@ def check_method(name: str, spec: QuantSpec) -> None:
     if spec.form not in METHODS[spec.method].forms:
         forms = ", ".join(sorted(METHODS[spec.method].forms))
         raise InputError(
-            f"the method {spec.method} does not give {spec.form} (for {name}), but {forms}; choose "
-            "another method or form."
+            f"the method {spec.method} does not produce {spec.form} (for {name}), only {forms}; "
+            "choose another method or form."
         )
 
 
@@ -110,8 +110,10 @@ def quantize(values: Values, spec: QuantSpec, statistics: Statistics | None = No
 def to_float(
     values: NDArray[Any], name: str, rows: int, dtype: type[np.float16] | type[np.float32]
 ) -> DenseWeight:
-    """Round to `dtype`, padded with zero rows; NaN, infinity and what float16 cannot hold are
-    refused."""
+    """Round to `dtype` and append rows of zeros up to `rows`.
+
+    Raises `InputError` for NaN, infinity and values that float16 cannot hold.
+    """
     check_finite(values, name)
     if len(values) == rows:
         converted: Any = values.astype(dtype)

@@ -1,6 +1,6 @@
-"""What is quantized and how finely: ordered rules from weight names to specifications.
+"""Recipes of quantization: ordered rules from weight names to specifications.
 
-A recipe knows no backend, no file and no code of a method.
+A recipe depends on no backend, no file and no code of a method.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Shape = tuple[int, ...]
 class QuantSpec:
     """How one weight is stored and how its values are chosen.
 
-    `form` is a key of `FORMS` (lut, rows, blocks, floats), `method` a key of `METHODS`; none given
-    is the form's own. `group_size` counts the rows of a lookup table or the columns of a block.
-    Integers are symmetric about zero, or each block has an offset as well.
+    `form` is a key of `FORMS` (lut, rows, blocks, floats), `method` a key of `METHODS`, by default
+    the form's own. `group_size` counts the rows of a lookup table or the columns of a block.
+    Unless `symmetric`, each block has an offset as well as a scale.
     """
 
     form: str
@@ -45,17 +45,17 @@ class QuantSpec:
         return f"{self.bits}-bit {kind} g{self.group_size} by {self.method}"
 
     def fitted(self, shape: Shape) -> QuantSpec:
-        """The same with the largest group that divides both the matrix and the group asked for."""
+        """The same with the largest group size that divides both the matrix and `group_size`."""
         length = shape[FORMS[self.form].group_axis]
         return replace(self, group_size=math.gcd(length, self.group_size))
 
     @property
     def layout(self) -> tuple[str, int, int, bool]:
-        """What a stored weight must agree with."""
+        """Form, bits, group size and symmetry, which a stored weight must agree with."""
         return self.form, self.bits, self.group_size, self.symmetric
 
     def stored_bytes(self, shape: Shape) -> int:
-        """Bytes on disk of a weight, without the few for alignment."""
+        """Bytes on disk of a weight, without padding for alignment."""
         return FORMS[self.form].stored_bytes(shape, self.bits, self.group_size, self.symmetric)
 
 
@@ -78,7 +78,7 @@ class QuantRecipe:
     rules: tuple[QuantRule, ...]
 
     def assign(self, matrices: Mapping[str, Shape]) -> dict[str, QuantSpec]:
-        """Specification of each matrix by its shape; a rule that matches none is an error."""
+        """Return each matrix's specification. Raises `InputError` if a rule matches no matrix."""
         used: set[QuantRule] = set()
         assigned = {}
         for name, shape in matrices.items():
@@ -107,15 +107,14 @@ class QuantRecipe:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> QuantRecipe:
-        """Read back what `as_json` wrote, here or before forms and methods had names of their
-        own."""
+        """Read what `as_json` wrote, or an older recipe whose `method` names the form as well."""
         rules = tuple(
             QuantRule(rule["pattern"], _read_spec(rule["spec"])) for rule in value["rules"]
         )
         return QuantRecipe(value["name"], rules)
 
 
-# What `method` once said, for both.
+# The form that an older recipe means by its `method`.
 _FORM_OF_METHOD = {"kmeans": "lut", "affine": "rows", "block": "blocks", "dense": "floats"}
 
 

@@ -1,7 +1,7 @@
 """The recipes that `--quant` names, and the precisions that `--override` takes, per family of
 storage forms.
 
-Which weights belong to a part is the release's to say.
+The release says which weights belong to a part.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ _ROWS = QuantSpec("rows", 8)
 
 @dataclass(frozen=True)
 class Precisions:
-    """What the words of a target's command line mean: `named` precisions, and `recipes` that choose
-    one per part.
+    """The precisions of a target: `named` ones, and `recipes` that choose one of them per part.
 
     `floats` stores what no rule quantizes, vectors included. A part in `by_rows` has one scale per
-    row at eight bits and knows no other width.
+    row at eight bits and allows no other integers.
     """
 
     named: Mapping[str, QuantSpec]
@@ -51,7 +50,7 @@ LOOKUP_TABLES = Precisions(
     by_rows=frozenset({"embed_tokens"}),
 )
 # Blocks of 32 run on every kernel of onnxruntime; those of 128 are a tenth faster and less exact.
-# A tower of four bits is slower than one of floats: its kernels are made for single tokens.
+# A vision tower of four bits is slower than one of floats: the kernels are for single tokens.
 BLOCKS = Precisions(
     named={
         "none": FLOAT32,
@@ -91,8 +90,11 @@ def build_recipe(
     parts: Mapping[str, str],
     kept: Sequence[str],
 ) -> QuantRecipe:
-    """Recipe `name` with the precision of single parts replaced. `parts` maps them to patterns of
-    weights; weights in `kept` stay floats."""
+    """Return recipe `name` with the precisions of the parts in `overrides` replaced.
+
+    `parts` maps each part to the pattern of its weights' names; weights that match `kept` stay
+    floats. Raises `InputError` for an unknown recipe or part, or a precision that it cannot have.
+    """
     if name not in precisions.recipes:
         raise InputError(f"no recipe {name!r}; there are {', '.join(precisions.recipes)}.")
     for part, precision in overrides.items():

@@ -1,4 +1,4 @@
-"""What a calibration observed of a layer's inputs, for methods that weigh errors by it."""
+"""Statistics of a layer's inputs from a calibration, for methods that weight errors by them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of inputs x (columns,): the mean of x·xᵀ (columns, columns), or its diagonal (columns,)."""
+    """The mean of x · xᵀ over inputs x (columns,), (columns, columns), or its diagonal."""
 
     second_moments: NDArray[np.floating[Any]]

@@ -1,7 +1,7 @@
 """The forms in which a weight is stored: lookup tables, rows or blocks with scales, floats.
 
-Each form is a class, listed in `FORMS` by the name that specifications use. It gives back float32
-values, whole or a block of rows at a time, and knows its size on disk. It does not know how the
+Each form is a class, listed in `FORMS` by the name that specifications use. It dequantizes to
+float32, whole or a block of rows at a time, and knows its size on disk. It does not know how the
 numbers were chosen, nor which file format they will be written to.
 """
 
@@ -85,7 +85,7 @@ class LutWeight:
 
     form: ClassVar[str] = "lut"
     default_method: ClassVar[str] = "kmeans"
-    group_axis: ClassVar[int] = 0  # a group is so many rows
+    group_axis: ClassVar[int] = 0  # a group is `group_size` rows
     rows_are_independent: ClassVar[bool] = False
 
     packed: UInt8  # (ceil(rows * columns * bits / 8),)
@@ -99,7 +99,7 @@ class LutWeight:
         rows, columns = self.shape
         if rows % self.group_size or self.lut.shape != (rows // self.group_size, 1 << self.bits):
             raise InputError(
-                f"a table of shape {self.lut.shape} cannot serve {rows} rows in groups of "
+                f"a table of shape {self.lut.shape} does not fit {rows} rows in groups of "
                 f"{self.group_size} with {self.bits} bits; give (rows / group_size, 2**bits)."
             )
         if self.packed.shape != (packed_size(rows * columns, self.bits),):
@@ -127,7 +127,7 @@ class LutWeight:
         return self._indices(0, self.shape[0])
 
     def rows(self, begin: int, end: int) -> Float32:
-        """Dequantize rows begin … end - 1, (end - begin, columns); the rest stays packed."""
+        """Dequantize rows begin … end - 1, (end - begin, columns); the others stay packed."""
         groups = np.arange(begin, end)[:, None] // self.group_size
         return self.lut.astype(np.float32)[groups, self._indices(begin, end)]
 
@@ -143,7 +143,7 @@ class LutWeight:
 
     def _indices(self, begin: int, end: int) -> UInt8:
         columns = self.shape[1]
-        # Unpacking starts at the last whole word before the block; `skip` elements are not its own.
+        # Unpacking starts at the last whole word before the block, `skip` elements too early.
         word, skip = divmod(begin * columns, _PER_WORD)
         count = (end - begin) * columns
         flat = unpack_indices(self.packed[word * self.bits :], self.bits, skip + count)
@@ -152,7 +152,7 @@ class LutWeight:
 
 @dataclass(frozen=True, eq=False)
 class AffineWeight:
-    """Integers of `bits` bits with scales: what rows and blocks have in common.
+    """Integers of `bits` bits with scales: the common part of rows and blocks.
 
     Element (r, c) is `q[r, c] * scale[r, c // block] + offset[r, c // block]`, rounded once; no
     offset means 0. `q` holds one integer per byte whatever `bits` is; a backend packs it.
@@ -234,7 +234,7 @@ class BlockWeight(AffineWeight):
 
     form: ClassVar[str] = "blocks"
     default_method: ClassVar[str] = "least_squares"
-    group_axis: ClassVar[int] = 1  # a group is so many columns
+    group_axis: ClassVar[int] = 1  # a group is `group_size` columns
 
     @property
     def layout(self) -> tuple[str, int, int, bool]:
@@ -291,7 +291,7 @@ class DenseWeight:
 
 
 Weight = LutWeight | RowWeight | BlockWeight | DenseWeight
-# What a specification may call its form.
+# By the name that specifications use.
 FORMS: dict[str, type[Weight]] = {
     kind.form: kind for kind in (LutWeight, RowWeight, BlockWeight, DenseWeight)
 }
@@ -299,4 +299,4 @@ FORMS: dict[str, type[Weight]] = {
 
 def _check_bits(bits: int) -> None:
     if bits not in range(1, 9):
-        raise InputError(f"{bits} bits were asked for; use 1 to 8.")
+        raise InputError(f"{bits} bits are not possible; use 1 to 8.")

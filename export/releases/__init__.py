@@ -1,4 +1,4 @@
-"""The releases of the model family, by how their config.json names them.
+"""The releases of the model family, by model_type and version of their config.json.
 
 Another release is one module that composes a `Release`, and one line in `RELEASES`.
 """
@@ -31,11 +31,11 @@ __all__ = [
 ]
 
 RELEASES: dict[tuple[str, str], Release] = {release.key: release for release in (MINICPMV_4_5,)}
-DEFAULT_RELEASE = MINICPMV_4_5  # of checkpoints that do not say which one they are
+DEFAULT_RELEASE = MINICPMV_4_5  # of checkpoints that name none
 
 
 def find_release(values: Mapping[str, Any]) -> Release:
-    """The release that the values of a config.json name."""
+    """Return the release that a config.json names. Raises `InputError` if it is not supported."""
     default = DEFAULT_RELEASE
     kind = values.get("model_type", default.model_type), values.get("version", default.version)
     key = tuple(map(str, kind))
@@ -73,7 +73,7 @@ def load_config(checkpoint: Path) -> ModelConfig:
 
 
 def describe_model(checkpoint: Path) -> ModelDescription:
-    """What the files of a checkpoint folder say of its model; needs no weights."""
+    """Describe the model of a checkpoint folder from its files; needs no weights."""
     values = read_config(checkpoint)
     release, config = find_release(values), parse_config(values)
     return ModelDescription(release, config, load_preprocessing(checkpoint, config))

@@ -1,7 +1,7 @@
-"""What a release of the model family is: everything that differs between two of them, composed.
+"""A release of the model family: everything that differs between two releases.
 
-A checkpoint that was made here says in release.json what it is called and how it decodes; the
-published ones say it in no file that a program can read.
+A checkpoint that was made here states its name, licence and decoding defaults in release.json; the
+published ones state them in no file that a program can read.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ RELEASE_NAME = "release.json"
 
 @dataclass(frozen=True)
 class ReleaseFacts:
-    """What a checkpoint is called, whose licence its weights bear, how it decodes by default.
-    `name` becomes the first part of a bundle's folder."""
+    """Name of a checkpoint, licence of its weights, and its decoding defaults.
+
+    `name` becomes the first part of the name of a bundle's folder.
+    """
 
     name: str
     license: str
     generation: Generation
 
     def as_json(self) -> dict[str, Any]:
-        """What release.json holds."""
+        """The content of release.json."""
         return asdict(self)
 
 
@@ -39,10 +41,10 @@ class ReleaseFacts:
 class Release:
     """One release of the family.
 
-    `model_type` and `version` are how its config.json names it, `title` is how errors call it,
-    `hub_id` is where it is published. `parts` maps each part of the model to the pattern of its
-    weights' names; weights in `kept` stay floats whatever a recipe says, because the host computes
-    with the same values. `text_type` is what other programs call its language model.
+    `model_type` and `version` name it in config.json, `title` in errors, `hub_id` on the hub.
+    `parts` maps each part of the model to the pattern of its weights' names; weights in `kept` stay
+    floats whatever a recipe says, because the host computes with the same values. `text_type` is
+    the name of its language model in other programs.
     """
 
     model_type: str
@@ -60,13 +62,13 @@ class Release:
 
     @property
     def key(self) -> tuple[str, str]:
-        """How `RELEASES` finds it."""
+        """Its key in `RELEASES`."""
         return self.model_type, self.version
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What the files of a checkpoint say of its model."""
+    """A checkpoint's model, as its files describe it."""
 
     release: Release
     config: ModelConfig
@@ -74,7 +76,10 @@ class ModelDescription:
 
 
 def load_facts(checkpoint: Path, release: Release) -> ReleaseFacts:
-    """`checkpoint`/release.json, or the published facts where there is none."""
+    """Read `checkpoint`/release.json; without it, return the published facts.
+
+    Raises `InputError` if the file is not a release file.
+    """
     path = checkpoint / RELEASE_NAME
     if not path.is_file():
         return release.facts
@@ -98,7 +103,7 @@ def load_facts(checkpoint: Path, release: Release) -> ReleaseFacts:
 
 
 def _word(name: object) -> str:
-    """The name is part of a path."""
+    """Return `name`, or raise ValueError if it cannot be part of a path."""
     if not isinstance(name, str) or not name or set(name) & set('/\\:*?"<>|') or name[0] == ".":
         raise ValueError(f"the name {name!r} cannot be part of a folder's name")
     return name

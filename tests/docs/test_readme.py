@@ -42,7 +42,7 @@ def test_nothing_is_installed_from_an_index_by_a_name_that_is_not_ours():
 def test_each_program_is_a_console_script():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"] == {
-        "minicpmv-export": "export.cli:main",
+        "minicpmv-export": "export.__main__:main",
         "minicpmv-run": "mobile_runtime.cli:main",
         "minicpmv-validate": "validation.cli:main",
     }

@@ -197,7 +197,7 @@ def test_interrupt_says_how_to_go_on(run, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "write_card", interrupt)
     code, out, err = run()
     assert (code, out) == (130, [])
-    assert err.strip().splitlines()[-1].startswith("interrupted; the same command goes on")
+    assert err.strip().splitlines()[-1].startswith("interrupted; run the same command again")
     assert list((tmp_path / "out").iterdir()) == []
 
 

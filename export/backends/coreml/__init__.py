@@ -32,7 +32,7 @@ class CoreMLBackend:
     card_section = COREML_SECTION
     precisions = LOOKUP_TABLES
     forms = frozenset({"lut", "rows", "floats"})
-    # Above about 1 GB a package silently leaves the Neural Engine of an iPhone.
+    # A package above about 1 GB silently does not run on the Neural Engine of an iPhone.
     max_package_bytes = 950_000_000
     allows_hard_links = True
     host_tables = True
@@ -43,13 +43,13 @@ class CoreMLBackend:
     default_kv_cache = "state"
 
     def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
-        """Static shapes."""
+        """Return static shapes."""
         return static_decoding(config, model)
 
     def layout(
         self, bodies: Bodies, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
     ) -> Sequence[Section]:
-        """Packages cut to size."""
+        """Return packages cut to size."""
         return static_layout(bodies, model, preprocessing, decoding)
 
     def weight_bytes(self, path: Path) -> int:
@@ -71,10 +71,10 @@ class CoreMLBackend:
         folder: Path,
         text_type: str,
     ) -> None:
-        """The packages are all there is."""
+        """Add nothing: the packages are complete."""
 
     def check_installed(self) -> None:
-        """`InputError` if coremltools is not installed."""
+        """Raises `InputError` if coremltools is not installed."""
         try:
             version(_LIBRARY)
         except PackageNotFoundError as error:
@@ -87,13 +87,13 @@ class CoreMLBackend:
         return {_LIBRARY: version(_LIBRARY)}
 
 
-# Optional imports of coremltools that are not needed here: torch alone triples the time and memory
-# of starting.
+# Optional imports of coremltools that are not needed here: torch by itself triples the time and
+# memory of starting.
 _NOT_NEEDED = ("torch", "transformers")
 
 
 def _import_coremltools() -> None:
-    """Without the libraries that it can do without, unless they are loaded already."""
+    """Import it without its optional libraries, unless these are loaded already."""
     # coremltools warns at import that Core ML's runtime is absent: it is not needed here.
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     hidden = [name for name in _NOT_NEEDED if name not in sys.modules]

@@ -68,8 +68,10 @@ class CoreMLOps:
         return self._rms_norm(x, weight, eps, axis=2)
 
     def _rms_norm(self, x: Value, weight: Parameter, eps: float, axis: int) -> Value:
-        """layer_norm([x, −x])[:n]: the mean is zero, so the variance is mean(x²); unlike the
-        square itself, the fused operation cannot overflow."""
+        """Compute layer_norm([x, −x])[:n]: its mean is zero, so its variance is mean(x²).
+
+        The fused operation cannot overflow in float16, as x² can.
+        """
         doubled = mb.concat(values=[x, mb.mul(x=x, y=np.float16(-1))], axis=axis)
         normed = mb.layer_norm(
             x=doubled,
@@ -114,7 +116,7 @@ class CoreMLOps:
         return mb.reshape(x=out, shape=(1, heads * dim, 1, queries))
 
     def grouped_mask(self, mask: Value, groups: int) -> Value:
-        """(1, 1, S, N) -> (1, 1, groups·S, N); one row is left to broadcasting."""
+        """(1, 1, S, N) -> (1, 1, groups·S, N); one row is broadcast."""
         if mask.shape[2] == 1 or groups == 1:
             return mask
         return mb.concat(values=[mask] * groups, axis=2)
@@ -139,7 +141,7 @@ class CoreMLOps:
     def grouped_attention(
         self, q: Value, keys: Sequence[Value], values: Sequence[Value], mask: Value
     ) -> Value:
-        """Query heads of one kv head are folded into the length: keys are never repeated."""
+        """Fold the query heads of one kv head into the length, so that keys are never repeated."""
         _, heads, dim, length = q.shape
         kv_heads = keys[0].shape[1]
         groups = heads // kv_heads
@@ -189,9 +191,10 @@ def _part(x: Value, axis: int, begin: int, end: int) -> Value:
 
 
 def split_scale(scale: float) -> tuple[np.float16, np.float16]:
-    """Two float16 factors whose product is within 2⁻²⁰ of `scale`; one is 1 where that is exact.
+    """Return two float16 factors whose product is within 2⁻²⁰ of `scale`.
 
-    head_dim^−½ rounded to float16 is off by up to 2⁻¹², which every score would inherit.
+    The second is 1 if `scale` is a float16. head_dim^−½ rounded to float16 has an error of up to
+    2⁻¹², which every score would inherit.
     """
     if float(np.float16(scale)) == scale:
         return np.float16(scale), np.float16(1)

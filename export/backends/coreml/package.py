@@ -59,7 +59,7 @@ def build_program(graph: Graph, specs: Specs, placeholders: Placeholders) -> Pro
     """The MIL program of all functions, with placeholders for weights."""
     program = Program()
     for function in graph.functions:
-        mb.name_count.clear()  # names depend on this function alone
+        mb.name_count.clear()  # names depend only on this function
         program.add_function(function.name, _build_function(graph, function, specs, placeholders))
     program.default_function_name = graph.functions[-1].name
     program.export_as_multifunction = len(graph.functions) > 1
@@ -89,7 +89,7 @@ def _build_function(
 
 
 def check_state_writes(graph: Graph, program: Program) -> None:
-    """Every slice_update must reach a state: a lost cache write would go unnoticed until decode."""
+    """Check that every slice_update reaches a state: a lost write would show only in decode."""
     for name, function in program.functions.items():
         updates = [op for op in function.operations if op.op_type == "slice_update"]
         writes = {

@@ -1,7 +1,7 @@
 """Constants of a MIL function that stand for weights without holding them.
 
 A placeholder has the right type and shape but zero strides, so it takes no memory. Its weight id
-names the tensor of which parameter goes there; the same id in several functions is one weight.
+names the stored tensor that it stands for; placeholders with one id share the tensor.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class StoredTensor:
 
 
 class Placeholders:
-    """Makes the constants and remembers the tensors of each parameter."""
+    """Makes the constants and records the stored tensors of each parameter."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, dict[str, StoredTensor]] = {}

@@ -1,6 +1,6 @@
 """The ONNX backend: graphs -> `.onnx` files with external data, for onnxruntime.
 
-`fast` uses onnxruntime's own operations, `portable` standard ones alone.
+`fast` uses onnxruntime's own operations, `portable` only standard ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class OnnxBackend:
     card_section = ONNX_SECTION
     precisions = BLOCKS
     forms = frozenset({"blocks", "rows", "floats"})
-    max_package_bytes = 1 << 62  # data files are cut, graphs are not
+    max_package_bytes = 1 << 62  # data files are split, graphs are not
     allows_hard_links = False  # onnx refuses data files with several hard links
     host_tables = False
 
@@ -51,7 +51,7 @@ class OnnxBackend:
         )
 
     def decoding(self, config: ExportConfig, model: ModelConfig) -> Decoding:
-        """A cache of the context's length, prompts in pieces."""
+        """Return a cache of the context's length, and prompts in pieces of the prefill's."""
         from export.backends.onnx.layout import onnx_decoding
 
         return onnx_decoding(config, model, tuple(self.kv_caches))
@@ -59,7 +59,7 @@ class OnnxBackend:
     def layout(
         self, bodies: Bodies, model: ModelConfig, preprocessing: Preprocessing, decoding: Decoding
     ) -> Sequence[Section]:
-        """Four graphs."""
+        """Return four graphs."""
         from export.backends.onnx.layout import onnx_layout
 
         return onnx_layout(bodies, model, decoding)
@@ -82,7 +82,7 @@ class OnnxBackend:
         folder: Path,
         text_type: str,
     ) -> None:
-        """The text model on the same data, for programs that know no pictures."""
+        """Add the text model on the same data, for programs without pictures."""
         from export.backends.onnx.text import genai_config, write_text_model
 
         (embed,) = (graph for graph in graphs if graph.role == "embed_tokens")
@@ -90,12 +90,12 @@ class OnnxBackend:
         write_text_model((embed, decoder), specs, folder, self._profile)
         text = json.dumps(genai_config(manifest, text_type), indent=1)
         (folder / "genai_config.json").write_text(text + "\n", encoding="utf-8")
-        for name in ("tokenizer.json", "tokenizer_config.json"):  # looked for beside the model
+        for name in ("tokenizer.json", "tokenizer_config.json"):  # expected beside the model
             if (folder / "tokenizer" / name).is_file():  # a checkpoint may have no settings
                 shutil.copyfile(folder / "tokenizer" / name, folder / name)
 
     def check_installed(self) -> None:
-        """`InputError` if the library that writes protos is not installed."""
+        """Raises `InputError` if the library that writes protos is not installed."""
         try:
             version(_LIBRARY)
         except PackageNotFoundError as error:

@@ -1,5 +1,7 @@
-"""Attention over a key/value cache that is written in place: past and present are one buffer, as
-long as the context, of which a mask tells how much is filled."""
+"""Attention over a key/value cache that is written in place.
+
+Past and present are one buffer of the context's length; the mask tells how much of it is filled.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,13 @@ class Cache(Protocol):
     """The cache of all layers while a graph is built."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
-        """Rotate, store keys and values of layer `n`, attend to all."""
+        """Rotate q and k, store k and v in the cache of layer `n`, attend to all of it."""
 
 
 def open_cache(
     ops: OnnxOps, inputs: Mapping[str, Tensor], config: DecoderConfig, decoding: Decoding
 ) -> Cache:
-    """The cache in the profile of `ops`."""
+    """Return the cache for the profile of `ops`."""
     tables = _rope_tables(ops, config, decoding.context_length)
     if not ops.contrib:
         return _Scattered(ops, inputs, config, tables)
@@ -38,7 +40,7 @@ def open_cache(
 
 
 def _rope_tables(ops: OnnxOps, config: DecoderConfig, context: int) -> tuple[str, str]:
-    """Cosines and sines (context, head_dim / 2), of which the other half is a copy."""
+    """Cosines and sines (context, head_dim / 2); the other half would be a copy."""
     tables = rope_tables(np.arange(context), config.head_dim, config.rope_theta)
     cos, sin = (np.ascontiguousarray(table[:, : config.head_dim // 2]) for table in tables)
     return ops.builder.table("rope_cos", cos), ops.builder.table("rope_sin", sin)
@@ -81,7 +83,7 @@ class _Grouped:
         return Tensor(out[0], config.num_heads * config.head_dim)
 
     def _quantization(self, n: int) -> tuple[list[str], dict[str, Any]]:
-        """Further inputs and attributes for a cache of 8 bits."""
+        """Further inputs and attributes for an 8-bit cache."""
         if not self.int8:
             return [], {}
         vectors = [cache_scales(self.config, n, kind) for kind in KINDS]

@@ -1,7 +1,8 @@
 """External data of an ONNX model: where each initializer lies, and a writer that fills them.
 
-All places are known before the first weight comes, so weights are written one at a time in any
-order. Initializers begin at pages, which can be mapped into memory; no file reaches 2 GB.
+All places are known before the first weight arrives, so weights are written one at a time in any
+order. Initializers begin at page boundaries, so they can be mapped into memory; no file reaches
+2 GB.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ class Place:
 
 @dataclass
 class DataLayout:
-    """Places by initializer, in the order in which they were asked for."""
+    """Places by initializer, in the order in which they were reserved."""
 
     limit: int = MAX_FILE_BYTES
     places: dict[str, Place] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=lambda: [0])  # of the files
 
     def reserve(self, name: str, nbytes: int) -> Place:
-        """The place of a new initializer; a new file where the last one would grow too large."""
+        """Return the place of a new initializer, in a new file if the last would grow too large."""
         begin = math.ceil(self.sizes[-1] / _PAGE) * _PAGE
         if begin and begin + nbytes > self.limit:
             self.sizes.append(0)
@@ -47,7 +48,7 @@ class DataLayout:
 
 
 def data_name(model: str, file: int) -> str:
-    """Name of a model's data file, as transformers.js counts them."""
+    """Name of a model's data file, numbered as in transformers.js."""
     return f"{model}_data" if file == 0 else f"{model}_data_{file}"
 
 
@@ -63,7 +64,7 @@ class DataWriter:
             self._files.append(file)
 
     def write(self, name: str, offset: int, data: np.ndarray) -> None:
-        """Write `data` from byte `offset` of the initializer on."""
+        """Write `data` into the initializer, from its byte `offset` on."""
         place, raw = self._layout.places[name], np.ascontiguousarray(data)
         assert offset + raw.nbytes <= place.nbytes, f"{name}: {offset} + {raw.nbytes} bytes"
         file = self._files[place.file]

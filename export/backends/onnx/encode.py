@@ -8,7 +8,7 @@ from export.quant.weights import AffineWeight, DenseWeight, Weight, pack_indices
 
 
 def values(weight: Weight) -> np.ndarray:
-    """A vector or table as it is."""
+    """A vector or table, unchanged."""
     assert isinstance(weight, DenseWeight)
     return weight.values
 
@@ -67,7 +67,7 @@ def transposed_blocks(weight: Weight) -> np.ndarray:
 
 
 def _packed(q: np.ndarray, bits: int) -> np.ndarray:
-    """Two integers of four bits a byte, the first one in its lower half."""
+    """Pack integers from the lowest bits on: at four bits, two per byte."""
     if bits == 8:
         return np.ascontiguousarray(q).view(np.uint8)
     if bits != 4:

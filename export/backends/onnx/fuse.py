@@ -1,6 +1,6 @@
 """Nodes of a graph -> fewer nodes that compute the same with onnxruntime's own operations.
 
-In a decoder of one token every operation costs its start, whatever it computes.
+When a decoder runs for one token, the fixed cost of starting an operation dominates.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _HEADS, _JOINED = 4, 3  # axes
 def fuse(
     nodes: Sequence[NodeProto], outputs: Iterable[str], axes: Mapping[str, int]
 ) -> list[NodeProto]:
-    """All rewrites; `outputs` are those of the graph, `axes` the lengths of constant shapes."""
+    """Apply all rewrites. `outputs` are the graph's; `axes` gives the rank of constant shapes."""
     return _drop_unused(_join_sums(_drop_round_trips(nodes, axes)), set(outputs))
 
 
@@ -70,7 +70,7 @@ def _join_sums(nodes: Sequence[NodeProto]) -> list[NodeProto]:
 
 
 def _drop_unused(nodes: Sequence[NodeProto], outputs: set[str]) -> list[NodeProto]:
-    """Without nodes whose results nobody reads."""
+    """Remove nodes whose results are not read."""
     uses = Counter(name for node in nodes for name in node.input)
     kept = []
     for node in reversed(nodes):

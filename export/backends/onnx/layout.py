@@ -27,7 +27,7 @@ ANY = -1  # a length that varies, in the manifest
 EMBED, DECODER = "embed_tokens", "decoder_model_merged"
 _BLOCK_ROWS = 16_384
 _EMBED_BLOCK = "llm.model.embed_tokens.{:02d}.weight"
-# What the varying axes are called, by tensor and axis.
+# Names of the varying axes, by tensor and axis.
 AXES: Mapping[str, Sequence[str]] = {
     "input_ids": ("batch_size", "sequence_length"),
     "inputs_embeds": ("batch_size", "sequence_length"),
@@ -43,14 +43,18 @@ AXES: Mapping[str, Sequence[str]] = {
 
 
 def axis_names(spec: TensorSpec) -> list[str | int]:
-    """The shape of an input or output with names for what varies."""
+    """The shape of an input or output, with names for the axes that vary."""
     cached = spec.name.startswith((PAST, PRESENT))
     names = ("batch_size", "", CONTEXT_AXIS) if cached else AXES.get(spec.name, ())
     return [names[n] if size == ANY else size for n, size in enumerate(spec.shape)]
 
 
 def onnx_decoding(config: ExportConfig, model: ModelConfig, kv_caches: Sequence[str]) -> Decoding:
-    """Prompts are run in pieces of the prefill length; the cache holds the context length."""
+    """Return the decoder's lengths in tokens and the type of its cache.
+
+    Prompts run in pieces of the prefill length; the cache holds the context length. Raises
+    `InputError` if model or profile does not allow them.
+    """
     limit = model.decoder.max_position_embeddings
     if not 1 <= config.context_length <= limit:
         raise InputError(
@@ -81,7 +85,7 @@ def onnx_layout(bodies: Bodies, model: ModelConfig, decoding: Decoding) -> Seque
 
 
 def _vision_encoder(bodies: Bodies, config: VisionConfig, name: str) -> Graph:
-    """Patches and where they are -> features; a batch holds views of one length."""
+    """Patches and their positions -> features; a batch holds views of one length."""
     buckets, size = config.position_buckets, config.hidden_size
 
     def body(ops: OnnxOps, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -101,7 +105,7 @@ def _vision_encoder(bodies: Bodies, config: VisionConfig, name: str) -> Graph:
 
 
 def _resampler(bodies: Bodies, model: ModelConfig, name: str) -> Graph:
-    """Features of all patches of a group of frames, where and when they are -> embeddings."""
+    """Features, positions and times of all patches of a group of frames -> embeddings."""
     size = model.decoder.hidden_size
 
     def body(ops: OnnxOps, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -120,8 +124,10 @@ def _resampler(bodies: Bodies, model: ModelConfig, name: str) -> Graph:
 
 
 def patch_positions(ops: OnnxOps, inputs: Mapping[str, Tensor], size: int) -> Tensor:
-    """(patches, size): waves over columns, then rows, to which the waves over time are added; a
-    picture's time −1 has none."""
+    """Return position embeddings, (patches, size), made of sines and cosines.
+
+    Those of the column, then of the row, plus those of the time; a picture has time −1 and none.
+    """
     column = _waves(ops, inputs["column_ids"], size // 2)
     row = _waves(ops, inputs["row_ids"], size // 2)
     place = ops.emit("Concat", column, row, axis=-1)
@@ -160,8 +166,8 @@ def _embed_tokens(config: DecoderConfig, name: str) -> Graph:
 
 
 def _decoder(bodies: Bodies, config: DecoderConfig, decoding: Decoding) -> Graph:
-    """All layers and the head. `num_logits_to_keep` counts the last positions whose logits are
-    wanted; 0 means all."""
+    """All layers and the head. `num_logits_to_keep` is the number of last positions whose logits
+    are computed; 0 means all."""
 
     def body(ops: OnnxOps, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         cache = open_cache(ops, inputs, config, decoding)
@@ -174,7 +180,7 @@ def _decoder(bodies: Bodies, config: DecoderConfig, decoding: Decoding) -> Graph
         x = Tensor(ops.emit("Slice", x.name, last, end, axis), config.hidden_size)
         norm = stored("llm.model.norm.weight", config.hidden_size)
         x = ops.rms_norm(x, norm, config.rms_norm_eps)
-        return {"logits": ops.stacked(x, _head(bodies, config))}  # the cache has put itself out
+        return {"logits": ops.stacked(x, _head(bodies, config))}  # the cache wrote its own outputs
 
     inputs = (
         TensorSpec("inputs_embeds", (ANY, ANY, config.hidden_size), "float32"),

@@ -1,11 +1,11 @@
 """Matrices in ONNX: how each storage form is declared, filled and multiplied with.
 
-`MatMulNBits` keeps rows of packed blocks, so that layers on one input become one matrix; the
-standard operations want columns first.
+`MatMulNBits` takes rows of packed blocks, so that layers on one input become one matrix; the
+standard operations take (columns, rows).
 
 Offsets of blocks stay out of the packed matrix, whose zero points could only be integers:
-x · (s · q + offset)ᵀ = x · (s · q)ᵀ + (sums of x by blocks) · offsetᵀ, the second product in
-float32 whatever the first one rounds.
+x · (s · q + offset)ᵀ = x · (s · q)ᵀ + (sums of x by blocks) · offsetᵀ. The second product is in
+float32, even if the first rounds activations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from export.quant.weights import Weight
 
 _FLOATS = {16: TensorProto.FLOAT16, 32: TensorProto.FLOAT}
 _INTEGERS = {4: TensorProto.INT4, 8: TensorProto.INT8}
-_SMALLEST = 1e-30  # that a row of zeros is divided by
+_SMALLEST = 1e-30  # divisor of a row of zeros
 
 
 class MatrixWriter:
@@ -34,7 +34,7 @@ class MatrixWriter:
 
     def __init__(self, builder: ModelBuilder, specs: Specs, profile: Profile) -> None:
         self._builder, self._specs, self._profile = builder, specs, profile
-        self._quantized: dict[str, list[str]] = {}  # activation -> what `_rounded` makes of it
+        self._quantized: dict[str, list[str]] = {}  # activation -> result of `_rounded`
         self._sums: dict[tuple[str, int], str] = {}  # activation and block size -> sums by blocks
 
     def product(self, x: str, weights: Sequence[Parameter]) -> list[str]:
@@ -49,7 +49,7 @@ class MatrixWriter:
         return [self._product(x, weight) for weight in weights]
 
     def stacked(self, x: str, weights: Sequence[Parameter]) -> str:
-        """x · weightᵀ of rows that are stacked, one product where the form allows."""
+        """x · weightᵀ of stacked weights, as one product if the form allows it."""
         spec = self._spec(weights[0])
         if spec.form == "blocks" and self._profile.contrib:
             return self._packed_blocks(x, weights, spec)
@@ -110,8 +110,10 @@ class MatrixWriter:
         return value if bits == 32 else self._cast(value)
 
     def _integer_product(self, x: str, weight: Parameter) -> str:
-        """Integers with one scale a row; activations are rounded to 8 bits by their range, each row
-        of them by its own."""
+        """x · weightᵀ of integers with one scale per row.
+
+        Activations are rounded to 8 bits, each row by its own range.
+        """
         rows, columns = weight.shape
         integers = self._declare(
             weight, "/q", TensorProto.INT8, (columns, rows), encode.transposed_integers
@@ -128,11 +130,11 @@ class MatrixWriter:
         return self._node("Mul", product, largest)
 
     def _rounded(self, x: str) -> list[str]:
-        """Integers, scale and zero point of x whose rows are divided by their largest magnitudes,
-        and these, (batch, length, 1).
+        """Return integers, scale and zero point of x with each row divided by its largest
+        magnitude, and these magnitudes, (batch, length, 1).
 
-        The operation knows one range for all rows: a patch with outliers, of which real towers
-        have a few, would leave the others some of 256 steps.
+        DynamicQuantizeLinear uses one range for all rows: without the division, one patch with
+        outliers, as real towers have, would leave the others a handful of the 256 levels.
         """
         last = self._builder.constant([-1], np.int64)
         largest = self._node("ReduceMax", self._node("Abs", x), last, keepdims=1)
@@ -141,8 +143,8 @@ class MatrixWriter:
         return [*self._builder.node("DynamicQuantizeLinear", [scaled], outputs=3), largest]
 
     def _dequantized(self, weight: Parameter, spec: QuantSpec) -> str:
-        """The matrix (columns, rows) from blocks, which a runtime may fuse with a product; offsets
-        are left out."""
+        """Dequantize blocks, without offsets, to the matrix (columns, rows); a runtime may fuse
+        this with the product."""
         rows, columns = weight.shape
         blocks = columns // spec.group_size
         kind, shape = _INTEGERS[spec.bits], (blocks, rows)
@@ -151,7 +153,7 @@ class MatrixWriter:
         return self._node("DequantizeLinear", integers, scales, axis=0, block_size=spec.group_size)
 
     def _packed_blocks(self, x: str, weights: Sequence[Parameter], spec: QuantSpec) -> str:
-        """The product with all weights as one matrix."""
+        """x · weightᵀ of all weights as one matrix."""
         assert all(self._spec(weight) == spec for weight in weights)
         heights, columns = [weight.shape[0] for weight in weights], weights[0].shape[1]
         rows, blocks = sum(heights), columns // spec.group_size
@@ -191,7 +193,7 @@ class MatrixWriter:
         return self._node("Add", product, added)
 
     def _block_sums(self, x: str, columns: int, size: int) -> str:
-        """(batch, length, columns) -> (batch, length, columns / size), once for each activation."""
+        """(batch, length, columns) -> (batch, length, columns / size), once per activation."""
         if (x, size) not in self._sums:
             shape = self._builder.constant([0, 0, columns // size, size], np.int64)
             last = self._builder.constant([-1], np.int64)

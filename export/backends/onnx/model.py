@@ -16,7 +16,7 @@ from export.quant.weights import Weight
 from mobile_runtime.bundle import TensorSpec
 
 CONTRIB = "com.microsoft"
-_INLINE_BYTES = 1 << 16  # of a constant; larger ones lie with the weights
+_INLINE_BYTES = 1 << 16  # of a constant; larger ones are stored with the weights
 _EXACT = 1  # accuracy level of float32 activations
 _BITS = {
     TensorProto.FLOAT: 32,
@@ -35,7 +35,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class InitializerPart:
-    """Part of an initializer that one parameter fills: its first byte and how it is made."""
+    """Part of an initializer that one parameter fills: its first byte and how to make it."""
 
     initializer: str
     offset: int
@@ -67,7 +67,7 @@ class ModelBuilder:
     computed: dict[str, np.ndarray] = field(default_factory=dict)  # by initializer
     _nodes: list[onnx.NodeProto] = field(default_factory=list)
     _constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    rounds: bool = False  # activations, for speed
+    rounds: bool = False  # whether activations are rounded
     _uses_contrib: bool = False
 
     def node(
@@ -79,7 +79,7 @@ class ModelBuilder:
         contrib: bool = False,
         **attributes: Any,
     ) -> list[str]:
-        """Append an operation; the names of its outputs."""
+        """Append an operation; return the names of its outputs."""
         number = len(self._nodes)
         if isinstance(outputs, int):
             outputs = [f"{operation}_{number}_{n}" for n in range(outputs)]
@@ -97,7 +97,7 @@ class ModelBuilder:
         return list(outputs)
 
     def constant(self, values: Any, dtype: type[Any] | np.dtype[Any]) -> str:
-        """A small constant inside the proto; equal ones are one."""
+        """Return the name of a small constant inside the proto; equal constants are one."""
         array = np.asarray(values, dtype)
         digest = "_".join(map(str, array.reshape(-1).tolist())) or "empty"
         shape = "x".join(map(str, array.shape))
@@ -107,7 +107,7 @@ class ModelBuilder:
         return name
 
     def table(self, name: str, values: np.ndarray) -> str:
-        """A constant that is computed here and too large for its values to name it."""
+        """Add a computed constant called `name`; a large one is stored with the weights."""
         if values.nbytes > _INLINE_BYTES:
             self.declare(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
             self.computed[name] = values
@@ -116,7 +116,7 @@ class ModelBuilder:
         return name
 
     def inline(self, name: str, values: np.ndarray) -> None:
-        """Values of an initializer that is kept in the proto."""
+        """Set the values of an initializer that is kept in the proto."""
         self._constants[name] = onnx.numpy_helper.from_array(values, name)
 
     def declare(
@@ -127,7 +127,7 @@ class ModelBuilder:
         *,
         inline: bool = False,
     ) -> str:
-        """An initializer whose values come later."""
+        """Declare an initializer whose values come later; return its name."""
         self.declared[name] = Declared(data_type, shape, inline)
         return name
 
@@ -136,7 +136,7 @@ class ModelBuilder:
         self.pieces.setdefault(parameter, []).append(piece)
 
     def layout(self) -> DataLayout:
-        """Places of all declared initializers."""
+        """Return the places of all declared initializers."""
         layout = DataLayout()
         for name, declared in self.declared.items():
             if not declared.inline:
@@ -167,7 +167,7 @@ class ModelBuilder:
         outputs: Sequence[onnx.ValueInfoProto],
         external: Sequence[onnx.TensorProto],
     ) -> onnx.ModelProto:
-        """The proto."""
+        """Return the finished proto."""
         initializers = [*self._constants.values(), *external]
         nodes: Sequence[onnx.NodeProto] = self._nodes
         if self._uses_contrib:
@@ -184,7 +184,7 @@ class ModelBuilder:
 
 
 def value_info(spec: TensorSpec, axes: Sequence[str | int]) -> onnx.ValueInfoProto:
-    """An input or output; `axes` is its shape with names for what varies."""
+    """An input or output; `axes` is its shape, with names for the axes that vary."""
     return helper.make_tensor_value_info(spec.name, _TYPES[spec.dtype], list(axes))
 
 

@@ -23,7 +23,7 @@ from export.graphs.graph import Linear, Ops, Parameter
 
 @dataclass(frozen=True)
 class Tensor:
-    """A value of the graph and the size of its last axis (of heads: how many, and theirs)."""
+    """A value of the graph: the size of its last axis, and its number of heads if it has any."""
 
     name: str
     channels: int
@@ -39,7 +39,7 @@ class OnnxOps:
         self._matrices = MatrixWriter(builder, specs, profile)
 
     def emit(self, operation: str, *inputs: str, contrib: bool = False, **attributes: Any) -> str:
-        """One operation with one output."""
+        """Append an operation with one output; return its name."""
         return self.builder.node(operation, inputs, contrib=contrib, **attributes)[0]
 
     def linear(self, x: Tensor, weight: Parameter, bias: Parameter | None = None) -> Tensor:
@@ -59,7 +59,7 @@ class OnnxOps:
         return Tensor(self.builder.constant(values, np.int64), len(values))
 
     def stacked(self, x: Tensor, weights: Sequence[Parameter]) -> Tensor:
-        """One layer whose rows are stacked from several weights."""
+        """Apply one layer whose rows are stacked from several weights."""
         rows = sum(weight.shape[0] for weight in weights)
         return Tensor(self._matrices.stacked(x.name, weights), rows)
 
@@ -95,7 +95,7 @@ class OnnxOps:
         return Tensor(out, x.channels)
 
     def rms_norm(self, x: Tensor, weight: Parameter, eps: float) -> Tensor:
-        # The contributed operation bears the name of a standard domain; the checker knows better.
+        # onnxruntime defines the first in the standard domain, where onnx does not know it.
         operation = "SimplifiedLayerNormalization" if self.contrib else "RMSNormalization"
         out = self.emit(operation, x.name, self.vector(weight), axis=-1, epsilon=eps)
         return Tensor(out, x.channels, x.heads)

@@ -9,7 +9,7 @@ from typing import Literal
 @dataclass(frozen=True)
 class Profile:
     """`operations`: onnxruntime's own (contributed) ones, or those of the standard only.
-    `activations`: rounded to 8 bits where that is fast, or kept in float32."""
+    `activations`: rounded to 8 bits if that is faster, or kept in float32."""
 
     name: str
     opset: int
@@ -28,13 +28,13 @@ class Profile:
 
     @property
     def accuracy_level(self) -> int:
-        """Of onnxruntime's products with packed weights: 4 rounds activations to 8 bits by blocks,
-        1 keeps them in float32."""
+        """Attribute of `MatMulNBits`: 4 rounds activations to 8 bits per block, 1 keeps them in
+        float32."""
         return 4 if self.rounds else 1
 
     @property
     def full_precision(self) -> Profile:
-        """The same with activations and cache in float32: what is compared with PyTorch."""
+        """The same with activations and cache in float32, for comparison with PyTorch."""
         return replace(self, activations="float32")
 
 

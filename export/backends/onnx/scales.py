@@ -1,4 +1,4 @@
-"""Scales of the 8-bit key/value cache in a finished graph: which there are, and other values."""
+"""Reads and replaces the scales of the 8-bit key/value cache in a finished graph."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mobile_runtime.files import written_whole
 
 
 def read_cache_scales(graph: Path) -> dict[str, np.ndarray]:
-    """Scales (kv_heads · head_dim,) by name; none for a cache of floats."""
+    """Return the scales (kv_heads · head_dim,) by name; none for a cache of floats."""
     model = onnx.load(graph, load_external_data=False)
     tensors = (t for t in model.graph.initializer if is_cache_scale(t.name))
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
 
 
 def write_cache_scales(graph: Path, scales: Mapping[str, np.ndarray]) -> None:
-    """Replace the graph by one with other `scales`; its data files stay as they are."""
+    """Replace `scales`, by name, in the file of the graph; its data files stay as they are."""
     model = onnx.load(graph, load_external_data=False)
     for tensor in model.graph.initializer:
         if tensor.name in scales:

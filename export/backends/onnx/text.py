@@ -1,7 +1,7 @@
-"""The text model alone, for programs that know no pictures: token ids in, logits out.
+"""The text model, for programs without pictures: token ids in, logits out.
 
-One more graph over the data of the embeddings and the decoder, in the names of optimum and
-transformers.js, and the configuration by which onnxruntime-genai finds it.
+One more graph over the data of the embeddings and the decoder, with the names that optimum and
+transformers.js use, and the configuration by which onnxruntime-genai finds it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from export.graphs.graph import Function, Graph, Value
 from mobile_runtime.bundle import PAST, PRESENT, Manifest
 
 TEXT_MODEL = "model.onnx"  # token ids to logits, as optimum and transformers.js name it
-_LAST = 1  # position whose logits are wanted; onnxruntime-genai sees it by the fixed length
+_LAST = 1  # positions with logits; onnxruntime-genai infers this from the fixed length
 
 
 def text_graph(embed: Graph, decoder: Graph) -> Graph:
-    """Embeddings and decoder as one; logits of the last position alone."""
+    """Join embeddings and decoder into one graph; logits only of the last position."""
     (embedding,), (function,) = embed.functions, decoder.functions
 
     def body(ops: Any, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
@@ -60,7 +60,7 @@ def write_text_model(
 
 
 def genai_config(manifest: Manifest, text_type: str) -> dict[str, Any]:
-    """What onnxruntime-genai reads beside the model and its tokenizer."""
+    """The content of genai_config.json, which onnxruntime-genai reads beside the model."""
     sizes, decoding, answer = manifest.architecture, manifest.decoding, manifest.generation.answer
     stop = list(manifest.prompt.stop_token_ids)
     inputs = {

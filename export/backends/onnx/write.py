@@ -1,7 +1,7 @@
 """Graph + stream of weights -> one `.onnx` file and its data.
 
-The graph is built first, without weights; these go to their places in the data files one by one as
-they arrive. Same input, same bytes.
+The graph is built first, without weights; these are written to their places in the data files one
+by one as they arrive. Same input, same bytes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from mobile_runtime.bundle import TensorSpec, full_precision_path
 def write_graph(
     graph: Graph, specs: Specs, weights: WeightStream, path: Path, profile: Profile
 ) -> None:
-    """Write `path` (a new file) and its data files beside it; beside a graph whose activations are
-    rounded, one with the same data where they are not."""
+    """Write `path` (a new file) and its data files beside it.
+
+    If the graph rounds activations or its cache, also write its full-precision twin over the same
+    data.
+    """
     builder = emit(graph, specs, profile)
     layout = builder.layout()
     with DataWriter(path, layout) as writer:
@@ -44,7 +47,7 @@ def write_graph(
 
 
 def _full_precision_graph(graph: Graph) -> Graph:
-    """The same with a cache of float32."""
+    """The same graph with a cache of float32."""
     (function,) = graph.functions
 
     def widened(spec: TensorSpec) -> TensorSpec:
@@ -55,7 +58,7 @@ def _full_precision_graph(graph: Graph) -> Graph:
 
 
 def emit(graph: Graph, specs: Specs, profile: Profile) -> ModelBuilder:
-    """The graph's one function, without weights."""
+    """Build the graph's one function, without weights."""
     builder = ModelBuilder(profile.opset)
     (function,) = graph.functions
     sizes = {spec.name: spec.shape[-1] for spec in function.inputs}

@@ -1,7 +1,7 @@
 """The decoder as packages of consecutive layers, each with static `prefill` and `decode`.
 
-The key/value cache holds row 2i (keys) and row 2i + 1 (values) for the i-th layer of the package.
-As a state, the graph writes it in place; as an input, the graph reads it and returns the new rows.
+Rows 2i and 2i + 1 of the key/value cache are the keys and values of the package's i-th layer. A
+cache that is a state is written in place; one that is an input is read, and the new rows returned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mobile_runtime.bundle import CACHE, Decoding, TensorSpec
 
 @dataclass(frozen=True)
 class _Cache:
-    """The cache of one function's layers; row 2i is where the i-th of them keeps its keys."""
+    """The cache of one function's layers; row 2i holds the keys of the i-th of them."""
 
     ops: CacheOps
     inputs: Mapping[str, Value]

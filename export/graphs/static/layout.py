@@ -1,6 +1,6 @@
 """The packages of static shapes, in the order in which they run, and the limits of their shapes.
 
-The limits are the Neural Engine's.
+The limits are those of the Neural Engine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from export.models.config import ModelConfig
 from mobile_runtime.bundle import Decoding, Preprocessing
 from mobile_runtime.errors import InputError
 
-# Sizes of states that the Neural Engine accepts (and fast last axes) are multiples of this.
+# The Neural Engine accepts states, and is fast on last axes, whose sizes are multiples of this.
 _ALIGNMENT = 32
 
 
@@ -59,9 +59,9 @@ def _check_views(model: ModelConfig, preprocessing: Preprocessing) -> None:
 
 
 def static_decoding(config: ExportConfig, model: ModelConfig) -> Decoding:
-    """The decoder's shapes, or `InputError` when the target or the model does not allow them."""
+    """Return the decoder's shapes. Raises `InputError` if target or model does not allow them."""
     context, prefill = config.context_length, config.prefill_length
-    # With an outside cache the mask has a column for each cached and each new position.
+    # With the cache as an input, the mask has one column per cached and per new position.
     columns = MAX_DIMENSION - (prefill if config.kv_cache == "io" else 0)
     limit = min(columns, model.decoder.max_position_embeddings) // _ALIGNMENT * _ALIGNMENT
     if not (_ALIGNMENT <= context <= limit and context % _ALIGNMENT == 0):

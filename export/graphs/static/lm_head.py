@@ -19,9 +19,9 @@ _ALIGNMENT = 32
 
 
 def lm_head_slices(vocab_size: int) -> tuple[int, int]:
-    """(count, rows): a power of two slices of at most 16,384 rows, rows a multiple of 32.
+    """Return (count, rows): the number of slices, a power of two, and the rows of each.
 
-    151,748 gives 16 slices of 9,504.
+    Rows are a multiple of 32 and at most 16,384; 151,748 tokens give 16 slices of 9,504 rows.
     """
     needed = -(-vocab_size // MAX_DIMENSION)
     count = 1 << (needed - 1).bit_length()

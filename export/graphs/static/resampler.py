@@ -1,7 +1,8 @@
-"""The 3D resampler as one package: a function for each number of frames in a group.
+"""The 3D resampler as one package: one function per number of frames in a group.
 
-`score_bias` carries everything that depends on positions: key_query · (P2d + T) for each patch,
-and the mask of padded patches. The host computes it from the folded queries.
+`score_bias` holds everything that depends on positions: key_query · (P + T) for each patch, with
+its 2D position embedding P and its temporal embedding T, and the mask of padded patches. The host
+computes it from the folded queries.
 """
 
 from __future__ import annotations

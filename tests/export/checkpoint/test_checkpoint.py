@@ -274,7 +274,7 @@ def test_a_plan_of_a_hub_id_fetches_no_weights(hub, tmp_path):
 @pytest.mark.parametrize("error", [OSError("no network"), ValueError("404: not found")])
 def test_hub_id_that_does_not_exist_is_one_sentence(hub, error):
     hub(error)
-    with pytest.raises(InputError, match=r"nobody/nothing is no folder, and could not") as caught:
+    with pytest.raises(InputError, match=r"nobody/nothing is not a folder and could not") as caught:
         locate_checkpoint("nobody/nothing")
     assert "\n" not in str(caught.value)
 

@@ -182,5 +182,5 @@ def test_an_unknown_form_or_method_is_refused_with_the_known_ones():
         QuantSpec("trellis", 4)
     with pytest.raises(InputError, match=r"no method 'guess' .*; there are kmeans"):
         check_method("w", QuantSpec("lut", 4, method="guess"))
-    with pytest.raises(InputError, match="kmeans does not give rows"):
+    with pytest.raises(InputError, match="kmeans does not produce rows"):
         check_method("w", QuantSpec("rows", 8, method="kmeans"))

@@ -92,7 +92,7 @@ def test_lut_weight_expands_whole_and_in_blocks(
 
 
 def test_lut_weight_with_a_wrong_table_is_refused() -> None:
-    with pytest.raises(InputError, match="cannot serve 6 rows in groups of 4"):
+    with pytest.raises(InputError, match="does not fit 6 rows in groups of 4"):
         LutWeight(np.zeros(6, np.uint8), np.zeros((1, 16), np.float16), 4, 4, (6, 2))
 
 
