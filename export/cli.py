@@ -38,75 +38,86 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = ExportConfig()
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description=f"Export {DEFAULT_RELEASE.title} for phones and tablets.",
     )
     backends = parser.add_subparsers(dest="backend", required=True, metavar="BACKEND")
     for name, backend in BACKENDS.items():
-        precisions, parts = backend.precisions, DEFAULT_RELEASE.parts
         sub = backends.add_parser(name, help=f"export a bundle for {backend.platforms}")
-        sub.add_argument(
-            "--checkpoint",
-            help="folder or hub id (openbmb/MiniCPM-V-4_5); default: the pocket model, a small "
-            "model that ships with this program",
-        )
-        sub.add_argument(
-            "--output", type=Path, default=default.output, help="folder that the bundle is put into"
-        )
-        sub.add_argument(
-            "--quant",
-            choices=precisions.recipes,
-            default=default.quant,
-            help="recipe: the precision of each part of the model",
-        )
-        sub.add_argument(
-            "--override",
-            action="append",
-            default=[],
-            metavar="PART=PRECISION",
-            help=f"store one part ({', '.join(parts)}) in another precision "
-            f"({', '.join(precisions.named)}); may be repeated",
-        )
-        sub.add_argument(
-            "--context-length",
-            type=int,
-            default=default.context_length,
-            help="tokens that the key/value cache holds: the longest conversation",
-        )
-        sub.add_argument(
-            "--prefill-length",
-            type=int,
-            default=default.prefill_length,
-            help="tokens of a prompt that are processed together",
-        )
-        sub.add_argument("--kv-cache", choices=backend.kv_caches, help=_kv_cache_help(backend))
-        sub.add_argument(
-            "--jobs",
-            type=int,
-            help="processes; default: one per core, at most four, and one for a small model",
-        )
-        sub.add_argument(
-            "--scheduler",
-            metavar="ADDRESS",
-            help="build the packages on a Dask cluster that shares this file system (tcp://…)",
-        )
-        sub.add_argument(
-            "--cache",
-            type=Path,
-            default=default.cache,
-            help="folder for finished packages, with which a stopped export continues; best on the "
-            "same disk as --output (default: %(default)s)",
-        )
-        sub.add_argument(
-            "--cache-gb", type=float, default=default.cache_gb, help="trim the cache to this size"
-        )
-        sub.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
-        sub.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
-        sub.add_argument("--plan", action="store_true", help="only print what would be written")
-        sub.add_argument("--quiet", action="store_true", help="print only the bundle's path")
+        _add_bundle_options(sub, backend, ExportConfig())
+        _add_build_options(sub, ExportConfig())
     return parser
+
+
+def _add_bundle_options(
+    sub: argparse.ArgumentParser, backend: Backend, default: ExportConfig
+) -> None:
+    """Options that decide what is written."""
+    precisions, parts = backend.precisions, DEFAULT_RELEASE.parts
+    sub.add_argument(
+        "--checkpoint",
+        help="folder or hub id (openbmb/MiniCPM-V-4_5); default: the pocket model, a small "
+        "model that ships with this program",
+    )
+    sub.add_argument(
+        "--output", type=Path, default=default.output, help="folder that the bundle is put into"
+    )
+    sub.add_argument(
+        "--quant",
+        choices=precisions.recipes,
+        default=default.quant,
+        help="recipe: the precision of each part of the model",
+    )
+    sub.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="PART=PRECISION",
+        help=f"store one part ({', '.join(parts)}) in another precision "
+        f"({', '.join(precisions.named)}); may be repeated",
+    )
+    sub.add_argument(
+        "--context-length",
+        type=int,
+        default=default.context_length,
+        help="tokens that the key/value cache holds: the longest conversation",
+    )
+    sub.add_argument(
+        "--prefill-length",
+        type=int,
+        default=default.prefill_length,
+        help="tokens of a prompt that are processed together",
+    )
+    sub.add_argument("--kv-cache", choices=backend.kv_caches, help=_kv_cache_help(backend))
+
+
+def _add_build_options(sub: argparse.ArgumentParser, default: ExportConfig) -> None:
+    """Options that decide how it is built."""
+    sub.add_argument(
+        "--jobs",
+        type=int,
+        help="processes; default: one per core, at most four, and one for a small model",
+    )
+    sub.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="build the packages on a Dask cluster that shares this file system (tcp://…)",
+    )
+    sub.add_argument(
+        "--cache",
+        type=Path,
+        default=default.cache,
+        help="folder for finished packages, with which a stopped export continues; best on the "
+        "same disk as --output (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--cache-gb", type=float, default=default.cache_gb, help="trim the cache to this size"
+    )
+    sub.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    sub.add_argument("--plan", action="store_true", help="only print what would be written")
+    sub.add_argument("--quiet", action="store_true", help="print only the bundle's path")
 
 
 def _kv_cache_help(backend: Backend) -> str:
