@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from export.graphs.static.lm_head import lm_head_slices
-from export.plan import count_groups, split_blocks, stored_bytes
-from export.quant.recipe import QuantRecipe, QuantRule, QuantSpec
+from export.plan import count_forms, split_blocks
+from export.quant.recipe import FLOAT16, QuantRecipe, QuantRule, QuantSpec
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.errors import InputError
 
@@ -102,14 +102,14 @@ def test_block_larger_than_a_package_is_refused(published_plan):
         published_plan(quant="int8", backend=Small())
 
 
-def test_method_that_the_backend_cannot_store_is_refused(published_plan):
+def test_form_that_the_backend_cannot_store_is_refused(published_plan):
     from export.backends.coreml import CoreMLBackend
 
     class OnlyTables(CoreMLBackend):
-        methods = frozenset({"kmeans"})
+        forms = frozenset({"lut", "floats"})
 
     affine = QuantRecipe("affine", (QuantRule("*", QuantSpec("rows", 8)),))
-    with pytest.raises(InputError, match=r"cannot store vpm.* by affine; it takes kmeans"):
+    with pytest.raises(InputError, match=r"cannot store vpm.* as rows; it takes floats, lut"):
         published_plan(backend=OnlyTables(), recipe=affine)
 
 
@@ -166,16 +166,15 @@ def test_planned_bytes_are_the_bytes_of_the_weight_file(make_bundle, tiny, quant
         assert spec.weight_bytes == blob.stat().st_size
 
 
-def test_stored_bytes_of_every_form(make_parameter):
-    matrix = make_parameter("w", np.zeros((32, 10)))
-    assert stored_bytes(matrix, None) == 2 * 320
-    assert stored_bytes(matrix, QuantSpec("lut", 4, 16)) == 160 + 2 * 16 * 2
-    assert stored_bytes(matrix, QuantSpec("lut", 6, 8)) == 240 + 4 * 64 * 2
-    assert stored_bytes(matrix, QuantSpec("rows", 8)) == 320 + 32 * 2
-    assert stored_bytes(make_parameter("b", np.zeros(7)), QuantSpec("lut", 4, 16)) == 14
+def test_stored_bytes_of_every_form():
+    assert FLOAT16.stored_bytes((32, 10)) == 2 * 320
+    assert QuantSpec("lut", 4, 16).stored_bytes((32, 10)) == 160 + 2 * 16 * 2
+    assert QuantSpec("lut", 6, 8).stored_bytes((32, 10)) == 240 + 4 * 64 * 2
+    assert QuantSpec("rows", 8).stored_bytes((32, 10)) == 320 + 32 * 2
+    assert FLOAT16.stored_bytes((7,)) == 14
 
 
 def test_forms_are_counted_for_the_reader():
     spec = QuantSpec("lut", 4, 16)
-    counts = count_groups({"a": None, "b": spec, "c": spec})
-    assert counts == {"float16": 1, "kmeans 4-bit g16": 2}
+    counts = count_forms({"a": FLOAT16, "b": spec, "c": spec})
+    assert counts == {"float16": 1, "4-bit lut g16 by kmeans": 2}

@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from export.backends.coreml.layout import check_decoding
 
 from export.config import ExportConfig
+from export.graphs.static.layout import static_decoding
 from export.models.config import DecoderConfig, VisionConfig
 from export.releases import load_config, parse_config
 from mobile_runtime.bundle import Decoding
@@ -40,8 +40,6 @@ def test_published_file_is_understood(shared, published_model):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("model_type", "llama"),
-        ("version", 2.6),
         ("hidden_act", "gelu"),
         ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
         ("attention_bias", True),
@@ -53,6 +51,16 @@ def test_published_file_is_understood(shared, published_model):
 def test_unsupported_value_is_refused_by_name(published_values, key, value):
     published_values[key] = value
     with pytest.raises(InputError, match=rf"config.json has {key} = .*not supported"):
+        parse_config(published_values)
+
+
+@pytest.mark.parametrize(("key", "value"), [("model_type", "llama"), ("version", 2.6)])
+def test_other_model_is_told_which_are_supported(published_values, key, value):
+    published_values[key] = value
+    given = (
+        rf"model_type '{published_values['model_type']}' and version {published_values['version']}"
+    )
+    with pytest.raises(InputError, match=rf"config.json has {given}, .*supported: MiniCPM-V 4.5"):
         parse_config(published_values)
 
 
@@ -188,47 +196,47 @@ def test_unknown_keys_of_a_file_keep_their_names(tmp_path, published_values):
 
 
 def test_default_decoding(published_model):
-    assert check_decoding(ExportConfig(), published_model) == Decoding(2048, 64, "state")
+    assert static_decoding(ExportConfig(), published_model) == Decoding(2048, 64, "state")
 
 
 @pytest.mark.parametrize("context", [0, -32, 31, 33, 2047, 16_416, 40_960])
 def test_impossible_context_length_says_what_is_possible(published_model, context):
     config = ExportConfig(context_length=context)
     with pytest.raises(InputError, match=rf"--context-length {context} .*32 to 16384"):
-        check_decoding(config, published_model)
+        static_decoding(config, published_model)
 
 
 def test_context_is_limited_by_the_trained_positions(published_model):
     short = replace(published_model.decoder, max_position_embeddings=1000)
     model = replace(published_model, decoder=short)
     with pytest.raises(InputError, match="32 to 992"):
-        check_decoding(ExportConfig(context_length=1024), model)
+        static_decoding(ExportConfig(context_length=1024), model)
 
 
 @pytest.mark.parametrize("context", [32, 16_384])
 def test_extreme_context_lengths_are_allowed(published_model, context):
     config = ExportConfig(context_length=context, prefill_length=32)
-    assert check_decoding(config, published_model).context_length == context
+    assert static_decoding(config, published_model).context_length == context
 
 
 @pytest.mark.parametrize(("prefill", "most"), [(0, 2048), (1, 2048), (2049, 2048)])
 def test_impossible_prefill_length_says_what_is_possible(published_model, prefill, most):
     config = ExportConfig(prefill_length=prefill)
     with pytest.raises(InputError, match=rf"--prefill-length {prefill} .*2 to {most}"):
-        check_decoding(config, published_model)
+        static_decoding(config, published_model)
 
 
 def test_prefill_times_query_groups_stays_within_the_neural_engines_dimension(published_model):
     """Four query heads share a key head and are folded into the length: 4 · 4096 = 16384."""
     allowed = ExportConfig(context_length=16_384, prefill_length=4096)
-    assert check_decoding(allowed, published_model).prefill_length == 4096
+    assert static_decoding(allowed, published_model).prefill_length == 4096
     with pytest.raises(InputError, match="2 to 4096"):
-        check_decoding(replace(allowed, prefill_length=4097), published_model)
+        static_decoding(replace(allowed, prefill_length=4097), published_model)
 
 
 def test_unknown_cache_form_lists_both(published_model):
     with pytest.raises(InputError, match="give state or io"):
-        check_decoding(ExportConfig(kv_cache="ram"), published_model)
+        static_decoding(ExportConfig(kv_cache="ram"), published_model)
 
 
 def test_dropping_the_only_vision_layer_is_refused(published_values):

@@ -12,11 +12,11 @@ ct = pytest.importorskip("coremltools")
 from coremltools.converters.mil import Builder as mb  # noqa: E402
 from coremltools.converters.mil.frontend.milproto.load import load  # noqa: E402
 from coremltools.converters.mil.mil import types  # noqa: E402
-from export.quant.quantize import quantize  # noqa: E402
 
 from export.backends.coreml.package import build_program, check_state_writes  # noqa: E402
 from export.backends.coreml.placeholders import Placeholders  # noqa: E402
-from export.quant.recipe import QuantRecipe, QuantRule, QuantSpec  # noqa: E402
+from export.graphs.weights import load_weight  # noqa: E402
+from export.quant.recipe import FLOAT16, QuantRecipe, QuantRule, QuantSpec  # noqa: E402
 from mobile_runtime.bundle import read_manifest  # noqa: E402
 from mobile_runtime.errors import InputError  # noqa: E402
 
@@ -132,7 +132,8 @@ def test_coremltools_expands_our_tables_to_our_values(loaded, tiny, name, quant)
     matrices = [p for p in graph.parameters if p.is_matrix]
     assert len(constants) == len(matrices) > 0
     for parameter in matrices:
-        ours = quantize(parameter, model.checkpoint, model.plan.specs[parameter.name]).dequantize()
+        spec = model.plan.specs[parameter.name]
+        ours = load_weight(parameter, model.checkpoint, spec).dequantize()
         theirs = constants["weight_" + parameter.name.replace(".", "_")]
         assert theirs.shape == (*parameter.shape, 1, 1)
         np.testing.assert_array_equal(theirs[:, :, 0, 0].astype(np.float32), ours)
@@ -143,14 +144,15 @@ def test_coremltools_expands_our_integers_to_our_values(
 ):
     model = tiny(context_length=64, prefill_length=4)
     graph = model.plan.graphs[-1]
-    specs = {p.name: QuantSpec("rows", 8) for p in graph.parameters if p.is_matrix}
+    rows = QuantSpec("rows", 8)
+    specs = {p.name: rows if p.is_matrix else FLOAT16 for p in graph.parameters}
     path = write_graph(graph, specs, model.checkpoint, tmp_path / "affine.mlpackage")
     opened = ct.models.MLModel(str(path), skip_model_load=True)
     spec = opened.get_spec()
     program = load(spec, spec.specificationVersion, opened.weights_dir)
     (theirs,) = dense_constants(program).values()
     matrix = next(p for p in graph.parameters if p.is_matrix)
-    weight = quantize(matrix, model.checkpoint, specs[matrix.name])
+    weight = load_weight(matrix, model.checkpoint, rows)
     expected = weight.dequantize().astype(np.float16)  # the program's type
     np.testing.assert_array_equal(theirs[:, :, 0, 0], expected)
 
@@ -275,6 +277,6 @@ def test_width_that_core_ml_has_no_type_for_is_refused(published_plan, bits):
 def test_placeholders_of_gigabytes_take_no_memory(make_parameter):
     huge = SimpleNamespace(name="w", shape=(1 << 14, 1 << 14), is_matrix=True)
     with ct.converters.mil.mil.Function({"x": mb.placeholder(shape=(1,), dtype=types.fp16)}):
-        const = Placeholders().kernel(huge, None)
+        const = Placeholders().kernel(huge, FLOAT16)
     assert const.val.nbytes == 2 << 28
     assert const.val.strides == (0, 0, 0, 0)
