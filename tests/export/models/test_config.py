@@ -27,6 +27,8 @@ def test_published_values(published_model):
         vocab_size=151748,
         tie_word_embeddings=False,
         max_position_embeddings=40960,
+        qkv_bias=False,
+        qk_norm=True,
     )
     assert published_model.num_queries == 64
     assert published_model.resampler_heads == 32
