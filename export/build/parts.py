@@ -95,7 +95,7 @@ def part_key(job: Job, part: str) -> str:
         "blocks": None if graph is None else [graph.blocks.start, graph.blocks.stop],
         "specs": {p.name: asdict(specs[p.name]) for p in parameters},
         "statistics": statistics_digest(job.source),
-        "release": job.release.key,
+        "bodies": job.release.bodies.names(),
         "model": asdict(job.model),
         "decoding": asdict(job.plan.decoding),
         "patches": job.described.preprocessing.max_patches,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from export.graphs.decoder import Attend, decoder_layer
@@ -52,6 +52,11 @@ class Bodies:
     resample: Resample
     decoder_layer: DecoderLayer
     head_rows: HeadRows
+
+    def names(self) -> dict[str, str]:
+        """The function that each body is: module and name."""
+        bodies = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: f"{body.__module__}.{body.__qualname__}" for name, body in bodies.items()}
 
 
 # Qwen2 and Qwen3 share a body: their differences are data of `DecoderConfig`.

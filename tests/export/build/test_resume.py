@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from export.backends import BACKENDS
 from export.build import parts
+from export.build.job import open_job
 from export.build.part_cache import PartCache
-from export.build.parts import build_part
+from export.build.parts import build_part, part_key
 from export.build.progress import Progress
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.source import content_sha256
@@ -162,6 +163,18 @@ def test_changed_code_builds_everything_anew(config, built, monkeypatch):
     monkeypatch.setattr(parts, "code_digest", lambda: "other")
     export(replace(config, overwrite=True))
     assert len(built) == 5
+
+
+def test_release_with_another_body_finds_other_parts(config, random_checkpoint):
+    def other_layer(ops, x, config, n, attend):
+        return x
+
+    job = open_job(random_checkpoint, config, BACKENDS["coreml"])
+    release = job.release
+    bodies = replace(release.bodies, decoder_layer=other_layer)
+    described = replace(job.described, release=replace(release, bodies=bodies))
+    assert part_key(job, "decoder") == part_key(replace(job), "decoder")
+    assert part_key(replace(job, described=described), "decoder") != part_key(job, "decoder")
 
 
 def test_trimming_removes_what_was_used_longest_ago(config):
