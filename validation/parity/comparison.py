@@ -128,7 +128,7 @@ class Comparison:
     def decoder(self, n: int) -> Iterator[Compared]:
         """Package `n` over prompts (prefill) and what follows them (decode)."""
         given, expected = self._boundary(n), self._boundary(n + 1)
-        decoder = self._coreml_decoder
+        decoder = self._static_decoder
         package = decoder.packages[n]
         same_weights = _run_texts(self._same_weights, given, range(*package.graph.blocks))
         for length, hidden, same, behind in zip(
@@ -148,7 +148,7 @@ class Comparison:
         return [text[n - 1 :] for n, text in zip(self._lengths, ended, strict=True)]
 
     @property
-    def _coreml_decoder(self) -> StaticDecoder:
+    def _static_decoder(self) -> StaticDecoder:
         decoder = self._session.model.decoder
         assert isinstance(decoder, StaticDecoder), "a decoder in packages"
         return decoder
@@ -175,7 +175,7 @@ class Comparison:
         given, expected = self._last_hidden(), self._checkpoint_logits
         same_weights = _logits(self._same_weights, given)
         for hidden, same, logits in zip(given, same_weights, expected, strict=True):
-            got = np.stack([self._coreml_decoder.logits(row) for row in hidden])
+            got = np.stack([self._static_decoder.logits(row) for row in hidden])
             yield Compared(got, same, logits)
 
     def end_to_end(self) -> Iterator[Compared]:

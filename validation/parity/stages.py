@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from export.graphs.weights import load_weight
+from export.graphs.weights import observed, store
 from export.models.tensors import EMBED_TOKENS
 from export.plan import Plan
 from export.quant.recipe import QuantSpec
@@ -216,11 +216,13 @@ def _measure_weights(run: ParityRun) -> StageResult:
     checkpoint = run.source.checkpoint
     for parameter in (p for graph in run.plan.graphs for p in graph.parameters):
         spec = run.plan.specs[parameter.name]
+        if spec.form == "floats":
+            continue
         loaded = parameter.load(checkpoint)
-        if spec.form != "floats" and isinstance(loaded, np.ndarray):
-            values = loaded.astype(np.float32)
-            stored = load_weight(parameter, checkpoint, spec).rows(0, len(values))
-            worst[spec.bits] = min(psnr(stored, values), worst.get(spec.bits, np.inf))
+        if isinstance(loaded, np.ndarray):
+            weight = store(parameter, loaded, spec, observed(parameter, checkpoint))
+            quality = psnr(weight.rows(0, len(loaded)), loaded.astype(np.float32))
+            worst[spec.bits] = min(quality, worst.get(spec.bits, np.inf))
     if not worst:
         return StageResult("weights", "passed", note="nothing is quantized")
     figures = {f"{bits}-bit dB": worst[bits] for bits in sorted(worst)}
