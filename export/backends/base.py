@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from export.quant.recipe import QuantSpec
 from export.quant.recipes import Precisions
 from export.quant.weights import Weight
 from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
+from mobile_runtime.errors import InputError
 
 Specs = Mapping[str, QuantSpec]  # of every parameter, by name
 WeightStream = Iterable[tuple[Parameter, Weight]]
@@ -73,3 +75,14 @@ class Backend(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Names and versions of the libraries that shape the output."""
+
+
+def library_version(library: str, extra: str) -> str:
+    """Version of a library that a backend needs. Raises `InputError`, which names the `extra` to
+    install, if it is not installed."""
+    try:
+        return version(library)
+    except PackageNotFoundError as error:
+        raise InputError(
+            f"{library} is not installed; run pip install -e '.[export,{extra}]'."
+        ) from error

@@ -40,16 +40,12 @@ def find_release(values: Mapping[str, Any]) -> Release:
     kind = values.get("model_type", default.model_type), values.get("version", default.version)
     key = tuple(map(str, kind))
     if key not in RELEASES:
-        known = ", ".join(f"{title} ({' '.join(k)})" for k, title in _titles().items())
+        known = ", ".join(f"{r.title} ({' '.join(k)})" for k, r in RELEASES.items())
         raise InputError(
             f"config.json has model_type {kind[0]!r} and version {kind[1]!r}, which is not "
             f"supported; supported: {known}."
         )
     return RELEASES[key[0], key[1]]
-
-
-def _titles() -> Mapping[tuple[str, str], str]:
-    return {key: release.title for key, release in RELEASES.items()}
 
 
 def published_release(hub_id: str) -> Release:
@@ -75,5 +71,6 @@ def load_config(checkpoint: Path) -> ModelConfig:
 def describe_model(checkpoint: Path) -> ModelDescription:
     """Describe the model of a checkpoint folder from its files; needs no weights."""
     values = read_config(checkpoint)
-    release, config = find_release(values), parse_config(values)
+    release = find_release(values)
+    config = parse_with_rules(values, release.config)
     return ModelDescription(release, config, load_preprocessing(checkpoint, config))

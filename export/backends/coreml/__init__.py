@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from export.backends.base import Specs, WeightStream
+from export.backends.base import Specs, WeightStream, library_version
 from export.config import ExportConfig
 from export.graphs.bodies import Bodies
 from export.graphs.graph import Graph, Section
@@ -17,7 +16,6 @@ from export.host.card_sections import COREML_SECTION
 from export.models.config import ModelConfig
 from export.quant.recipes import LOOKUP_TABLES
 from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
-from mobile_runtime.errors import InputError
 
 _LIBRARY = "coremltools"
 WEIGHT_FILE = "Data/com.apple.CoreML/weights/weight.bin"  # in a package
@@ -75,16 +73,11 @@ class CoreMLBackend:
 
     def check_installed(self) -> None:
         """Raises `InputError` if coremltools is not installed."""
-        try:
-            version(_LIBRARY)
-        except PackageNotFoundError as error:
-            raise InputError(
-                f"{_LIBRARY} is not installed; run pip install -e '.[export,coreml]'."
-            ) from error
+        library_version(_LIBRARY, "coreml")
 
     def versions(self) -> dict[str, str]:
         """The converter's version."""
-        return {_LIBRARY: version(_LIBRARY)}
+        return {_LIBRARY: library_version(_LIBRARY, "coreml")}
 
 
 # Optional imports of coremltools that are not needed here: torch by itself triples the time and

@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from export.backends.base import Specs, WeightStream
+from export.backends.base import Specs, WeightStream, library_version
 from export.backends.onnx.profile import FAST, Profile
 from export.config import ExportConfig
 from export.graphs.bodies import Bodies
@@ -20,7 +19,6 @@ from export.host.card_sections import ONNX_SECTION
 from export.models.config import ModelConfig
 from export.quant.recipes import BLOCKS
 from mobile_runtime.bundle import Decoding, Manifest, Preprocessing
-from mobile_runtime.errors import InputError
 
 _LIBRARY = "onnx"
 _KV_CACHES = {
@@ -96,13 +94,8 @@ class OnnxBackend:
 
     def check_installed(self) -> None:
         """Raises `InputError` if the library that writes protos is not installed."""
-        try:
-            version(_LIBRARY)
-        except PackageNotFoundError as error:
-            raise InputError(
-                f"{_LIBRARY} is not installed; run pip install -e '.[export,onnx]'."
-            ) from error
+        library_version(_LIBRARY, "onnx")
 
     def versions(self) -> dict[str, str]:
         """The version of the library that writes protos."""
-        return {_LIBRARY: version(_LIBRARY)}
+        return {_LIBRARY: library_version(_LIBRARY, "onnx")}
