@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.machine import describe_machine, version
+from mobile_runtime.files import write_json
 
 Report = dict[str, Any]
 
@@ -41,5 +41,4 @@ def run_command(
     report = measure(options.checkpoint.resolve(), options.jobs)
     print_report(report, Console(highlight=False))
     if options.json:
-        text = json.dumps({**machine, **report}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_json(options.json, {**machine, **report})

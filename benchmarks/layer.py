@@ -43,6 +43,7 @@ from export.quant.kmeans import palettize
 from export.quant.recipe import QuantSpec
 from export.releases import load_config, parse_config
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import write_json
 
 Seconds = dict[str, Any]  # "wall", "cpu", and wall seconds of each of the "steps"
 WEIGHTS = "model.safetensors"
@@ -219,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     title = f"decoder layers: {options.layers}, {BITS} bits, groups of {GROUP_SIZE} rows"
     print_table(results, title, console)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, report)
     if abs(results["coremltools"]["error_of_ours_to_this"] - 1) > TOLERANCE:
         print("the packages differ in squared error: this is no fair comparison", file=sys.stderr)
         return 1

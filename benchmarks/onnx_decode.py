@@ -29,6 +29,7 @@ from benchmarks.decode_tools import (
 )
 from benchmarks.machine import Child, describe_machine, version
 from benchmarks.quiet import Sample, choose
+from mobile_runtime.files import write_json
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxruntime-genai", "transformers", "gguf")
 Key = tuple[int, int]  # threads, context
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work.mkdir(parents=True, exist_ok=True)
         report = compare(options, work, console)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, report)
     return 0
 
 

@@ -34,6 +34,7 @@ from benchmarks.vision_tower import (
     outliers,
     write_tower,
 )
+from mobile_runtime.files import write_json
 from validation.parity.metrics import cosine, psnr
 
 PATCHES, SAMPLES = 1024, 2  # of a view; of a process
@@ -175,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report["exactness"] = compare(options.whisper, options.sound, Path(temporary))
     console.print(vision_table(report), soft_wrap=True)
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, report)
     return 0
 
 

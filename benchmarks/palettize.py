@@ -26,6 +26,7 @@ from rich.table import Table
 
 from benchmarks.machine import describe_machine, run_child
 from benchmarks.weights import draw_tensor
+from mobile_runtime.files import write_json
 
 BITS, GROUP_SIZE = 4, 16
 Indices = NDArray[np.uint8]
@@ -206,7 +207,7 @@ def main() -> None:
     print_table(results, title, console)
     if arguments.json:
         report = {"matrix": [arguments.rows, arguments.columns], **machine, "results": results}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.json, report)
 
 
 if __name__ == "__main__":

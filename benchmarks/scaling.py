@@ -7,7 +7,6 @@ removed again.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from benchmarks.full_export import run_export
 from benchmarks.machine import describe_machine
 from benchmarks.published import config_values
 from benchmarks.synthesize import write_checkpoint
+from mobile_runtime.files import write_json
 
 LAYERS = (4, 8, 16, 36)
 
@@ -63,8 +63,7 @@ def main() -> None:
         rows = [measure(layers, Path(folder), options.jobs) for layers in options.layers]
     print_table(rows, console)
     if options.json:
-        text = json.dumps({**machine, "rows": rows}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_json(options.json, {**machine, "rows": rows})
 
 
 if __name__ == "__main__":

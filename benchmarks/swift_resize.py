@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks.machine import describe_machine
 from mobile_runtime.bundle import Preprocessing
+from mobile_runtime.files import write_json
 from mobile_runtime.pictures.preprocess import patches, plan_slices, preprocess_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,7 +103,7 @@ def main() -> None:
     result = measure(width, height, options.rounds) | describe_machine()
     print(json.dumps(result, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, result)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ those given. Nothing is scored: the answers go into the model card as they come.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import write_json
 from mobile_runtime.session import Session
 
 QUESTIONS = ("What does it say?", "What do you see?")
@@ -68,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, said in answers.items():
         print(f"{name}: {'; '.join(said.values())}")
     if options.json is not None:
-        text = json.dumps(answers, indent=1, ensure_ascii=False)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_json(options.json, answers)
     return 0
 
 
