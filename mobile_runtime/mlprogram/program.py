@@ -136,7 +136,7 @@ def _model_path(package: Path) -> Path:
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         entry = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{manifest} does not name a model: it is damaged; copy or export the package again."
         ) from error

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0."""
+    """Run the command; return 0."""
     from validation.answers.answers import score_candidates
 
     check_least("--limit", options.limit, 1)

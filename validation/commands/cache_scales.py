@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0."""
+    """Run the command; return 0."""
     from validation.cache_scales import store_measured_scales
 
     check_least("--max-new-tokens", options.max_new_tokens, 0)

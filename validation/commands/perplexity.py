@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0."""
+    """Run the command; return 0."""
     from validation.perplexity import measure_bundles, print_losses, write_losses
     from validation.sources import open_checkpoint
 

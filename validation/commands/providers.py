@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0."""
+    """Run the command; return 0."""
     from validation.providers import print_assignments
 
     print_assignments(options.bundle, Console(highlight=False))

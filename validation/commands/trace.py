@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0."""
+    """Run the command; return 0."""
     from mobile_runtime.session import Session
     from validation.chats import read_chat
     from validation.parity.trace import trace_bundle, trace_checkpoint, write_arrays
