@@ -78,6 +78,18 @@ def _add_bundle_options(
         f"({', '.join(precisions.named)}); may be repeated",
     )
     sub.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="choose the decoder's integers with their effect on these chats and texts in view (a "
+        'JSON file, or "default" for the examples that ship); needs torch',
+    )
+    sub.add_argument(
+        "--rotate",
+        action="store_true",
+        help="rotate the residual stream, which spreads outliers over all channels; a calibration "
+        "does so too",
+    )
+    sub.add_argument(
         "--context-length",
         type=int,
         default=default.context_length,
@@ -115,6 +127,11 @@ def _add_build_options(sub: argparse.ArgumentParser, default: ExportConfig) -> N
         "--cache-gb", type=float, default=default.cache_gb, help="trim the cache to this size"
     )
     sub.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
+    sub.add_argument(
+        "--device",
+        default=default.device,
+        help="where a calibration computes: cpu, cuda or mps (default: %(default)s)",
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     sub.add_argument("--plan", action="store_true", help="only print what would be written")
     sub.add_argument("--quiet", action="store_true", help="print only the bundle's path")

@@ -25,8 +25,9 @@ from export.build.part_cache import PartCache, place, this_process
 from export.build.parts import Part, PartRequest
 from export.build.progress import Progress
 from export.build.workers import build_parts
+from export.checkpoint.calibrated import CALIBRATED
 from export.checkpoint.locate import local_checkpoint, locate_checkpoint
-from export.checkpoint.source import check_tensors, content_sha256
+from export.checkpoint.source import TensorSource, check_tensors, content_sha256
 from export.config import ExportConfig, check_resources, default_jobs
 from export.graphs.graph import Graph
 from export.host.card import write_card
@@ -65,6 +66,7 @@ class _Origin:
 
     name: str
     facts: ReleaseFacts
+    prepared: Mapping[str, Any] | None = None  # how the weights were rotated and calibrated
 
 
 def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) -> Path:
@@ -76,7 +78,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     check_resources(config)
     local = local_checkpoint(config.checkpoint)
     facts = _facts(config, local)
-    target = config.output / f"{facts.name}-{backend.name}-{config.quant}"
+    target = config.output / f"{facts.name}-{backend.name}-{config.label}"
     _check_target(config, target)
     backend.check_installed()
     if config.checkpoint is None:
@@ -96,11 +98,29 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         scratch_folder(target) as partial,
     ):
         _check_disk(job, config.output, cache.root)
+        published = job.source
+        if config.prepares:
+            job, origin = _prepare(job, origin, config, cache, progress)
         parts = _build(job, config, cache, progress)
-        _write_bundle(job, origin, parts, partial)
+        _write_bundle(job, published, origin, parts, partial)
         replace_folder(partial, target)
         cache.trim(round(config.cache_gb * 1e9))
     return target
+
+
+def _prepare(
+    job: Job, origin: _Origin, config: ExportConfig, cache: PartCache, progress: Progress
+) -> tuple[Job, _Origin]:
+    """Rotate and calibrate the weights: the same export, of the folder that results."""
+    try:
+        from export.calibration.stage import calibrate
+    except ImportError as error:
+        raise InputError(
+            "rotating and calibrating need torch, which is not installed; run "
+            "pip install -e '.[validation]'."
+        ) from error
+    done = calibrate(job, config, cache.root / CALIBRATED, progress.block)
+    return open_job(done.folder, config, job.backend), replace(origin, prepared=done.record)
 
 
 def _facts(config: ExportConfig, local: Path | None) -> ReleaseFacts:
@@ -187,19 +207,21 @@ def _build(job: Job, config: ExportConfig, cache: PartCache, progress: Progress)
     return build_parts(requests, jobs, config.scheduler, progress)
 
 
-def _write_bundle(job: Job, origin: _Origin, parts: Mapping[str, Part], folder: Path) -> None:
-    known = {}  # digests of tensors that were read whole
+def _write_bundle(
+    job: Job, published: TensorSource, origin: _Origin, parts: Mapping[str, Part], folder: Path
+) -> None:
+    known = {}  # digests of tensors that were read whole, as published
     for part in parts.values():
         place(part.entry, folder, job.backend.allows_hard_links)
-        for reading in part.entry.readings:
+        for reading in part.entry.readings if published is job.source else ():
             if (reading.begin, reading.end) == (0, job.source.tensors[reading.tensor].row_count):
                 known[reading.tensor] = reading.sha256
     built = [file for part in parts.values() for file in part.entry.files]
     tokenizer, vocabulary = folder / "tokenizer", job.model.decoder.vocab_size
     prompt = build_tokenizer_files(job.folder, tokenizer, vocabulary, job.release.chat)
     graphs = [_describe(graph, job, parts[graph.name]) for graph in job.plan.graphs]
-    source = Provenance(origin.name, content_sha256(job.source, known), origin.facts.license)
-    manifest = _manifest(job, origin.facts, prompt, graphs, source)
+    source = Provenance(origin.name, content_sha256(published, known), origin.facts.license)
+    manifest = _manifest(job, origin, prompt, graphs, source)
     job.backend.write_extras(
         job.plan.graphs, job.plan.specs, manifest, folder, job.release.text_type
     )
@@ -218,9 +240,12 @@ def _describe(graph: Graph, job: Job, part: Part) -> GraphSpec:
 
 
 def _manifest(
-    job: Job, facts: ReleaseFacts, prompt: Prompt, graphs: Sequence[GraphSpec], source: Provenance
+    job: Job, origin: _Origin, prompt: Prompt, graphs: Sequence[GraphSpec], source: Provenance
 ) -> Manifest:
+    facts = origin.facts
     recipe: dict[str, Any] = job.plan.recipe.as_json()
+    if origin.prepared is not None:
+        recipe["prepared"] = dict(origin.prepared)
     tools = {"minicpmv-mobile": version("minicpmv-mobile"), "numpy": np.__version__}
     embeddings = job.plan.specs[EMBED_TOKENS]
     tables = describe_tables(job.model, embeddings) if job.backend.host_tables else None

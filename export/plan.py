@@ -66,7 +66,12 @@ def build_plan(
     release, model = described.release, described.config
     decoding = backend.decoding(config, model)
     recipe = recipe or build_recipe(
-        config.quant, config.override, backend.precisions, release.parts, release.kept
+        config.quant,
+        config.override,
+        backend.precisions,
+        release.parts,
+        release.kept,
+        release.calibrated if config.calibration is not None else (),
     )
     sections = backend.layout(release.bodies, model, described.preprocessing, decoding)
     embeddings, positions = embedding_table(model), position_table(model)

@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mobile_runtime.chat.chat_file import read_chat
     from mobile_runtime.errors import InputError
-    from validation.chats import NamedChat, default_chats, read_chat
+    from validation.chats import NamedChat, default_chats
     from validation.parity.parity import ParityOptions, run_parity
     from validation.parity.report import ParityReport
     from validation.sources import open_checkpoint
@@ -27,7 +28,8 @@ _HOMES = {
     "InputError": "mobile_runtime.errors",
     "ParityReport": "validation.parity.report",
     "open_checkpoint": "validation.sources",
-    **dict.fromkeys(("NamedChat", "default_chats", "read_chat"), "validation.chats"),
+    **dict.fromkeys(("NamedChat", "default_chats"), "validation.chats"),
+    "read_chat": "mobile_runtime.chat.chat_file",
     **dict.fromkeys(("ParityOptions", "run_parity"), "validation.parity.parity"),
 }
 

@@ -2,49 +2,91 @@
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export.calibration.chat_format import open_chat_format
 from export.checkpoint import open_source
+from export.checkpoint.calibrated import CALIBRATED, CalibratedSource
 from export.checkpoint.locate import DEFAULT_CHECKPOINT, locate_checkpoint
+from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import TensorSource, check_tensors, content_sha256
-from export.host.tokenizer import build_tokenizer_files
+from export.config import ExportConfig
 from export.models.config import ModelConfig
 from export.releases import ModelDescription, describe_model
 from mobile_runtime.bundle import Manifest, read_manifest
 from mobile_runtime.chat.conversation import ChatFormat
-from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.errors import InputError
 
 
 @dataclass(frozen=True)
 class OpenCheckpoint:
-    """A checked checkpoint, what its files say of the model, and its chat format."""
+    """A checked checkpoint, what its files say of the model, and its chat format.
+
+    `checkpoint` holds the tensors, rotated if the bundle's are; `published` those of the files.
+    `finished` holds the matrices that a calibration finished as well.
+    """
 
     folder: Path
     checkpoint: TensorSource
     described: ModelDescription
     chat_format: ChatFormat
+    published: TensorSource
+    finished: TensorSource | None = None
 
     @property
     def config(self) -> ModelConfig:
         """The model's sizes."""
         return self.described.config
 
+    @property
+    def stored(self) -> TensorSource:
+        """What the bundle's packages were made from."""
+        return self.checkpoint if self.finished is None else self.finished
+
 
 def source_of(bundle: Path, given: str | None) -> OpenCheckpoint:
-    """Open the checkpoint that `bundle` was made from: `given`, or the pocket model. Raises
-    `InputError` if it is another one."""
-    source = read_manifest(bundle).source
+    """Open the checkpoint that `bundle` was made from: `given`, or the pocket model, in the basis
+    of the bundle's weights. Raises `InputError` if it is another one."""
+    manifest = read_manifest(bundle)
+    source = manifest.source
     if given is None and source.name != DEFAULT_CHECKPOINT.name:
         raise InputError(f"{bundle} was exported from {source.name}; give it with --checkpoint.")
-    return open_checkpoint(given)
+    return prepared_like(manifest, open_checkpoint(given))
+
+
+def prepared_like(manifest: Manifest, source: OpenCheckpoint) -> OpenCheckpoint:
+    """The checkpoint as the export prepared it: rotated, with what a calibration finished.
+
+    Raises `InputError` if the finished matrices are not in the cache.
+    """
+    prepared = manifest.recipe.get("prepared")
+    if prepared is None:
+        return source
+    source = rotated(source, prepared["seed"])
+    if prepared["examples"] is None:
+        return source
+    folder = ExportConfig().cache / CALIBRATED / prepared["key"]
+    if not folder.is_dir():
+        raise InputError(
+            f"the calibration of this bundle is not at {folder}; run its export again, with the "
+            "same --calibration and the default cache."
+        )
+    return replace(source, finished=CalibratedSource.open(source.checkpoint, folder))
+
+
+def rotated(source: OpenCheckpoint, seed: int) -> OpenCheckpoint:
+    """The same model with its residual stream rotated."""
+    stream = source.described.release.residual_stream(source.config)
+    checkpoint = RotatedSource(source.published, stream, seed)
+    decoder = replace(source.config.decoder, tie_word_embeddings=False)
+    described = replace(source.described, config=replace(source.config, decoder=decoder))
+    return replace(source, checkpoint=checkpoint, described=described)
 
 
 def check_source(manifest: Manifest, source: OpenCheckpoint) -> None:
     """Raises `InputError` if the bundle was made from other weights."""
-    if manifest.source.sha256 != content_sha256(source.checkpoint):
+    if manifest.source.sha256 != content_sha256(source.published):
         raise InputError(
             f"the bundle was not made from {source.folder} (its weights have another "
             "checksum); give the checkpoint that it was exported from."
@@ -57,18 +99,5 @@ def open_checkpoint(given: str | None) -> OpenCheckpoint:
     described, checkpoint = describe_model(folder), open_source(folder)
     shapes = described.release.tensor_shapes(described.config)
     check_tensors(checkpoint, shapes, str(folder), described.release.title)
-    chat_format = _chat_format(folder, described)
-    return OpenCheckpoint(folder, checkpoint, described, chat_format)
-
-
-def open_chat_format(folder: Path) -> ChatFormat:
-    """The chat format that the files of a checkpoint describe; needs no weights."""
-    return _chat_format(folder, describe_model(folder))
-
-
-def _chat_format(folder: Path, described: ModelDescription) -> ChatFormat:
-    vocabulary, rules = described.config.decoder.vocab_size, described.release.chat
-    with tempfile.TemporaryDirectory() as scratch:
-        prompt = build_tokenizer_files(folder, Path(scratch), vocabulary, rules)
-        tokenizer = Tokenizer.load(Path(scratch) / "tokenizer.json")
-    return ChatFormat(tokenizer, prompt, described.preprocessing)
+    chat_format = open_chat_format(folder)
+    return OpenCheckpoint(folder, checkpoint, described, chat_format, checkpoint)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from examples.pocket.example import Example, make_example
 from examples.pocket.lessons import draw_lesson
 from examples.pocket.options import Options
+from export.calibration.chat_format import open_chat_format
 from mobile_runtime.chat.conversation import ChatFormat
 from validation.questions.tasks import DigitSource
-from validation.sources import open_chat_format
 
 _CAPACITY = 1500
 _FIRST = 400  # examples: with fewer at hand, as many are drawn as are shown

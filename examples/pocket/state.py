@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from examples.pocket.architecture import CONFIG, PREPROCESSOR, RELEASE
 from examples.pocket.optimizers import Optimizers
 from examples.pocket.tokenizer import write_tokenizer
+from export.calibration.chat_format import open_chat_format
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.source import check_tensors
 from export.models.tensors import tensor_shapes
@@ -24,7 +25,6 @@ from export.releases import find_release, load_config, parse_config, read_config
 from export.releases.release import RELEASE_NAME
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json, written_whole
-from validation.sources import open_chat_format
 
 WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.safetensors"

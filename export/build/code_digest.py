@@ -24,20 +24,36 @@ _DECIDE = (
     "mobile_runtime/bundle.py",
     "mobile_runtime/model/positions.py",
 )
+# What else decides the weights of a calibration.
+_CALIBRATE = (
+    *("export/calibration", "export/checkpoint", "export/graphs", "export/models", "export/quant"),
+    *("export/releases", "mobile_runtime/chat", "mobile_runtime/pictures"),
+    "mobile_runtime/model/positions.py",
+)
+
+
+def code_digest(root: Path = ROOT) -> str:
+    """Digest of the code that decides the bytes of a part."""
+    return _digest(root, _DECIDE)
+
+
+def calibration_digest(root: Path = ROOT) -> str:
+    """Digest of the code that decides the weights of a calibration."""
+    return _digest(root, _CALIBRATE)
 
 
 @cache
-def code_digest(root: Path = ROOT) -> str:
-    """SHA-256 of the syntax of all modules in `_DECIDE` under `root`."""
+def _digest(root: Path, names: tuple[str, ...]) -> str:
+    """SHA-256 of the syntax of all modules in `names` under `root`."""
     total = hashlib.sha256()
-    for path in _modules(root):
+    for path in _modules(root, names):
         total.update(f"{path.relative_to(root).as_posix()}\n".encode())
         total.update(_syntax(path.read_text(encoding="utf-8")).encode())
     return total.hexdigest()
 
 
-def _modules(root: Path) -> Iterator[Path]:
-    for name in _DECIDE:
+def _modules(root: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    for name in names:
         path = root / name
         yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint.calibrated import RECORD, CalibratedSource, read_record, stream_of
 from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import TensorSource
 from mobile_runtime.files import read_json
 
@@ -35,7 +37,27 @@ class SourceKind:
     holds_weights: bool = False  # its source is a `WeightSource`
 
 
-SOURCES: dict[str, SourceKind] = {"safetensors": SourceKind(Path.is_dir, Checkpoint)}
+def _open_calibrated(folder: Path) -> TensorSource:
+    record = read_record(folder)
+    origin = open_source(Path(record["origin"]))
+    rotated = RotatedSource(origin, stream_of(record), record["seed"])
+    return CalibratedSource.open(rotated, folder)
+
+
+def _calibrated_config(folder: Path) -> dict[str, Any]:
+    origin = Path(read_record(folder)["origin"])
+    return {**kind_of(origin).read_config(origin), "tie_word_embeddings": False}
+
+
+SOURCES: dict[str, SourceKind] = {
+    "safetensors": SourceKind(Path.is_dir, Checkpoint),
+    "calibrated": SourceKind(
+        lambda folder: (folder / RECORD).is_file(),
+        _open_calibrated,
+        _calibrated_config,
+        holds_weights=True,
+    ),
+}
 
 
 def kind_of(folder: Path) -> SourceKind:

@@ -14,8 +14,6 @@ from mobile_runtime.errors import InputError
 
 # Constants of the resampler that no configuration file holds.
 LAYER_NORM_EPS = 1e-6
-# Width of the resampler's attention heads, of which it has hidden size // 128.
-RESAMPLER_HEAD_DIM = 128
 
 _NO_EFFECT = frozenset(
     "_name_or_path _attn_implementation architectures auto_map attention_dropout "
@@ -57,6 +55,8 @@ class ConfigRules:
     supported: Mapping[str, tuple[Any, ...]]
     no_effect: frozenset[str] = frozenset()
     names_head_dim: bool = True  # else it is hidden_size / num_attention_heads
+    # Width of the resampler's attention heads, which fill the hidden size.
+    resampler_head_dim: int = 128
 
     def default_head_dim(self, hidden_size: int, num_heads: int) -> int | None:
         """The head_dim of a decoder whose config.json has none; None if it must have one."""
@@ -109,11 +109,7 @@ class ModelConfig:
     decoder: DecoderConfig
     num_queries: int
     max_frames: int  # video frames that the resampler packs into one group
-
-    @property
-    def resampler_heads(self) -> int:
-        """Attention heads of the resampler."""
-        return self.decoder.hidden_size // RESAMPLER_HEAD_DIM
+    resampler_heads: int
 
 
 def parse_config(values: Mapping[str, Any], rules: ConfigRules) -> ModelConfig:
@@ -129,16 +125,18 @@ def parse_config(values: Mapping[str, Any], rules: ConfigRules) -> ModelConfig:
     vision = _Reader(
         vision_values, "vision_config", _VISION_SUPPORTED, _VISION_NO_EFFECT, rules.title
     )
+    decoder = _decoder(top, rules)
     config = ModelConfig(
         vision=_vision(vision, drop_last=bool(values.get("drop_vision_last_layer", True))),
-        decoder=_decoder(top, rules),
+        decoder=decoder,
         num_queries=top.integer("query_num"),
         max_frames=rules.max_frames,
+        resampler_heads=decoder.hidden_size // rules.resampler_head_dim,
     )
     _check_patch_size(top, config)
     top.refuse_unknown()
     vision.refuse_unknown()
-    _check_shapes(config)
+    _check_shapes(config, rules)
     return config
 
 
@@ -230,14 +228,14 @@ def _check_patch_size(reader: _Reader, config: ModelConfig) -> None:
         raise InputError("config.json and vision_config disagree on patch_size; make them equal.")
 
 
-def _check_shapes(config: ModelConfig) -> None:
+def _check_shapes(config: ModelConfig, rules: ConfigRules) -> None:
     vision, decoder = config.vision, config.decoder
-    rules = {
+    remainders = {
         "num_attention_heads must be a multiple of num_key_value_heads": decoder.num_heads
         % decoder.num_kv_heads,
         "head_dim must be even": decoder.head_dim % 2,
-        f"hidden_size must be a multiple of {RESAMPLER_HEAD_DIM}": decoder.hidden_size
-        % RESAMPLER_HEAD_DIM,
+        f"hidden_size must be a multiple of {rules.resampler_head_dim}": decoder.hidden_size
+        % rules.resampler_head_dim,
         "vision hidden_size must be a multiple of its num_attention_heads": vision.hidden_size
         % vision.num_heads,
         "vision image_size must be a multiple of patch_size": vision.image_size % vision.patch_size,
@@ -247,6 +245,6 @@ def _check_shapes(config: ModelConfig) -> None:
             "config.json is inconsistent: drop_vision_last_layer leaves the vision tower "
             "without a layer; it needs one to run."
         )
-    for rule, remainder in rules.items():
+    for rule, remainder in remainders.items():
         if remainder:
             raise InputError(f"config.json is inconsistent: {rule}.")

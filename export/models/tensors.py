@@ -7,6 +7,7 @@ from export.models.config import DecoderConfig, ModelConfig, VisionConfig
 Shapes = dict[str, tuple[int, ...]]
 EMBED_TOKENS = "llm.model.embed_tokens.weight"
 LM_HEAD = "llm.lm_head.weight"
+FINAL_NORM = "llm.model.norm.weight"
 _BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
 POSITION_EMBEDDING = "vpm.embeddings.position_embedding.weight"
 
@@ -63,7 +64,7 @@ def _decoder(config: DecoderConfig) -> Shapes:
     q_rows, kv_rows = config.num_heads * dim, config.num_kv_heads * dim
     shapes: Shapes = {
         EMBED_TOKENS: (config.vocab_size, size),
-        "llm.model.norm.weight": (size,),
+        FINAL_NORM: (size,),
     }
     for n in range(config.num_layers):
         layer = f"llm.model.layers.{n}"

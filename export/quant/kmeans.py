@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.quant.checks import check_bits, check_finite, check_groups, check_matrix
-from export.quant.kmeans_kernels import CODES, palettize_groups
+from export.quant.kmeans_kernels import CODES, palettize_groups, weigh_groups
 from export.quant.weights import LutWeight, pack_indices, packed_size
 
 _VALUES_PER_TASK = 1 << 22
@@ -59,6 +59,33 @@ def palettize(
     if width != bits:
         packed = pack_indices(packed, bits)
     return LutWeight(packed, luts.astype(np.float16), bits, group_size, (rows, columns))
+
+
+def weighted_tables(
+    values: NDArray[Any],
+    weights: NDArray[np.floating[Any]],
+    *,
+    bits: int,
+    group_size: int,
+    name: str,
+    threads: int | None = None,
+) -> NDArray[np.float16]:
+    """Find the tables of least weighted squared error, (groups, 2**bits), ascending.
+
+    As `palettize`, but an error in column j counts `weights[j]` > 0 times, and no index is chosen.
+    """
+    check_matrix(values, values.shape[0], name)
+    check_bits(bits, 1, name)
+    groups = -(-values.shape[0] // group_size)
+    luts = np.zeros((groups, 1 << bits))
+    columns = np.ascontiguousarray(weights, np.float64)
+
+    def run(first: int, last: int) -> int:
+        codes, code_values = _codes(values[first * group_size : last * group_size])
+        return int(weigh_groups(codes, code_values, columns, group_size, luts[first:last]))
+
+    _run_groups(run, values, group_size, threads or os.cpu_count() or 1, name)
+    return luts.astype(np.float16)
 
 
 def _run_groups(

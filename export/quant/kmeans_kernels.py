@@ -304,6 +304,43 @@ def _pack(codes: UInt16, index_of: UInt8, width: int, packed: UInt8) -> None:
 
 
 @_kernel
+def weigh_groups(
+    codes: UInt16, code_values: Float64, weights: Float64, group_size: int, luts: Float64
+) -> int:
+    """Find tables of least weighted squared error for consecutive groups of rows of codes.
+
+    `weights` (columns,) > 0 are the weights of a row's values; a group is `group_size` rows, the
+    last may be smaller. Writes luts (groups, 2**bits). Returns -1, or the first group with a value
+    outside float16, where it stops.
+    """
+    columns = weights.size
+    size = group_size * columns
+    histogram = np.zeros(CODES, np.uint32)
+    mass = np.zeros(CODES)
+    occurring = np.empty(CODES, np.uint16)
+    for group in range(luts.shape[0]):
+        part = codes[group * size : (group + 1) * size]
+        for begin in range(0, part.size, columns):
+            for column in range(columns):
+                code = part[begin + column]
+                histogram[code] += 1
+                mass[code] += weights[column]
+        mass[0] += mass[_SIGN]
+        mass[_SIGN] = 0
+        n = _collect(histogram, occurring)
+        values, masses = np.empty(n), np.empty(n)
+        for i in range(n):
+            values[i] = code_values[occurring[i]]
+            masses[i] = mass[occurring[i]]
+            histogram[occurring[i]] = 0
+            mass[occurring[i]] = 0
+        if not (abs(values[0]) <= FLOAT16_MAX and abs(values[n - 1]) <= FLOAT16_MAX):
+            return group
+        _fill_lut(values, masses, luts[group])
+    return -1
+
+
+@_kernel
 def palettize_groups(
     codes: UInt16, code_values: Float64, size: int, luts: Float64, width: int, packed: UInt8
 ) -> int:

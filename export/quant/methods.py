@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from export.quant.affine import quantize_affine
 from export.quant.blocks import quantize_blocks
 from export.quant.checks import check_finite
+from export.quant.feedback import quantize_with_feedback
 from export.quant.kmeans import palettize
 from export.quant.recipe import QuantSpec
 from export.quant.statistics import Statistics
@@ -76,12 +77,26 @@ def _round(values: Values, spec: QuantSpec, statistics: Statistics | None) -> We
     return to_float(values.array, values.name, values.padded_rows, dtype)
 
 
+def _error_feedback(values: Values, spec: QuantSpec, statistics: Statistics | None) -> Weight:
+    if statistics is None:
+        raise InputError(
+            f"{values.name} is to be stored by error feedback, which needs a calibration; give "
+            "--calibration, or another recipe."
+        )
+    weight, _ = quantize_with_feedback(
+        values.array, spec, statistics, name=values.name, threads=values.threads
+    )
+    return weight if weight.shape[0] == values.padded_rows else weight.padded(values.padded_rows)
+
+
+FEEDBACK = "error_feedback"  # the method that a calibration is for
 STORED = "stored"  # the method of a weight that its source holds finished: nothing is chosen
 
 METHODS: dict[str, Method] = {
     "kmeans": Method(frozenset({"lut"}), _kmeans),
     "minmax": Method(frozenset({"rows"}), _minmax),
     "least_squares": Method(frozenset({"blocks"}), _least_squares),
+    FEEDBACK: Method(frozenset({"lut", "blocks"}), _error_feedback),
     "round": Method(frozenset({"floats"}), _round),
 }
 

@@ -6,9 +6,10 @@ The release says which weights belong to a part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from export.quant.methods import FEEDBACK, METHODS
 from export.quant.recipe import FLOAT16, FLOAT32, QuantRecipe, QuantRule, QuantSpec
 from mobile_runtime.errors import InputError
 
@@ -89,11 +90,13 @@ def build_recipe(
     precisions: Precisions,
     parts: Mapping[str, str],
     kept: Sequence[str],
+    calibrated: Collection[str] = (),
 ) -> QuantRecipe:
     """Return recipe `name` with the precisions of the parts in `overrides` replaced.
 
     `parts` maps each part to the pattern of its weights' names; weights that match `kept` stay
-    floats. Raises `InputError` for an unknown recipe or part, or a precision that it cannot have.
+    floats. The tables and blocks of the parts in `calibrated` are chosen by error feedback. Raises
+    `InputError` for an unknown recipe or part, or a precision that it cannot have.
     """
     if name not in precisions.recipes:
         raise InputError(f"no recipe {name!r}; there are {', '.join(precisions.recipes)}.")
@@ -109,13 +112,21 @@ def build_recipe(
     chosen = {**precisions.recipes[name], **overrides}
     rules = [QuantRule(pattern, precisions.floats) for pattern in kept]
     rules += [
-        QuantRule(parts[part], _spec(part, chosen[part], precisions))
-        for part in parts
+        QuantRule(
+            parts[part], _chosen_by(part in calibrated, _spec(part, chosen[part], precisions))
+        )
+        for part, pattern in parts.items()
         if part in chosen
     ]
     rules.append(QuantRule("*", precisions.floats))
     label = "+".join([name, *(f"{part}={precision}" for part, precision in overrides.items())])
     return QuantRecipe(label, tuple(rules))
+
+
+def _chosen_by(calibration: bool, spec: QuantSpec) -> QuantSpec:
+    """The same, chosen by error feedback if there is a calibration and the form allows it."""
+    feeds_back = calibration and spec.form in METHODS[FEEDBACK].forms
+    return replace(spec, method=FEEDBACK) if feeds_back else spec
 
 
 def _spec(part: str, precision: str, precisions: Precisions) -> QuantSpec:

@@ -7,6 +7,7 @@ from export.graphs.parameters import KEY_QUERY
 from export.host.chat_format import SPECIAL_TOKENS, ChatRules
 from export.host.chat_template import COMPACT, PUBLISHED_SHA256
 from export.models.config import ConfigRules
+from export.models.residual import residual_stream
 from export.models.tensors import tensor_shapes
 from export.releases.release import Release, ReleaseFacts
 from mobile_runtime.bundle import Generation, SamplingDefaults
@@ -41,6 +42,7 @@ MINICPMV_4_5 = Release(
     ),
     tensor_shapes=tensor_shapes,
     bodies=SIGLIP_RESAMPLER_QWEN,
+    residual_stream=residual_stream,
     parts={
         "vision_encoder": "vpm.*",
         "resampler": "resampler.*",
@@ -49,6 +51,7 @@ MINICPMV_4_5 = Release(
         "embed_tokens": "llm.model.embed_tokens.*",
     },
     kept=(KEY_QUERY,),
+    calibrated=("decoder",),
     chat=ChatRules(
         title=_TITLE,
         special_tokens=SPECIAL_TOKENS,

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint.rotation import ResidualStream
 from export.graphs.bodies import Bodies
 from export.host.chat_format import ChatRules
 from export.models.config import ConfigRules, ModelConfig
@@ -43,7 +44,8 @@ class Release:
 
     `model_type` and `version` name it in config.json, `title` in errors, `hub_id` on the hub.
     `parts` maps each part of the model to the pattern of its weights' names; weights in `kept` stay
-    floats whatever a recipe says, because the host computes with the same values. `text_type` is
+    floats whatever a recipe says, because the host computes with the same values. `calibrated` are
+    the parts whose blocks a calibration runs. `text_type` is
     the name of its language model in other programs.
     """
 
@@ -55,8 +57,10 @@ class Release:
     config: ConfigRules
     tensor_shapes: Callable[[ModelConfig], Mapping[str, tuple[int, ...]]]
     bodies: Bodies
+    residual_stream: Callable[[ModelConfig], ResidualStream]
     parts: Mapping[str, str]
     kept: tuple[str, ...]
+    calibrated: tuple[str, ...]
     chat: ChatRules
     text_type: str
 

@@ -34,6 +34,7 @@ from examples.pocket.state import (
     write_weights,
 )
 from examples.pocket.tokenizer import build_tokenizer, words_of_the_tasks
+from export.calibration.chat_format import open_chat_format
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.source import check_tensors
 from export.models.tensors import tensor_shapes
@@ -45,7 +46,6 @@ from validation.questions.strings import CHARACTERS, MAX_LENGTH
 from validation.questions.tasks import TASKS, DigitSource, draw_question, follow_ups
 from validation.questions.video import DIRECTIONS
 from validation.reference.qwen import KeyValueCache
-from validation.sources import open_chat_format
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from export.graphs.bodies import SIGLIP_RESAMPLER_QWEN
 from export.graphs.parameters import KEY_QUERY
 from export.host.chat_format import IMAGE_TOKENS, MESSAGE_TOKENS, ChatRules
 from export.models.config import ConfigRules
+from export.models.residual import residual_stream
 from export.models.tensors import tensor_shapes
 from export.releases import DEFAULT_RELEASE
 from export.releases.release import Release, ReleaseFacts
@@ -35,8 +36,10 @@ MINICPMV_2_6 = Release(
     ),
     tensor_shapes=tensor_shapes,
     bodies=SIGLIP_RESAMPLER_QWEN,
+    residual_stream=residual_stream,
     parts=DEFAULT_RELEASE.parts,
     kept=(KEY_QUERY,),
+    calibrated=("decoder",),
     chat=ChatRules(
         title=TITLE,
         special_tokens={**MESSAGE_TOKENS, **IMAGE_TOKENS},

@@ -9,6 +9,7 @@ from export.checkpoint.checkpoint import Checkpoint
 from export.cli import main as export_main
 from export.releases import RELEASES, load_config
 from mobile_runtime.bundle import read_manifest
+from mobile_runtime.chat.chat_file import Chat
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
@@ -16,7 +17,7 @@ from mobile_runtime.session import ChatOptions, Session
 from tests.mobile_runtime.turns import gradient, user
 from tests.random_checkpoint import write_random_checkpoint
 from tests.seams.minicpmv_2_6 import MINICPMV_2_6
-from validation.chats import Chat, NamedChat, default_chats
+from validation.chats import NamedChat, default_chats
 from validation.parity.parity import ParityOptions, run_parity
 from validation.reference.reference import Reference
 from validation.sources import open_checkpoint

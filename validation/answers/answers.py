@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from mobile_runtime.bundle import Manifest
+from mobile_runtime.chat.chat_file import Chat
 from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.session import Session
 from validation.answers.report import Answer, AnswerReport, Score
 from validation.answers.rows import SEED, draw_item
-from validation.chats import Chat
 from validation.parity.trace import prepare_chat, trace_bundle, trace_reference
 from validation.questions.question import Question
 from validation.reference.reference import Reference

@@ -53,6 +53,7 @@ def check_least(name: str, given: int | None, least: int) -> None:
 
 def named_chats(paths: Sequence[Path] | None) -> list[NamedChat]:
     """Return the chats of the files, named after them; without files, the default chats."""
-    from validation.chats import NamedChat, default_chats, read_chat
+    from mobile_runtime.chat.chat_file import read_chat
+    from validation.chats import NamedChat, default_chats
 
     return [NamedChat(path.stem, read_chat(path)) for path in paths or ()] or default_chats()

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return 0."""
+    from mobile_runtime.chat.chat_file import read_chat
     from mobile_runtime.session import Session
-    from validation.chats import read_chat
     from validation.parity.trace import trace_bundle, trace_checkpoint, write_arrays
     from validation.sources import open_checkpoint
 

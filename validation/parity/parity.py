@@ -99,7 +99,7 @@ def bundle_plan(manifest: Manifest, source: OpenCheckpoint) -> Plan:
         replace(source.described, preprocessing=manifest.preprocessing),
         BACKENDS[manifest.format],
         recipe=QuantRecipe.from_json(manifest.recipe),
-        finished=stored_weights(source.checkpoint),
+        finished=stored_weights(source.stored),
     )
 
 
@@ -112,7 +112,7 @@ def _open_comparison(
 ) -> Comparison:
     """The two references share the memory for loaded weights: they work in turn."""
     loaded = LoadedWeights(LOADED_BYTES)
-    same = SameWeights(source.checkpoint, plan)
+    same = SameWeights(source.stored, plan)
     # A bundle has a head of its own, stored in another form than the embeddings.
     decoder = replace(source.config.decoder, tie_word_embeddings=False)
     references = (

@@ -12,10 +12,13 @@ from functools import partial
 
 import numpy as np
 
-from export.graphs.weights import observed, store
+from export.graphs.graph import Parameter
+from export.graphs.weights import load_weight, observed, store
 from export.models.tensors import EMBED_TOKENS
 from export.plan import Plan
+from export.quant.methods import STORED
 from export.quant.recipe import QuantSpec
+from export.quant.weights import Weight
 from mobile_runtime.bundle import GraphSpec, Manifest
 from validation.chats import NamedChat
 from validation.parity.comparison import Compared, Comparison
@@ -220,7 +223,7 @@ def _measure_weights(run: ParityRun) -> StageResult:
             continue
         loaded = parameter.load(checkpoint)
         if isinstance(loaded, np.ndarray):
-            weight = store(parameter, loaded, spec, observed(parameter, checkpoint))
+            weight = _stored(run, parameter, loaded)
             quality = psnr(weight.rows(0, len(loaded)), loaded.astype(np.float32))
             worst[spec.bits] = min(quality, worst.get(spec.bits, np.inf))
     if not worst:
@@ -234,6 +237,14 @@ def _measure_weights(run: ParityRun) -> StageResult:
         checkpoint_floor=EIGHT_BIT_FLOOR if set(worst) == {8} else None,
         metrics=figures,
     )
+
+
+def _stored(run: ParityRun, parameter: Parameter, loaded: np.ndarray) -> Weight:
+    """The parameter as the bundle stores it, from its values or finished by a calibration."""
+    spec = run.plan.specs[parameter.name]
+    if spec.method == STORED:
+        return load_weight(parameter, run.source.stored, spec)
+    return store(parameter, loaded, spec, observed(parameter, run.source.checkpoint))
 
 
 def _compare_greedy_tokens(run: ParityRun) -> StageResult:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mobile_runtime.chat.chat_file import Chat
 from mobile_runtime.chat.conversation import ChatFormat, PreparedPrompt, prepare_prompt
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import written_whole
 from mobile_runtime.session import ChatOptions, Session
-from validation.chats import Chat
 from validation.reference.continuation import continue_texts
 from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint

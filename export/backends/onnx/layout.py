@@ -18,7 +18,7 @@ from export.graphs.bodies import Bodies
 from export.graphs.graph import Function, Graph, Parameter, Section
 from export.graphs.parameters import key_query, row_block, stored
 from export.models.config import DecoderConfig, ModelConfig, VisionConfig
-from export.models.tensors import EMBED_TOKENS, POSITION_EMBEDDING
+from export.models.tensors import EMBED_TOKENS, FINAL_NORM, POSITION_EMBEDDING
 from mobile_runtime.bundle import PAST, PRESENT, Decoding, TensorSpec, cache_name
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.positions import WAVE_BASE
@@ -178,7 +178,7 @@ def _decoder(bodies: Bodies, config: DecoderConfig, decoding: Decoding) -> Graph
         end = ops.builder.constant([np.iinfo(np.int64).max], np.int64)
         axis = ops.builder.constant([1], np.int64)
         x = Tensor(ops.emit("Slice", x.name, last, end, axis), config.hidden_size)
-        norm = stored("llm.model.norm.weight", config.hidden_size)
+        norm = stored(FINAL_NORM, config.hidden_size)
         x = ops.rms_norm(x, norm, config.rms_norm_eps)
         return {"logits": ops.stacked(x, _head(bodies, config))}  # the cache wrote its own outputs
 

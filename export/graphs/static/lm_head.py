@@ -12,6 +12,7 @@ from export.graphs.bodies import Bodies
 from export.graphs.graph import Function, Graph, Ops, Value
 from export.graphs.parameters import stored
 from export.models.config import DecoderConfig
+from export.models.tensors import FINAL_NORM
 from mobile_runtime.bundle import TensorSpec
 
 MAX_DIMENSION = 16_384
@@ -35,7 +36,7 @@ def lm_head_graph(bodies: Bodies, config: DecoderConfig, slices: range, name: st
     _, rows = lm_head_slices(config.vocab_size)
 
     def body(ops: Ops, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
-        weight = stored("llm.model.norm.weight", size)
+        weight = stored(FINAL_NORM, size)
         x = ops.rms_norm(inputs["hidden_states"], weight, config.rms_norm_eps)
         return {
             f"logits_{n:02d}": ops.linear(x, bodies.head_rows(config, n, n * rows, (n + 1) * rows))

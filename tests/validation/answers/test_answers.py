@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from mobile_runtime.chat.chat_file import Chat
 from validation.answers.answers import ask
 from validation.answers.report import Answer, Score
 from validation.answers.rows import ROWS, draw_item
-from validation.chats import Chat
 from validation.cli import main
 from validation.questions.tasks import TASKS
 

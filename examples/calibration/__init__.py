@@ -1,0 +1,1 @@
+"""The pictures and videos among the examples that ship for a calibration."""

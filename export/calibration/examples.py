@@ -1,0 +1,89 @@
+"""Examples to calibrate on: chats and texts of a JSON file, as token ids and pictures.
+
+A file is a list of chats, or an object with `chats` and `texts`. A chat is what the runtime takes:
+a list of messages, or an object with `messages` and options; paths of its pictures start at the
+file's folder. A text is a string, which is cut into pieces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobile_runtime.chat.chat_file import Chat, parse_chat
+from mobile_runtime.chat.conversation import ChatFormat, PreparedPrompt, prepare_prompt
+from mobile_runtime.errors import InputError
+from mobile_runtime.files import load_json
+
+DEFAULT = "default"  # means the examples that ship with the program
+_FOLDER = Path(__file__).parent / "data"
+_SHIPPED = ("texts.json", "pictures.json")
+_PIECE = 512  # tokens of a text that are read together
+_KEYS = {"chats", "texts", "sources"}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Chats and texts, and what identifies them."""
+
+    name: str
+    sha256: str
+    chats: tuple[Chat, ...]
+    texts: tuple[str, ...]
+
+
+def read_examples(given: str) -> Examples:
+    """Read a file of examples, or those that ship. Raises `InputError` if it is not valid or holds
+    nothing."""
+    shipped = given == DEFAULT
+    paths = [_FOLDER / name for name in _SHIPPED] if shipped else [Path(given).expanduser()]
+    total, chats, texts = hashlib.sha256(), [], []
+    for path in paths:
+        values = _read(path)
+        total.update(path.read_bytes())
+        texts += values.get("texts", [])
+        for n, chat in enumerate(values.get("chats", [])):
+            chats.append(_chat(chat, f"{path}, chat {n + 1}", path.parent))
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{paths[0]}: texts must be a list of strings.")
+    if not chats and not texts:
+        raise InputError(f"{paths[0]} holds neither chats nor texts; give some to calibrate on.")
+    name = DEFAULT if shipped else paths[0].name
+    return Examples(name, total.hexdigest(), tuple(chats), tuple(texts))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    value = load_json(path, f'give a JSON file of chats and texts, or "{DEFAULT}"')
+    value = {"chats": value} if isinstance(value, list) else value
+    if not isinstance(value, dict) or not value.keys() <= _KEYS:
+        raise InputError(f"{path} must be a list of chats, or an object with chats and texts.")
+    for key in ("chats", "texts"):
+        if not isinstance(value.get(key, []), list):
+            raise InputError(f"{path}: {key} must be a list.")
+    return value
+
+
+def _chat(value: Any, where: str, folder: Path) -> Chat:
+    return parse_chat({"messages": value} if isinstance(value, list) else value, where, folder)
+
+
+def prepare_chats(examples: Examples, chat_format: ChatFormat) -> list[PreparedPrompt]:
+    """The chats as prompts of the model. Raises `InputError` for messages that are not valid."""
+    return [
+        prepare_prompt(chat.messages, chat_format, chat.options, chat.max_slice_nums, chat.folder)
+        for chat in examples.chats
+    ]
+
+
+def cut_texts(examples: Examples, chat_format: ChatFormat) -> list[list[int]]:
+    """Token ids of the texts in pieces of `_PIECE`; what is left at the end of a long text is a
+    piece of its own if it is at least half as long."""
+    pieces = []
+    for text in examples.texts:
+        ids = list(chat_format.tokenizer.encode_text(text))
+        whole = [ids[n : n + _PIECE] for n in range(0, len(ids), _PIECE)]
+        pieces += [piece for piece in whole if 2 * len(piece) >= _PIECE or len(whole) == 1]
+    return [piece for piece in pieces if piece]

@@ -1,0 +1,26 @@
+"""The decoder's residual stream, from which a rotation of its basis follows."""
+
+from __future__ import annotations
+
+from export.checkpoint.rotation import ResidualStream
+from export.models.config import ModelConfig
+from export.models.tensors import EMBED_TOKENS, FINAL_NORM, LM_HEAD
+
+
+def residual_stream(model: ModelConfig) -> ResidualStream:
+    """The stream of a Qwen2 or Qwen3 decoder that a resampler feeds."""
+    readers, writers = {LM_HEAD: FINAL_NORM}, []
+    for n in range(model.decoder.num_layers):
+        layer = f"llm.model.layers.{n}"
+        for name in ("q_proj", "k_proj", "v_proj"):
+            readers[f"{layer}.self_attn.{name}.weight"] = f"{layer}.input_layernorm.weight"
+        for name in ("gate_proj", "up_proj"):
+            readers[f"{layer}.mlp.{name}.weight"] = f"{layer}.post_attention_layernorm.weight"
+        writers += [f"{layer}.self_attn.o_proj.weight", f"{layer}.mlp.down_proj.weight"]
+    return ResidualStream(
+        size=model.decoder.hidden_size,
+        readers=readers,
+        writers=tuple(writers),
+        rows=(EMBED_TOKENS, "resampler.proj"),
+        tied={LM_HEAD: EMBED_TOKENS},
+    )

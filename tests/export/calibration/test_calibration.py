@@ -1,0 +1,225 @@
+"""Calibrating: the bodies in torch are the model, and a stopped calibration goes on to the same
+weights."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from export.backends import BACKENDS
+from export.build.job import open_job
+from export.build.progress import Progress
+from export.calibration import stage
+from export.calibration.chat_format import open_chat_format
+from export.calibration.examples import Examples, cut_texts, prepare_chats, read_examples
+from export.calibration.inputs import Embedder
+from export.calibration.layers import LayerRunner, Moments, pack_texts
+from export.calibration.torch_ops import Compute
+from export.checkpoint import open_source
+from export.checkpoint.locate import DEFAULT_CHECKPOINT
+from export.config import ExportConfig
+from export.pipeline import export_bundle
+from export.quant.weights import LutWeight
+from mobile_runtime.bundle import list_files, read_manifest
+from mobile_runtime.engines import EngineOptions
+from tests.random_checkpoint import write_random_checkpoint
+from validation.chats import default_chats
+from validation.parity.parity import ParityOptions, run_parity
+from validation.reference.reference import Reference
+from validation.sources import open_checkpoint, source_of
+
+CHATS = [
+    [{"role": "user", "content": "Name three colours."}, {"role": "assistant", "content": "Red."}]
+]
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog. " * 9,
+    "你好，世界。" * 30,
+    "1234567890 " * 40,
+]
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    path = tmp_path_factory.mktemp("examples") / "examples.json"
+    path.write_text(json.dumps({"chats": CHATS, "texts": TEXTS}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tied") / "checkpoint"
+    write_random_checkpoint(folder, tie_word_embeddings=True)
+    return folder
+
+
+def export(checkpoint, output, backend="coreml", **options):
+    config = ExportConfig(
+        checkpoint=str(checkpoint), output=output, context_length=320, prefill_length=8, **options
+    )
+    return export_bundle(config, BACKENDS[backend], Progress(quiet=True))
+
+
+def test_pictures_and_blocks_are_those_of_the_model(random_checkpoint):
+    source = open_checkpoint(str(random_checkpoint))
+    reference = Reference(source.config, source.checkpoint)
+    chats = default_chats()
+    chat_format = open_chat_format(random_checkpoint)
+    examples = Examples("chats", "", tuple(named.chat for named in chats), ())
+    prompts = prepare_chats(examples, chat_format)
+    embedder = Embedder(source.checkpoint, source.described, Compute())
+    with torch.inference_mode():
+        hidden = [embedder.prompt(prompt) for prompt in prompts]
+    embeds = reference.image_embeds(prompts)
+    wanted = [reference.splice(p, e) for p, e in zip(prompts, embeds, strict=True)]
+    for got, want in zip(hidden, wanted, strict=True):
+        np.testing.assert_allclose(got, want[: len(got)], atol=2e-5 * np.abs(want).max())
+    runner = LayerRunner(source.described, Compute())
+    packs = pack_texts([len(text) for text in hidden])
+    for n in range(source.config.decoder.num_layers):
+        hidden = runner.run(n, source.checkpoint, hidden, packs)
+        rows = reference.run_layers([reference.start(w) for w in wanted], range(n, n + 1))
+        wanted = [row.hidden for row in rows]
+        for got, want in zip(hidden, wanted, strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+def test_moments_are_the_means_over_the_inputs_of_a_matrix():
+    class Weight:
+        def __init__(self, name):
+            self.name = name
+
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(n, 5)).astype(np.float32) for n in (30, 50)]
+    moments = Moments()
+    for half, part in enumerate(x):
+        moments.half = half
+        moments.observe([Weight("q"), Weight("k")], torch.from_numpy(part))
+    assert moments.sites() == {"q": ["q", "k"]}
+    statistics = moments.take("q")
+    joined = np.concatenate(x)
+    np.testing.assert_allclose(statistics.second_moments, joined.T @ joined / 80, rtol=1e-5)
+    for half, part in zip(statistics.halves, x, strict=True):
+        np.testing.assert_allclose(half, part.T @ part / len(part), rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[3], [5, 4], [512] * 40, [2000, 3, 3, 9000, 1]])
+def test_every_text_is_in_one_pack_and_halves_are_balanced(lengths):
+    packs = pack_texts(lengths)
+    assert sorted(n for pack in packs for n in pack.texts) == list(range(len(lengths)))
+    assert all(pack.lengths == tuple(lengths[n] for n in pack.texts) for pack in packs)
+    assert len(lengths) < 2 or len(packs) % 2 == 0
+
+
+@pytest.mark.parametrize("backend", ["coreml", "onnx"])
+def test_a_calibrated_bundle_is_the_rotated_model_with_its_weights(
+    tied, examples, tmp_path, backend
+):
+    """A tied head becomes a matrix of its own, and the same weights agree to float32."""
+    bundle = export(tied, tmp_path, backend, calibration=str(examples))
+    assert bundle.name == f"minicpmv-4.5-{backend}-int4-calibrated"
+    prepared = read_manifest(bundle).recipe["prepared"]
+    assert prepared["examples"]["name"] == "examples.json" and prepared["seed"] == 0
+    options = ParityOptions(EngineOptions(precision="fp32"), new_tokens=4)
+    report = run_parity(bundle, source_of(bundle, str(tied)), default_chats(), options)
+    assert {stage.status for stage in report.stages} == {"passed"}
+    (end,) = [stage for stage in report.stages if stage.stage == "end_to_end"]
+    assert end.same_weights_db > 70
+
+
+def test_a_rotated_float_bundle_is_the_checkpoint(random_checkpoint, tmp_path):
+    bundle = export(random_checkpoint, tmp_path, quant="none", rotate=True)
+    options = ParityOptions(EngineOptions(precision="fp32"), new_tokens=4)
+    source = source_of(bundle, str(random_checkpoint))
+    report = run_parity(bundle, source, default_chats(), options)
+    (end,) = [stage for stage in report.stages if stage.stage == "end_to_end"]
+    assert end.status == "passed" and end.checkpoint_db > 70
+
+
+def test_rotated_parts_are_not_taken_for_others_from_the_cache(random_checkpoint, tmp_path):
+    cache = tmp_path / "cache"
+    export(random_checkpoint, tmp_path, quant="none", rotate=True, cache=cache)
+    after = export(random_checkpoint, tmp_path / "after", quant="none", cache=cache)
+    fresh = export(random_checkpoint, tmp_path / "fresh", quant="none", no_cache=True)
+    assert list_files(after) == list_files(fresh)
+
+
+def test_a_stopped_calibration_goes_on_to_the_same_weights(
+    random_checkpoint, examples, tmp_path, monkeypatch
+):
+    config = ExportConfig(checkpoint=str(random_checkpoint), calibration=str(examples))
+    job = open_job(random_checkpoint, config, BACKENDS["coreml"])
+
+    def run(root, report=lambda done, count, seconds: None):
+        return stage.calibrate(job, config, root, report).folder
+
+    whole = run(tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill(done, count, seconds):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "stopped", kill)
+    embedded = []
+    monkeypatch.setattr(stage, "embed_examples", lambda *_: embedded.append(1))
+    gone_on = run(tmp_path / "stopped")
+    assert embedded == [], "the inputs of the next block were kept"
+    assert list_files(gone_on) == list_files(whole)
+    assert not list((tmp_path / "stopped").glob("*.partial"))
+    monkeypatch.setattr(stage._Work, "run", None)
+    assert run(tmp_path / "whole") == whole, "a finished calibration is found again"
+
+
+def test_only_the_decoder_is_calibrated_and_its_weights_are_nearer_where_it_counts(
+    random_checkpoint, examples, tmp_path
+):
+    config = ExportConfig(checkpoint=str(random_checkpoint), calibration=str(examples))
+    job = open_job(random_checkpoint, config, BACKENDS["coreml"])
+    done = stage.calibrate(job, config, tmp_path, lambda *_: None)
+    source = open_source(done.folder)
+    layers = job.model.decoder.num_layers
+    assert len(source.weights) == 7 * layers
+    assert all(name.startswith("llm.model.layers.") for name in source.weights)
+    name = "llm.model.layers.1.mlp.down_proj.weight"
+    weight = source.read_weight(name, 0, source.tensors[name].row_count)
+    assert isinstance(weight, LutWeight)
+    np.testing.assert_array_equal(weight.dequantize(), source.read(name))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "is not valid JSON"),
+        ('{"chats": [], "texts": []}', "holds neither chats nor texts"),
+        ('{"prompts": []}', "must be a list of chats, or an object with chats and texts"),
+        ('{"texts": [1]}', "texts must be a list of strings"),
+        ('{"texts": "a"}', "texts must be a list"),
+        ('[[{"role": "cat", "content": "?"}]]', "has the role 'cat'"),
+        ('[{"question": "?"}]', "chat 1 must be a list of messages"),
+    ],
+)
+def test_bad_examples_are_refused_before_anything_is_written(
+    random_checkpoint, tmp_path, capsys, content, message
+):
+    from export.cli import main
+
+    path = tmp_path / "examples.json"
+    path.write_text(content)
+    output = tmp_path / "out"
+    arguments = ["--checkpoint", str(random_checkpoint), "--calibration", str(path)]
+    cache = ["--cache", str(tmp_path / "cache"), "--output", str(output), "--quiet"]
+    assert main(["coreml", *arguments, *cache]) == 2
+    assert message in capsys.readouterr().err
+    assert list(output.glob("*")) == []
+
+
+def test_the_shipped_examples_are_readable_by_the_default_model():
+    examples = read_examples("default")
+    chat_format = open_chat_format(DEFAULT_CHECKPOINT)
+    prompts = prepare_chats(examples, chat_format)
+    assert len(prompts) == len(examples.chats) > 40
+    assert any(prompt.groups for prompt in prompts)
+    assert len(cut_texts(examples, chat_format)) >= len(examples.texts)
