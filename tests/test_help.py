@@ -15,7 +15,16 @@ HEAVY = (
 EXPORT_NEEDS = ("numba", "safetensors", "ml_dtypes")  # its extra
 RUNTIME = ("chat", "info", "ort")
 VALIDATION = (
-    *("parity", "answers", "perplexity", "trace", "cache-scales", "providers", "device-report"),
+    *(
+        "parity",
+        "answers",
+        "quality",
+        "perplexity",
+        "trace",
+        "cache-scales",
+        "providers",
+        "device-report",
+    ),
 )
 
 

@@ -46,7 +46,16 @@ ROOMS = {
         *("bundle", "strict_json", "files", "errors"),
     ),
     "validation": (
-        *("cli", "commands", "cache_scales", "perplexity", "providers", "answers", "questions"),
+        *(
+            "cli",
+            "commands",
+            "cache_scales",
+            "quality",
+            "perplexity",
+            "providers",
+            "answers",
+            "questions",
+        ),
         *("device_report", "parity", "reference", "sources", "chats"),
     ),
 }

@@ -15,12 +15,14 @@ from validation.commands import (
     parity,
     perplexity,
     providers,
+    quality,
     trace,
 )
 
 COMMANDS: Mapping[str, ModuleType] = {
     "parity": parity,
     "answers": answers,
+    "quality": quality,
     "perplexity": perplexity,
     "trace": trace,
     "cache-scales": cache_scales,

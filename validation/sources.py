@@ -45,14 +45,18 @@ class OpenCheckpoint:
         return self.checkpoint if self.finished is None else self.finished
 
 
-def source_of(bundle: Path, given: str | None) -> OpenCheckpoint:
-    """Open the checkpoint that `bundle` was made from: `given`, or the pocket model, in the basis
-    of the bundle's weights. Raises `InputError` if it is another one."""
-    manifest = read_manifest(bundle)
-    source = manifest.source
+def published_source(bundle: Path, given: str | None) -> OpenCheckpoint:
+    """Open the checkpoint that `bundle` was made from: `given`, or the pocket model. Raises
+    `InputError` if it is another one."""
+    source = read_manifest(bundle).source
     if given is None and source.name != DEFAULT_CHECKPOINT.name:
         raise InputError(f"{bundle} was exported from {source.name}; give it with --checkpoint.")
-    return prepared_like(manifest, open_checkpoint(given))
+    return open_checkpoint(given)
+
+
+def source_of(bundle: Path, given: str | None) -> OpenCheckpoint:
+    """As `published_source`, in the basis of the bundle's weights."""
+    return prepared_like(read_manifest(bundle), published_source(bundle, given))
 
 
 def prepared_like(manifest: Manifest, source: OpenCheckpoint) -> OpenCheckpoint:

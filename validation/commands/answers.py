@@ -75,11 +75,11 @@ def run(options: argparse.Namespace) -> int:
 def _candidates(options: argparse.Namespace) -> list[Candidate]:
     """PyTorch, then each bundle in each precision; all must be of one checkpoint."""
     from validation.answers.answers import Candidate, candidate_name
-    from validation.sources import check_source, open_checkpoint, source_of
+    from validation.sources import check_source, open_checkpoint, published_source
 
     bundles: list[Path] = options.bundles
     source = (
-        source_of(bundles[0], options.checkpoint)
+        published_source(bundles[0], options.checkpoint)
         if bundles
         else open_checkpoint(options.checkpoint)
     )

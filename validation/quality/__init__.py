@@ -1,0 +1,1 @@
+"""What a bundle keeps of the model: its next tokens against those of the checkpoint."""
