@@ -22,6 +22,7 @@ DEFAULT = "default"  # means the examples that ship with the program
 _FOLDER = Path(__file__).parent / "data"
 _SHIPPED = ("texts.json", "pictures.json")
 _PIECE = 512  # tokens of a text that are read together
+_MOST_PIECES = 32  # of all texts: more cost time and hardly change the statistics
 _KEYS = {"chats", "texts", "sources"}
 
 
@@ -79,11 +80,12 @@ def prepare_chats(examples: Examples, chat_format: ChatFormat) -> list[PreparedP
 
 
 def cut_texts(examples: Examples, chat_format: ChatFormat) -> list[list[int]]:
-    """Token ids of the texts in pieces of `_PIECE`; what is left at the end of a long text is a
-    piece of its own if it is at least half as long."""
+    """Token ids of the texts in pieces of `_PIECE`, at most `_MOST_PIECES` at equal distances; what
+    is left at the end of a long text is a piece of its own if it is at least half as long."""
     pieces = []
     for text in examples.texts:
         ids = list(chat_format.tokenizer.encode_text(text))
         whole = [ids[n : n + _PIECE] for n in range(0, len(ids), _PIECE)]
         pieces += [piece for piece in whole if 2 * len(piece) >= _PIECE or len(whole) == 1]
-    return [piece for piece in pieces if piece]
+    step = max(1, len(pieces) / _MOST_PIECES)
+    return [pieces[int(n * step)] for n in range(min(len(pieces), _MOST_PIECES))]
