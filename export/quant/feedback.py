@@ -29,7 +29,7 @@ from export.quant.blocks import quantize_blocks, to_float32
 from export.quant.feedback_kernels import Block, round_to_grids, round_to_tables
 from export.quant.kmeans import weighted_tables
 from export.quant.recipe import QuantSpec
-from export.quant.statistics import Statistics
+from export.quant.statistics import Statistics, diagonal_part
 from export.quant.weights import BlockWeight, LutWeight, pack_indices
 
 Float32 = NDArray[np.float32]
@@ -38,6 +38,8 @@ SHRINKAGES = (0.03, 0.1, 0.3, 1.0)
 PLAIN = -1.0  # stands for a shrinkage: nothing is fed back
 _DAMPING = 0.01  # of the mean of M's diagonal, added to it
 _BLOCK = 128  # columns between two matrix products
+_FACTOR_BLOCK = 512  # columns that are factorized together
+_STRIP = 1024  # rows of the rest that are updated together
 _TRIAL_ROWS = 128  # rows on which a shrinkage is tried
 
 
@@ -54,11 +56,31 @@ def feedback_of(moments: Float32) -> Feedback:
     """The feedback for second moments (columns, columns), which are damped; see this module."""
     diagonal = moments.diagonal() + np.float32(_DAMPING * moments.diagonal().mean())
     order = np.argsort(-diagonal, kind="stable")
-    damped = moments[np.ix_(order[::-1], order[::-1])]
-    np.fill_diagonal(damped, diagonal[order[::-1]])
-    upper = np.linalg.cholesky(damped)[::-1, ::-1]
+    matrix = moments[np.ix_(order[::-1], order[::-1])]
+    np.fill_diagonal(matrix, diagonal[order[::-1]])
+    factorize(matrix)
+    upper = matrix[::-1, ::-1]
     upper /= upper.diagonal().copy()
-    return Feedback(order, np.ascontiguousarray(upper))
+    return Feedback(order, upper)
+
+
+def factorize(matrix: Float32) -> None:
+    """Replace a positive definite matrix by its lower Cholesky factor, in place.
+
+    By blocks of columns, so that nearly all is matrix products on all cores: numpy's own
+    factorization of a wide layer's moments takes several times as long.
+    """
+    size = len(matrix)
+    for begin in range(0, size, _FACTOR_BLOCK):
+        end = min(begin + _FACTOR_BLOCK, size)
+        matrix[begin:end, begin:end] = np.linalg.cholesky(matrix[begin:end, begin:end])
+        inverse = np.linalg.inv(matrix[begin:end, begin:end].astype(np.float64))
+        matrix[end:, begin:end] = matrix[end:, begin:end] @ inverse.T.astype(np.float32)
+        for row in range(end, size, _STRIP):  # of the rest only the lower triangle is needed
+            last = min(row + _STRIP, size)
+            below = matrix[row:last, begin:end] @ matrix[end:last, begin:end].T
+            matrix[row:last, end:last] -= below
+        matrix[begin:end, end:] = 0
 
 
 def _feedback(statistics: Statistics, moments: Float32, shrinkage: float) -> Feedback:
@@ -159,7 +181,10 @@ def _choose_shrinkage(
         _, errors = _round(some, some_levels, feedback, threads)
         return float(np.einsum("rc,rc->", errors @ held_out, errors, dtype=np.float64))
 
-    return min((PLAIN, *SHRINKAGES), key=loss)
+    # Without a rotation, the moments of uncorrelated channels feed nothing back either.
+    shrinkages = SHRINKAGES[:-1] if statistics.independent is diagonal_part else SHRINKAGES
+    best: float = min((PLAIN, *shrinkages), key=loss)
+    return best
 
 
 def _round(

@@ -36,10 +36,14 @@ class Statistics:
 
     def shrunk(self, moments: Float32, shrinkage: float) -> Float32:
         """`moments`, moved towards its `independent` part by a share of 0 … 1."""
-        part = self.independent(moments)
-        part *= np.float32(shrinkage)
-        part += moments * np.float32(1 - shrinkage)
-        return part
+        shrunk = moments * np.float32(1 - shrinkage)
+        if self.independent is diagonal_part:
+            np.fill_diagonal(shrunk, moments.diagonal())
+        else:
+            part = self.independent(moments)
+            part *= np.float32(shrinkage)
+            shrunk += part
+        return shrunk
 
     def once(
         self, moments: Float32, shrinkage: float, compute: Callable[[Float32, float], Any]

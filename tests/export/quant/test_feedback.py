@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from export.quant.feedback import PLAIN, feedback_of, quantize_with_feedback
+from export.quant.feedback import PLAIN, factorize, feedback_of, quantize_with_feedback
 from export.quant.kmeans import palettize, weighted_tables
 from export.quant.methods import FEEDBACK, Values, quantize
 from export.quant.recipe import QuantSpec
@@ -132,6 +132,15 @@ def test_feedback_factors_the_damped_moments():
     ordered = damped[np.ix_(feedback.order, feedback.order)]
     inner = np.linalg.solve(u, np.linalg.solve(u, ordered).T)  # diagonal: u · D · uᵀ = ordered
     assert np.abs(inner - np.diag(inner.diagonal())).max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 200, 512, 1300])
+def test_factors_are_those_of_numpy(size):
+    x = np.random.default_rng(7).normal(size=(2 * size, size))
+    moments = (x.T @ x / len(x)).astype(np.float32)
+    expected = np.linalg.cholesky(moments.astype(np.float64))
+    factorize(moments)
+    np.testing.assert_allclose(moments, expected, atol=2e-5)
 
 
 def test_equal_weights_give_the_tables_of_plain_palettization(values):
