@@ -313,3 +313,12 @@ def test_no_tracked_file_names_a_path_of_one_machine():
             content = path.read_bytes()
             wrong += [f"{path}: {m}" for m in MACHINE_PATHS if m.encode() in content]
     assert wrong == []
+
+
+def test_every_folder_of_tests_is_collected(pytestconfig):
+    """pytest skips folders with some names without a word."""
+    skipped = pytestconfig.getini("norecursedirs")
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+    parts = {part for folder in folders for part in folder.relative_to(ROOT).parts}
+    assert "build" in parts
+    assert [part for part in parts if any(fnmatch(part, pattern) for pattern in skipped)] == []

@@ -13,7 +13,7 @@ import numpy as np
 
 from export.build.job import Job
 from export.plan import Plan
-from export.quant.methods import STORED, Values, quantize
+from export.quant.methods import FEEDBACK, STORED, Values, quantize
 from export.quant.recipe import QuantSpec
 
 _SAMPLE = (128, 4096)  # weights
@@ -25,19 +25,22 @@ _COPIES = 3  # of the largest tensor: the current one, the next one, the result
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimate for an export on `jobs` processes; a slow disk may add to `seconds`."""
+    """Estimate for an export on `jobs` processes; a slow disk may add to `seconds`, and so does a
+    calibration."""
 
     read_bytes: int
     written_bytes: int
     memory_bytes: int
     seconds: float
     jobs: int
+    calibrates: bool
 
     def __str__(self) -> str:
+        besides = "; the calibration before it is not estimated" if self.calibrates else ""
         return (
             f"reads {self.read_bytes / 1e9:.2f} GB, writes {self.written_bytes / 1e9:.2f} GB, "
             f"about {self.memory_bytes / 1e9:.1f} GB of memory and {self.seconds:.0f} s on "
-            f"{self.jobs} process{'es' if self.jobs > 1 else ''}, if the disk keeps up"
+            f"{self.jobs} process{'es' if self.jobs > 1 else ''}, if the disk keeps up{besides}"
         )
 
 
@@ -54,6 +57,7 @@ def estimate(job: Job, jobs: int) -> Estimate:
         memory_bytes=jobs * (_PROCESS_BYTES + _COPIES * largest),
         seconds=work / cores + _PART_SECONDS * (1 + len(plan.graphs)) / cores,
         jobs=jobs,
+        calibrates=any(spec.method == FEEDBACK for spec in plan.specs.values()),
     )
 
 
@@ -62,7 +66,7 @@ def _quantizing_seconds(plan: Plan) -> float:
     counts: Counter[QuantSpec] = Counter()
     for parameter in plan.parameters:
         spec = plan.specs[parameter.name]
-        if parameter.is_matrix and spec.method != STORED:
+        if parameter.is_matrix and spec.method not in (STORED, FEEDBACK):
             counts[spec.fitted(_SAMPLE)] += parameter.size
     return sum(count / _rate(spec) for spec, count in counts.items())
 

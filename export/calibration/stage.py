@@ -38,6 +38,7 @@ from export.quant.methods import FEEDBACK
 from export.quant.recipe import QuantSpec
 from export.quant.weights import Weight
 from export.releases.release import ModelDescription
+from mobile_runtime.errors import InputError
 from mobile_runtime.files import write_json, written_whole
 
 SEED = 0  # of the rotation
@@ -61,6 +62,7 @@ def calibrate(job: Job, config: ExportConfig, root: Path, report: Report) -> Cal
 
     The result stands under `root`, and is taken from there if the same was done before.
     """
+    _check_device(config.device)
     given = None if config.calibration is None else read_examples(config.calibration)
     wanted = {n: spec for n, spec in job.plan.specs.items() if spec.method == FEEDBACK}
     said = _describe(given, job.described)
@@ -111,6 +113,17 @@ def _copy_files(folder: Path, target: Path) -> None:
     for path in folder.iterdir():
         if path.suffix in _COPIED and not path.name.endswith(".index.json"):
             shutil.copyfile(path, target / path.name)
+
+
+def _check_device(name: str) -> None:
+    """Raises `InputError` unless torch can compute on the device."""
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        raise InputError(
+            f"torch cannot compute on --device {name} ({str(error).splitlines()[0]}); give cpu, or "
+            "a device that torch finds here."
+        ) from error
 
 
 def _compute(described: ModelDescription, device: str) -> Compute:

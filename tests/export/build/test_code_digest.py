@@ -18,7 +18,7 @@ def copy(tmp_path):
         text = (tmp_path / path).read_text(encoding="utf-8")
         assert old in text
         (tmp_path / path).write_text(text.replace(old, new), encoding="utf-8")
-        return code_digest.__wrapped__(tmp_path)
+        return code_digest(tmp_path)
 
     return change
 

@@ -18,6 +18,7 @@ from export.calibration.layers import LayerRunner, Moments, pack_texts
 from export.calibration.torch_ops import Compute
 from export.checkpoint import open_source
 from export.checkpoint.locate import DEFAULT_CHECKPOINT
+from export.cli import main
 from export.config import ExportConfig
 from export.pipeline import export_bundle
 from export.quant.weights import LutWeight
@@ -204,8 +205,6 @@ def test_only_the_decoder_is_calibrated_and_its_weights_are_nearer_where_it_coun
 def test_bad_examples_are_refused_before_anything_is_written(
     random_checkpoint, tmp_path, capsys, content, message
 ):
-    from export.cli import main
-
     path = tmp_path / "examples.json"
     path.write_text(content)
     output = tmp_path / "out"
@@ -235,3 +234,18 @@ def test_pieces_of_texts_are_whole_and_spread_over_all_of_them():
     assert len({piece[0] for piece in pieces} | {piece[1] for piece in pieces}) >= 8
     short = cut_texts(Examples("texts", "", (), ("Hi", "")), chat_format)
     assert [len(piece) for piece in short] == [len(chat_format.tokenizer.encode_text("Hi"))]
+
+
+def test_a_plan_says_that_the_calibration_is_not_in_the_estimate(random_checkpoint, capsys):
+    arguments = ["--checkpoint", str(random_checkpoint), "--calibration", "default", "--plan"]
+    assert main(["coreml", *arguments]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "by error_feedback" in shown and "the calibration before it is not estimated" in shown
+
+
+def test_a_device_that_is_not_there_is_refused_at_once(random_checkpoint, tmp_path, capsys):
+    arguments = ["--checkpoint", str(random_checkpoint), "--rotate", "--device", "quantum"]
+    output = ["--output", str(tmp_path / "out"), "--no-cache", "--quiet"]
+    assert main(["coreml", *arguments, *output]) == 2
+    assert "torch cannot compute on --device quantum" in capsys.readouterr().err
+    assert list((tmp_path / "out").glob("*")) == []
