@@ -8,7 +8,7 @@ file's folder. A text is a string, which is cut into pieces.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ _KEYS = {"chats", "texts", "sources"}
 
 @dataclass(frozen=True)
 class Examples:
-    """Chats and texts, and what identifies them."""
+    """Chats and texts, and what identifies them: a name, and a digest of the file and of all
+    pictures."""
 
     name: str
     sha256: str
@@ -48,6 +49,8 @@ def read_examples(given: str) -> Examples:
         texts += values.get("texts", [])
         for n, chat in enumerate(values.get("chats", [])):
             chats.append(_chat(chat, f"{path}, chat {n + 1}", path.parent))
+            for file in _media(chats[-1]):
+                total.update(hashlib.sha256(file.read_bytes()).digest())
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{paths[0]}: texts must be a list of strings.")
     if not chats and not texts:
@@ -69,6 +72,18 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _chat(value: Any, where: str, folder: Path) -> Chat:
     return parse_chat({"messages": value} if isinstance(value, list) else value, where, folder)
+
+
+def _media(chat: Chat) -> Iterator[Path]:
+    """The files of a chat's pictures and videos, as far as they exist."""
+    for message in chat.messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, list) else ():
+            named = part.get(part.get("type")) if isinstance(part, Mapping) else None
+            if isinstance(named, str) and part["type"] in ("image", "video"):
+                path = (chat.folder or Path()) / named
+                if path.is_file():
+                    yield path
 
 
 def prepare_chats(examples: Examples, chat_format: ChatFormat) -> list[PreparedPrompt]:

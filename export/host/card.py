@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mobile_runtime.bundle import GraphSpec, Manifest
 
@@ -18,7 +20,7 @@ SHA-256 of its weights `{sha256}`.
 {rows}
 
 Context {context} tokens, prefill in blocks of {prefill}, key/value cache: {kv_cache}.
-Longest view: {max_patches} patches, which holds every picture between 1:20 and 20:1.
+{prepared}Longest view: {max_patches} patches, which holds every picture between 1:20 and 20:1.
 
 ## Use
 
@@ -50,6 +52,7 @@ def write_card(path: Path, manifest: Manifest, platforms: str, section: str) -> 
             platforms=platforms,
             section=section.strip(),
             recipe=manifest.recipe["name"],
+            prepared=_prepared(manifest.recipe.get("prepared")),
             source=manifest.source.name,
             sha256=manifest.source.sha256,
             rows="\n".join(_row(graph) for graph in manifest.graphs),
@@ -61,6 +64,20 @@ def write_card(path: Path, manifest: Manifest, platforms: str, section: str) -> 
             tools="\n".join(f"- {name} {version}" for name, version in manifest.tools.items()),
         ),
         encoding="utf-8",
+    )
+
+
+def _prepared(prepared: Mapping[str, Any] | None) -> str:
+    """How the weights were prepared before they were stored, a sentence or two."""
+    if prepared is None:
+        return ""
+    rotated = f"The residual stream is rotated (seed {prepared['seed']}).\n"
+    if (examples := prepared["examples"]) is None:
+        return rotated
+    return (
+        f"{rotated}The decoder's weights were chosen by error feedback on {examples['chats']} "
+        f"chats and {examples['texts']} texts,\n"
+        f"`{examples['name']}`, SHA-256 `{examples['sha256']}`.\n"
     )
 
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from export.backends import BACKENDS
 from export.build.job import open_job
@@ -121,6 +122,8 @@ def test_a_calibrated_bundle_is_the_rotated_model_with_its_weights(
     assert bundle.name == f"minicpmv-4.5-{backend}-int4-calibrated"
     prepared = read_manifest(bundle).recipe["prepared"]
     assert prepared["examples"]["name"] == "examples.json" and prepared["seed"] == 0
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    assert "rotated (seed 0)" in card and prepared["examples"]["sha256"] in card
     options = ParityOptions(EngineOptions(precision="fp32"), new_tokens=4)
     report = run_parity(bundle, source_of(bundle, str(tied)), default_chats(), options)
     assert {stage.status for stage in report.stages} == {"passed"}
@@ -213,6 +216,17 @@ def test_bad_examples_are_refused_before_anything_is_written(
     assert main(["coreml", *arguments, *cache]) == 2
     assert message in capsys.readouterr().err
     assert list(output.glob("*")) == []
+
+
+def test_examples_with_another_picture_are_others(tmp_path):
+    path = tmp_path / "chats.json"
+    content = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "?"}]
+    path.write_text(json.dumps([[{"role": "user", "content": content}]]))
+    digests = set()
+    for colour in ("red", "blue", "red"):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "a.png")
+        digests.add(read_examples(str(path)).sha256)
+    assert len(digests) == 2
 
 
 def test_the_shipped_examples_are_readable_by_the_default_model():
