@@ -93,7 +93,9 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
 def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and exit when the parent exits, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    started_by = multiprocessing.parent_process()
+    assert started_by is not None, "runs in worker processes only"
+    parent = started_by.pid  # os.getppid() would be another one if the parent has exited already
 
     def watch() -> None:
         while os.getppid() == parent:
