@@ -45,43 +45,53 @@ def measure_bundles(
     """Yield the loss of the text's first `tokens` tokens under PyTorch, if `source` is given, and
     under each bundle in both precisions."""
     if source is not None:
-        ids = _ids(source.chat_format.tokenizer.encode_text(text), tokens)
+        ids = first_tokens(source.chat_format.tokenizer.encode_text(text), tokens)
         yield TextLoss("PyTorch fp32", _reference_loss(source, ids, tokens), len(ids) - 1)
     for bundle in bundles:
         for precision in _PRECISIONS:
             session = Session.load(bundle, EngineOptions(precision=precision))
-            ids = _ids(session.tokenizer.encode_text(text), tokens)
+            ids = first_tokens(session.tokenizer.encode_text(text), tokens)
             yield TextLoss(f"{bundle.name} {precision}", _bundle_loss(session, ids), len(ids) - 1)
 
 
-def _ids(ids: Sequence[int], tokens: int) -> Array:
+def first_tokens(ids: Sequence[int], tokens: int) -> Array:
+    """The first `tokens` ids. Raises `InputError` if there are fewer than two."""
     if len(ids) < 2:
         raise InputError("the text has fewer than two tokens; give a longer one.")
     return np.array(ids[:tokens], np.int64)
 
 
-def _stretches(ids: Array, length: int) -> Iterator[Array]:
+def stretches(ids: Array, length: int) -> Iterator[Array]:
+    """Stretches of `length` tokens, each with the token that follows it."""
     for begin in range(0, len(ids) - 1, length):
         yield ids[begin : begin + length + 1]
 
 
 def _bundle_loss(session: Session, ids: Array) -> float:
-    model, total = session.model, 0.0
-    for part in _stretches(ids, session.manifest.decoding.context_length):
-        model.decoder.reset()
-        logits = model.decoder.logits_of(model.embedding(part[:-1]))
-        total += nll(logits, part[1:])
+    total = 0.0
+    for part in stretches(ids, session.manifest.decoding.context_length):
+        total += nll(bundle_logits(session, part[:-1]), part[1:])
     return total / (len(ids) - 1)
 
 
 def _reference_loss(source: OpenCheckpoint, ids: Array, length: int) -> float:
     reference, total = Reference(source.config, source.checkpoint), 0.0
-    layers = range(source.config.decoder.num_layers)
-    for part in _stretches(ids, length):
-        text = reference.start(reference.embed(part[:-1]))
-        (ended,) = reference.run_layers([text], layers)
-        total += nll(reference.logits(ended.hidden), part[1:])
+    for part in stretches(ids, length):
+        total += nll(reference_logits(reference, part[:-1]), part[1:])
     return total / (len(ids) - 1)
+
+
+def reference_logits(reference: Reference, ids: Array) -> Array:
+    """Logits (n, V) of PyTorch after each of the tokens (n,)."""
+    text = reference.start(reference.embed(ids))
+    (ended,) = reference.run_layers([text], range(reference.config.decoder.num_layers))
+    return reference.logits(ended.hidden)
+
+
+def bundle_logits(session: Session, ids: Array) -> Array:
+    """Logits (n, V) of a bundle after each of the tokens (n,)."""
+    session.model.decoder.reset()
+    return session.model.decoder.logits_of(session.model.embedding(ids))
 
 
 def nll(logits: Array, targets: Array) -> float:

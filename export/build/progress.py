@@ -51,12 +51,9 @@ class Progress:
         stored = ", ".join(f"{n} × {form}" for form, n in count_forms(plan.specs).items())
         self._console.print(f"recipe {plan.recipe.name}: {stored}")
 
-    def block(self, done: int, count: int, seconds: float) -> None:
-        """Print one line for a calibrated block of the decoder; `seconds` since the first began."""
-        self._console.print(
-            f"calibrated block {done} of {count}, "
-            f"{seconds:.0f} s so far, about {seconds / done * (count - done):.0f} s left"
-        )
+    def block(self, done: int, count: int, left: float) -> None:
+        """Print one line for a calibrated block of the decoder; `left` is in seconds."""
+        self._console.print(f"calibrated block {done} of {count}, about {left:.0f} s left")
 
     def estimate(self, estimate: Estimate) -> None:
         """Print the time and space that the export will take."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from mobile_runtime.chat.chat_file import Chat, parse_chat
 from mobile_runtime.chat.conversation import ChatFormat, PreparedPrompt, prepare_prompt
+from mobile_runtime.chat.messages import collect_media, read_turns
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import load_json
 
@@ -75,15 +76,13 @@ def _chat(value: Any, where: str, folder: Path) -> Chat:
 
 
 def _media(chat: Chat) -> Iterator[Path]:
-    """The files of a chat's pictures and videos, as far as they exist."""
-    for message in chat.messages:
-        content = message.get("content") if isinstance(message, Mapping) else None
-        for part in content if isinstance(content, list) else ():
-            named = part.get(part.get("type")) if isinstance(part, Mapping) else None
-            if isinstance(named, str) and part["type"] in ("image", "video"):
-                path = (chat.folder or Path()) / named
-                if path.is_file():
-                    yield path
+    """The files of a chat's pictures and videos, as far as they exist. Raises `InputError` for
+    messages that are not valid."""
+    for media in collect_media(read_turns(chat.messages)):
+        if isinstance(media.source, str):
+            path = (chat.folder or Path()) / media.source
+            if path.is_file():
+                yield path
 
 
 def prepare_chats(examples: Examples, chat_format: ChatFormat) -> list[PreparedPrompt]:

@@ -45,7 +45,7 @@ SEED = 0  # of the rotation
 _WIDE = 1_000_000_000  # parameters from which matrices are multiplied in bfloat16
 _COPIED = (".json", ".jinja", ".txt", ".model")
 _INPUTS = "inputs.st"  # not *.safetensors: these are no weights
-Report = Callable[[int, int, float], None]  # blocks done, of how many, seconds since the start
+Report = Callable[[int, int, float], None]  # blocks done, of how many, seconds that are left
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,8 @@ class _Work:
         for number in range(first, count):
             hidden = self._finish(number, source, runner, hidden, packs)
             _save_inputs(self.target / _INPUTS, number + 1, hidden)
-            report(number + 1, count, time.monotonic() - started)
+            pace = (time.monotonic() - started) / (number + 1 - first)
+            report(number + 1, count, pace * (count - number - 1))
 
     def _finish(
         self,

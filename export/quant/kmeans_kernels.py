@@ -304,6 +304,19 @@ def _pack(codes: UInt16, index_of: UInt8, width: int, packed: UInt8) -> None:
 
 
 @_kernel
+def _take(
+    codes: UInt16, code_values: Float64, amounts: UInt32 | Float64
+) -> tuple[Float64, Float64]:
+    """Return values and amounts of the codes that occur, and set these amounts to zero."""
+    values, taken = np.empty(codes.size), np.empty(codes.size)
+    for i in range(codes.size):
+        values[i] = code_values[codes[i]]
+        taken[i] = amounts[codes[i]]
+        amounts[codes[i]] = 0
+    return values, taken
+
+
+@_kernel
 def weigh_groups(
     codes: UInt16, code_values: Float64, weights: Float64, group_size: int, luts: Float64
 ) -> int:
@@ -328,12 +341,8 @@ def weigh_groups(
         mass[0] += mass[_SIGN]
         mass[_SIGN] = 0
         n = _collect(histogram, occurring)
-        values, masses = np.empty(n), np.empty(n)
-        for i in range(n):
-            values[i] = code_values[occurring[i]]
-            masses[i] = mass[occurring[i]]
-            histogram[occurring[i]] = 0
-            mass[occurring[i]] = 0
+        values, _ = _take(occurring[:n], code_values, histogram)
+        _, masses = _take(occurring[:n], code_values, mass)
         if not (abs(values[0]) <= FLOAT16_MAX and abs(values[n - 1]) <= FLOAT16_MAX):
             return group
         _fill_lut(values, masses, luts[group])
@@ -357,11 +366,7 @@ def palettize_groups(
         for code in part:
             histogram[code] += 1
         n = _collect(histogram, occurring)
-        values, counts = np.empty(n), np.empty(n)
-        for i in range(n):
-            values[i] = code_values[occurring[i]]
-            counts[i] = histogram[occurring[i]]
-            histogram[occurring[i]] = 0
+        values, counts = _take(occurring[:n], code_values, histogram)
         # Infinities and NaN sort outermost.
         if not (abs(values[0]) <= FLOAT16_MAX and abs(values[n - 1]) <= FLOAT16_MAX):
             return group

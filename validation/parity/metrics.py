@@ -26,7 +26,7 @@ def cosine(candidate: Array, reference: Array) -> float:
 
 def kl_divergence(candidate: Array, reference: Array) -> float:
     """Mean over rows of KL(reference ‖ candidate) between softmaxes, in nats: (n, V) each."""
-    p, q = _log_softmax(reference), _log_softmax(candidate)
+    p, q = log_softmax(reference), log_softmax(candidate)
     return float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1)))
 
 
@@ -37,6 +37,7 @@ def top_agreement(candidate: Array, reference: Array, k: int) -> float:
     return float(np.mean(np.any(top == best[:, None], axis=1)))
 
 
-def _log_softmax(logits: Array) -> Array:
+def log_softmax(logits: Array) -> Array:
+    """Logarithms of the softmax over the last axis, float64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

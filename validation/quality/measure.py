@@ -6,7 +6,7 @@ of the next one; the distance is KL(checkpoint ‖ bundle) in nats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import numpy as np
 
 from mobile_runtime.bundle import Manifest
 from mobile_runtime.engines import EngineOptions
-from mobile_runtime.errors import InputError
 from mobile_runtime.session import Session
+from validation.parity.metrics import log_softmax
+from validation.perplexity import bundle_logits, first_tokens, reference_logits, stretches
 from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint, check_source
 
@@ -37,7 +38,7 @@ class Scores:
     @classmethod
     def of(cls, logits: Array, reference: Array, targets: Array) -> Scores:
         """Compare logits (n, V); `targets` (n,) are the tokens that follow."""
-        q, p = _log_softmax(logits), _log_softmax(reference)
+        q, p = log_softmax(logits), log_softmax(reference)
         first, rows = p.argmax(-1), np.arange(len(targets))
         better = (q > q[rows, first][:, None]).sum(-1)
         return cls(
@@ -92,34 +93,14 @@ def measure_text(
 
     Raises `InputError` for a text of fewer than two tokens.
     """
-    ids = np.array(source.chat_format.tokenizer.encode_text(text)[:tokens], np.int64)
-    if len(ids) < 2:
-        raise InputError("a text has fewer than two tokens; give a longer one.")
+    ids = first_tokens(source.chat_format.tokenizer.encode_text(text), tokens)
     contexts = [c.session.manifest.decoding.context_length for c in candidates]
     length = min(_STRETCH, *contexts)
     reference = Reference(source.config, source.checkpoint)
     found: dict[str, list[Scores]] = {candidate.name: [] for candidate in candidates}
-    for part in _stretches(ids, length):
-        wanted = _reference_logits(reference, source, part[:-1])
+    for part in stretches(ids, length):
+        wanted = reference_logits(reference, part[:-1])
         for candidate in candidates:
-            model = candidate.session.model
-            model.decoder.reset()
-            logits = model.decoder.logits_of(model.embedding(part[:-1]))
+            logits = bundle_logits(candidate.session, part[:-1])
             found[candidate.name].append(Scores.of(logits, wanted, part[1:]))
     return {name: Scores.joined(parts) for name, parts in found.items()}
-
-
-def _stretches(ids: Array, length: int) -> Iterator[Array]:
-    for begin in range(0, len(ids) - 1, length):
-        yield ids[begin : begin + length + 1]
-
-
-def _reference_logits(reference: Reference, source: OpenCheckpoint, ids: Array) -> Array:
-    text = reference.start(reference.embed(ids))
-    (ended,) = reference.run_layers([text], range(source.config.decoder.num_layers))
-    return reference.logits(ended.hidden)
-
-
-def _log_softmax(logits: Array) -> Array:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
