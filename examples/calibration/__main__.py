@@ -15,7 +15,7 @@ from validation.questions.question import Question
 from validation.questions.tasks import TASKS, draw_question
 
 SEED = 20_261  # of no training and of no evaluation
-PER_TASK = 6
+PER_TASK = 2
 _FOLDER = Path(export.calibration.__file__).parent / "data"
 
 

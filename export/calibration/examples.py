@@ -23,7 +23,7 @@ DEFAULT = "default"  # means the examples that ship with the program
 _FOLDER = Path(__file__).parent / "data"
 _SHIPPED = ("texts.json", "pictures.json")
 _PIECE = 512  # tokens of a text that are read together
-_MOST_PIECES = 32  # of all texts: more cost time and hardly change the statistics
+_MOST_PIECES = 16  # of all texts: more cost time and hardly change the statistics
 _KEYS = {"chats", "texts", "sources"}
 
 

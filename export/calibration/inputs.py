@@ -55,7 +55,7 @@ class Embedder:
             return ops.linear(x + positions, key_query(model))
 
         bodies = self._described.release.bodies
-        return np.asarray(bodies.resample(ops, features, scores, model).cpu().numpy())
+        return np.asarray(bodies.resample(ops, features, scores, model).float().cpu().numpy())
 
     def _encode(self, view: View) -> Tensor:
         vision, bodies = self._described.config.vision, self._described.release.bodies

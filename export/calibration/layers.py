@@ -1,13 +1,17 @@
-"""The decoder block by block on many texts, and second moments of what its matrices multiply."""
+"""The decoder block by block on many texts at once, and second moments of what its matrices
+multiply."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from export.calibration.torch_ops import (
@@ -18,119 +22,92 @@ from export.calibration.torch_ops import (
     rotate_half,
 )
 from export.checkpoint.source import TensorReader
-from export.graphs.graph import Parameter
 from export.quant.statistics import Statistics, diagonal_part
 from export.releases.release import ModelDescription
+from mobile_runtime.files import written_whole
 from mobile_runtime.model.positions import rope_tables
 
-_PACK = 4096  # tokens that run through a layer together
-_STRIP = 2048  # rows of a matrix of second moments that are computed together
+_STRIP = 1024  # rows of a matrix of second moments that are computed together
 
 
-@dataclass(frozen=True)
-class Pack:
-    """Texts that run together: which ones, and their lengths in tokens."""
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Texts at the input of a block: `hidden` (positions, D) float32, one text after the other, of
+    these `lengths`. The first `split` positions are those of one half of the texts."""
 
-    texts: tuple[int, ...]
+    block: int
+    hidden: np.ndarray
     lengths: tuple[int, ...]
+    split: int
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[np.ndarray]) -> Inputs:
+        """Every second text belongs to the first half, so that the halves are alike."""
+        ordered = [*texts[::2], *texts[1::2]]
+        split = sum(len(text) for text in texts[::2])
+        return cls(0, np.concatenate(ordered), tuple(len(text) for text in ordered), split)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        arrays = {"hidden": self.hidden, "lengths": np.asarray(self.lengths)}
+        with written_whole(path) as partial:
+            save_file(arrays, str(partial), {"block": str(self.block), "split": str(self.split)})
+
+    @classmethod
+    def load(cls, path: Path) -> Inputs | None:
+        """What was saved, if anything was."""
+        try:
+            with safe_open(path, framework="np") as file:
+                said, lengths = file.metadata(), tuple(file.get_tensor("lengths").tolist())
+                hidden = file.get_tensor("hidden")
+                return cls(int(said["block"]), hidden, lengths, int(said["split"]))
+        except (OSError, SafetensorError):
+            return None
 
 
-def pack_texts(lengths: Sequence[int]) -> list[Pack]:
-    """Split texts into an even number of packs of at most about `_PACK` tokens, alternately, so
-    that the packs with even numbers and those with odd ones hold alike texts."""
-    half = max(1, -(-sum(lengths) // (2 * _PACK)))
-    count = 2 * half if len(lengths) > 1 else 1
-    groups = [range(first, len(lengths), count) for first in range(min(count, len(lengths)))]
-    return [Pack(tuple(g), tuple(lengths[n] for n in g)) for g in groups]
+def measure(x: Tensor, split: int, independent: Callable[[Any], Any] = diagonal_part) -> Statistics:
+    """Statistics of inputs x (positions, columns), whose halves meet at `split`."""
+    parts = [part for part in (x[:split], x[split:]) if len(part)]
+    means = []
+    for part in parts:
+        means.append(_second_moments(part.float()).cpu().numpy())
+        means[-1] /= np.float32(len(part))
+    return Statistics(tuple(means), tuple(len(part) for part in parts), independent)
 
 
-class Moments:
-    """Sums x · xᵀ of the inputs of each matrix, for the two halves of the packs."""
-
-    def __init__(self) -> None:
-        self.half = 0
-        self._sums: dict[str, list[Tensor]] = {}
-        self._counts: dict[str, list[int]] = {}
-        self._site_of: dict[str, str] = {}
-
-    def observe(self, weights: Sequence[Parameter], x: Tensor) -> None:
-        """Add the inputs x (positions, columns) of all `weights`."""
-        site, size = weights[0].name, x.shape[1]
-        if site not in self._sums:
-            shape = (size, size)
-            self._sums[site] = [torch.zeros(shape, device=x.device) for _ in range(2)]
-            self._counts[site] = [0, 0]
-            self._site_of |= {weight.name: site for weight in weights}
-        total = self._sums[site][self.half]
-        for begin in range(0, size, _STRIP):  # the upper triangle is enough
-            end = min(begin + _STRIP, size)
-            total[begin:end, begin:].addmm_(x[:, begin:end].T, x[:, begin:])
-        self._counts[site][self.half] += len(x)
-
-    def sites(self) -> dict[str, list[str]]:
-        """Names of the matrices with the same inputs, by the first of them; widest inputs last."""
-        found: dict[str, list[str]] = {site: [] for site in self._sums}
-        for name, site in self._site_of.items():
-            found[site].append(name)
-        return dict(sorted(found.items(), key=lambda item: len(self._sums[item[0]][0])))
-
-    def take(self, site: str, independent: Callable[[Any], Any] = diagonal_part) -> Statistics:
-        """Statistics of a site; its sums are given up."""
-        counts = self._counts[site]
-        halves = [_whole(total).cpu().numpy() for total in self._sums.pop(site)]
-        mean = (halves[0] + halves[1]) / np.float32(sum(counts))
-        if min(counts) == 0:
-            return Statistics(mean, independent=independent)
-        for half, count in zip(halves, counts, strict=True):
-            half /= np.float32(count)
-        return Statistics(mean, (halves[0], halves[1]), independent)
-
-
-def _whole(upper: Tensor) -> Tensor:
-    """The symmetric matrix of which the upper triangle was computed."""
-    strips = torch.triu(upper)
-    strips += torch.triu(upper, 1).T
-    return strips
+def _second_moments(x: Tensor) -> Tensor:
+    """xᵀ · x, of which the products on and above the diagonal are computed."""
+    size = x.shape[1]
+    moments = torch.empty((size, size), device=x.device)
+    for begin in range(0, size, _STRIP):
+        end = min(begin + _STRIP, size)
+        strip = x[:, begin:end].T @ x[:, begin:]
+        moments[begin:end, begin:] = strip
+        moments[begin:, begin:end] = strip.T
+    return moments
 
 
 @dataclass(frozen=True)
 class LayerRunner:
-    """Runs one block on packs of texts."""
+    """Runs one block on all texts."""
 
     described: ModelDescription
     compute: Compute
 
     @torch.inference_mode()
-    def run(
-        self,
-        number: int,
-        source: TensorReader,
-        hidden: list[np.ndarray],
-        packs: Sequence[Pack],
-        moments: Moments | None = None,
-    ) -> list[np.ndarray]:
-        """Hidden states (T, D) of every text after block `number` with the weights of `source`."""
-        observe: Observe | None = None if moments is None else moments.observe
-        ops = TorchOps(source, self.compute, observe)
-        after: dict[int, np.ndarray] = {}
-        for count, pack in enumerate(packs):
-            if moments is not None:
-                moments.half = count % 2
-            joined = torch.from_numpy(np.concatenate([hidden[n] for n in pack.texts]))
-            ended = self._block(ops, joined.to(self.compute.device), number, pack.lengths)
-            parts = torch.split(ended.cpu(), list(pack.lengths))
-            after |= {n: part.numpy() for n, part in zip(pack.texts, parts, strict=True)}
-        return [after[n] for n in range(len(hidden))]
-
-    def _block(self, ops: TorchOps, x: Tensor, number: int, lengths: tuple[int, ...]) -> Tensor:
-        decoder = self.described.config.decoder
-        positions = np.concatenate([np.arange(length) for length in lengths])
+    def run(self, inputs: Inputs, source: TensorReader, observe: Observe | None = None) -> Inputs:
+        """The inputs of the next block, with the weights of `source`. `observe` sees what each
+        matrix multiplies before the matrix is read."""
+        decoder, device = self.described.config.decoder, self.compute.device
+        positions = np.concatenate([np.arange(length) for length in inputs.lengths])
         tables = rope_tables(positions, decoder.head_dim, decoder.rope_theta)
-        cos, sin = (torch.from_numpy(table).to(x.device) for table in tables)
+        cos, sin = (torch.from_numpy(table).to(device) for table in tables)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
             q, k = rotate_half(q, cos, sin), rotate_half(k, cos, sin)
-            return causal_attention(q, k, v, lengths)
+            return causal_attention(q, k, v, inputs.lengths)
 
-        ended: Tensor = self.described.release.bodies.decoder_layer(ops, x, decoder, number, attend)
-        return ended
+        ops, x = TorchOps(source, self.compute, observe), torch.from_numpy(inputs.hidden)
+        bodies = self.described.release.bodies
+        ended: Tensor = bodies.decoder_layer(ops, x.to(device), decoder, inputs.block, attend)
+        return replace(inputs, block=inputs.block + 1, hidden=ended.cpu().numpy())

@@ -1,9 +1,10 @@
 """Calibration as a stage of an export: a checkpoint and examples in, a folder of finished weights
 out.
 
-Blocks are done one after the other. The inputs of a block are those that the blocks before it give
-with their quantized weights, so that its own rounding sees what it will see on the device. They are
-kept on disk with each finished block: a stopped calibration goes on at the next block.
+Matrices are done in the order in which they compute. The inputs of each are those that all before
+it give with their quantized weights, so that its own rounding sees what it will see on the device.
+The inputs of a block are kept on disk: a stopped calibration goes on at the first block that is not
+finished.
 """
 
 from __future__ import annotations
@@ -13,33 +14,33 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from torch import Tensor
 
 from export.build.code_digest import calibration_digest
 from export.build.job import Job
 from export.calibration.chat_format import open_chat_format
 from export.calibration.examples import Examples, read_examples
 from export.calibration.inputs import Embedder, embed_examples
-from export.calibration.layers import LayerRunner, Moments, Pack, pack_texts
+from export.calibration.layers import Inputs, LayerRunner, measure
 from export.calibration.torch_ops import Compute
-from export.checkpoint.calibrated import RECORD, CalibratedSource, save_weights
+from export.checkpoint.calibrated import RECORD, save_weights
 from export.checkpoint.rotation import RotatedSource
-from export.checkpoint.source import TensorSource, content_sha256
+from export.checkpoint.source import TensorReader, TensorSource, content_sha256
 from export.config import ExportConfig
+from export.graphs.graph import Parameter
 from export.quant.feedback import quantize_with_feedback
 from export.quant.methods import FEEDBACK
 from export.quant.recipe import QuantSpec
 from export.quant.weights import Weight
 from export.releases.release import ModelDescription
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import write_json, written_whole
+from mobile_runtime.files import write_json
 
 SEED = 0  # of the rotation
 _WIDE = 1_000_000_000  # parameters from which matrices are multiplied in bfloat16
@@ -145,63 +146,61 @@ class _Work:
 
     def run(self, examples: Examples, report: Report) -> None:
         """Finish block after block, from the first that is not finished yet."""
-        release, config = self.described.release, self.described.config
-        stream = release.residual_stream(config)
+        stream = self.described.release.residual_stream(self.described.config)
         source = RotatedSource(self.origin, stream, SEED)
+        inputs = Inputs.load(self.target / _INPUTS) or self._start(examples, source)
         runner = LayerRunner(self.described, self.compute)
-        first, hidden = _load_inputs(self.target / _INPUTS)
-        if first == 0:
-            embedder = Embedder(source, self.described, self.compute)
-            hidden = embed_examples(examples, open_chat_format(self.folder), embedder)
-            del embedder
-        packs = pack_texts([len(text) for text in hidden])
-        started, count = time.monotonic(), config.decoder.num_layers
-        for number in range(first, count):
-            hidden = self._finish(number, source, runner, hidden, packs)
-            _save_inputs(self.target / _INPUTS, number + 1, hidden)
-            pace = (time.monotonic() - started) / (number + 1 - first)
-            report(number + 1, count, pace * (count - number - 1))
+        started, first = time.monotonic(), inputs.block
+        count = self.described.config.decoder.num_layers
+        while inputs.block < count:
+            inputs = self._finish(source, runner, inputs)
+            inputs.save(self.target / _INPUTS)
+            pace = (time.monotonic() - started) / (inputs.block - first)
+            report(inputs.block, count, pace * (count - inputs.block))
 
-    def _finish(
-        self,
-        number: int,
-        source: RotatedSource,
-        runner: LayerRunner,
-        hidden: list[np.ndarray],
-        packs: Sequence[Pack],
-    ) -> list[np.ndarray]:
+    def _start(self, examples: Examples, source: RotatedSource) -> Inputs:
+        """The inputs of the first block."""
+        embedder = Embedder(source, self.described, self.compute)
+        inputs = Inputs.of_texts(embed_examples(examples, open_chat_format(self.folder), embedder))
+        inputs.save(self.target / _INPUTS)
+        return inputs
+
+    def _finish(self, source: RotatedSource, runner: LayerRunner, inputs: Inputs) -> Inputs:
         """Store the matrices of a block; return the next block's inputs."""
-        moments = Moments()
-        runner.run(number, source, hidden, packs, moments)
-        weights: dict[str, Weight] = {}
+        finished = _Finished(source)
         shrinkages: dict[str, float] = {}
-        for site, names in moments.sites().items():
-            wanted = [name for name in names if name in self.specs]
-            if not wanted:
-                continue
-            statistics = moments.take(site, source.diagonal_part_of(site))
-            for name in wanted:
-                spec = self.specs[name]
-                weights[name], shrinkages[name] = quantize_with_feedback(
-                    source.read(name), spec, statistics, name=name
+
+        def quantize(weights: Sequence[Parameter], x: Tensor) -> None:
+            names = [weight.name for weight in weights if weight.name in self.specs]
+            if not names:
+                return
+            statistics = measure(x, inputs.split, source.diagonal_part_of(names[0]))
+            for name in names:
+                weight, shrinkages[name] = quantize_with_feedback(
+                    source.read(name), self.specs[name], statistics, name=name
                 )
-        path = self.target / f"block_{number:03d}.safetensors"
-        save_weights(weights, {name: self.specs[name] for name in weights}, path)
+                finished.weights[name] = weight
+
+        after = runner.run(inputs, finished, quantize)
+        path = self.target / f"block_{inputs.block:03d}.safetensors"
+        save_weights(finished.weights, {n: self.specs[n] for n in finished.weights}, path)
         write_json(path.with_suffix(".json"), shrinkages)
-        finished = CalibratedSource(source, [path])
-        return runner.run(number, finished, hidden, packs)
+        return after
 
 
-def _save_inputs(path: Path, block: int, hidden: Sequence[np.ndarray]) -> None:
-    arrays = {f"{n:05d}": text for n, text in enumerate(hidden)}
-    with written_whole(path) as partial:
-        save_file(arrays, str(partial), {"block": str(block)})
+@dataclass(frozen=True)
+class _Finished:
+    """The tensors of another source, those in `weights` as they will compute on the device."""
 
+    origin: TensorReader
+    weights: dict[str, Weight] = field(default_factory=dict)
 
-def _load_inputs(path: Path) -> tuple[int, list[np.ndarray]]:
-    """The next block and its inputs; block 0 and none if nothing was saved."""
-    try:
-        with safe_open(path, framework="np") as file:
-            return int(file.metadata()["block"]), [file.get_tensor(n) for n in sorted(file.keys())]
-    except (OSError, SafetensorError):
-        return 0, []
+    def read(self, name: str) -> np.ndarray:
+        """The whole tensor."""
+        if name in self.weights:
+            return self.weights[name].dequantize()
+        return self.origin.read(name)
+
+    def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Rows `begin` to `end` (clipped to the tensor)."""
+        return self.read(name)[begin:end]

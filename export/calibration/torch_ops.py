@@ -23,7 +23,8 @@ Observe = Callable[[Sequence[Parameter], Tensor], None]
 
 @dataclass(frozen=True)
 class Compute:
-    """Where matrices are multiplied, and in which type. All else is float32."""
+    """Where matrices are multiplied, and in which type their products are kept. Norms, softmax and
+    sums into the residual stream are float32."""
 
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
@@ -46,12 +47,14 @@ class TorchOps:
         """Several layers on the same x."""
         if self._observe is not None:
             self._observe([weight for weight, _ in layers], x)
-        narrow = x.to(self._compute.dtype)
-        outputs = []
-        for weight, bias in layers:
-            y = functional.linear(narrow, self._load(weight, self._compute.dtype)).float()
-            outputs.append(y if bias is None else y + self._load(bias))
-        return outputs
+        dtype = self._compute.dtype
+        x = x.to(dtype)
+        return [
+            functional.linear(
+                x, self._load(weight, dtype), None if bias is None else self._load(bias, dtype)
+            )
+            for weight, bias in layers
+        ]
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x + y."""
@@ -71,11 +74,13 @@ class TorchOps:
 
     def layer_norm(self, x: Tensor, weight: Parameter, bias: Parameter, eps: float) -> Tensor:
         """Normalise over the channels."""
-        return functional.layer_norm(x, x.shape[-1:], self._load(weight), self._load(bias), eps)
+        return functional.layer_norm(
+            x.float(), x.shape[-1:], self._load(weight), self._load(bias), eps
+        )
 
     def rms_norm(self, x: Tensor, weight: Parameter, eps: float) -> Tensor:
         """x / sqrt(mean(x²) + eps) · weight over the last axis."""
-        return functional.rms_norm(x, x.shape[-1:], self._load(weight), eps)
+        return functional.rms_norm(x.float(), x.shape[-1:], self._load(weight), eps)
 
     def heads(self, x: Tensor, num_heads: int) -> Tensor:
         """(positions, channels) -> (heads, positions, head_dim)."""
@@ -93,8 +98,8 @@ class TorchOps:
     def weighted_values(self, scores: Tensor, values: Tensor, num_heads: int) -> Tensor:
         """softmax of scores (positions, heads · queries) over the positions, applied to values:
         (queries, channels)."""
-        weights = self.heads(scores, num_heads).softmax(dim=1)
-        mixed = weights.transpose(1, 2) @ self.heads(values, num_heads)
+        weights = self.heads(scores.float(), num_heads).softmax(dim=1)
+        mixed = weights.transpose(1, 2) @ self.heads(values.float(), num_heads)
         return mixed.transpose(0, 1).flatten(1)
 
     def _load(self, parameter: Parameter, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -121,8 +126,9 @@ def rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Grouped-query attention within each of the texts of `lengths` that follow one another."""
-    groups = len(q) // len(k)
+    """Grouped-query attention within each of the texts of `lengths` that follow one another, in
+    the type of the values."""
+    groups, q, k = len(q) // len(k), q.to(v.dtype), k.to(v.dtype)
     attended = [
         functional.scaled_dot_product_attention(
             one[None], keys.repeat_interleave(groups, 0)[None],

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from export.checkpoint.source import TensorInfo, TensorSource, bytes_of
 from export.quant.statistics import diagonal_part
+from export.quant.transpose import transposed
 
 _FACTOR = 64  # the largest Hadamard factor that is multiplied as a matrix
 _DIGESTED = 1 << 24  # values that are rotated together for a digest
@@ -71,8 +72,8 @@ class Rotation:
     def diagonal_part(self, moments: Float32) -> Float32:
         """What is left of rotated moments (size, size) if, before the rotation, all off the
         diagonal is dropped: Rᵀ · diag(R · moments · Rᵀ) · R."""
-        before = self.undo(np.ascontiguousarray(self.undo(moments).T))
-        return self.apply(np.ascontiguousarray(self.apply(np.diag(before.diagonal())).T))
+        before = self.undo(transposed(self.undo(moments)))
+        return self.apply(transposed(self.apply(np.diag(before.diagonal()))))
 
 
 def _factors(size: int) -> list[NDArray[np.float64]]:
@@ -133,8 +134,8 @@ class RotatedSource:
         if name in self._norms:
             return np.ones_like(self._origin.read(stored)[begin:end], np.float32)
         if name in self._stream.writers:
-            columns = np.ascontiguousarray(self._origin.read(stored).T)
-            return np.ascontiguousarray(self._rotation.apply(columns)[:, begin:end].T)
+            columns = transposed(self._origin.read(stored))
+            return transposed(self._rotation.apply(columns)[:, begin:end])
         rows = self._origin.read_rows(stored, begin, end).astype(np.float32)
         if name in self._stream.readers:
             rows *= self._origin.read(self._stream.readers[name]).astype(np.float32)

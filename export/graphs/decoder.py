@@ -33,14 +33,19 @@ def decoder_layer(ops: Ops, x: Value, config: DecoderConfig, n: int, attend: Att
         bias = stored(f"{layer}.self_attn.{name}.bias", rows) if config.qkv_bias else None
         return weight(f"self_attn.{name}", rows, size), bias
 
-    h = norm(x, "input_layernorm")
-    rows = {"q_proj": q_rows, "k_proj": kv_rows, "v_proj": kv_rows}
-    q, k, v = ops.linears(h, [projection(*item) for item in rows.items()])
-    q, k = heads(q, config.num_heads, "q_norm"), heads(k, config.num_kv_heads, "k_norm")
-    attended = attend(q, k, ops.heads(v, config.num_kv_heads), n)
-    x = ops.add(x, ops.linear(attended, weight("self_attn.o_proj", size, q_rows)))
-    h = norm(x, "post_attention_layernorm")
-    names = ("mlp.gate_proj", "mlp.up_proj")
-    gate, up = ops.linears(h, [(weight(name, inner, size), None) for name in names])
-    h = ops.multiply(ops.silu(gate), up)
-    return ops.add(x, ops.linear(h, weight("mlp.down_proj", size, inner)))
+    # Functions of their own, so that what they compute on the way is not kept.
+    def attended(y: Value) -> Value:
+        rows = {"q_proj": q_rows, "k_proj": kv_rows, "v_proj": kv_rows}
+        q, k, v = ops.linears(y, [projection(*item) for item in rows.items()])
+        q, k = heads(q, config.num_heads, "q_norm"), heads(k, config.num_kv_heads, "k_norm")
+        return attend(q, k, ops.heads(v, config.num_kv_heads), n)
+
+    def gated(y: Value) -> Value:
+        names = ("mlp.gate_proj", "mlp.up_proj")
+        gate, up = ops.linears(y, [(weight(name, inner, size), None) for name in names])
+        return ops.multiply(ops.silu(gate), up)
+
+    y = attended(norm(x, "input_layernorm"))
+    x = ops.add(x, ops.linear(y, weight("self_attn.o_proj", size, q_rows)))
+    y = gated(norm(x, "post_attention_layernorm"))
+    return ops.add(x, ops.linear(y, weight("mlp.down_proj", size, inner)))

@@ -17,9 +17,10 @@ same values, nothing is fed back.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ from export.quant.blocks import quantize_blocks, to_float32
 from export.quant.feedback_kernels import Block, round_to_grids, round_to_tables
 from export.quant.kmeans import weighted_tables
 from export.quant.recipe import QuantSpec
-from export.quant.statistics import Statistics, diagonal_part
+from export.quant.statistics import WHOLE, Statistics, diagonal_part
+from export.quant.transpose import transposed
 from export.quant.weights import BlockWeight, LutWeight, pack_indices
 
 Float32 = NDArray[np.float32]
@@ -39,8 +41,9 @@ PLAIN = -1.0  # stands for a shrinkage: nothing is fed back
 _DAMPING = 0.01  # of the mean of M's diagonal, added to it
 _BLOCK = 128  # columns between two matrix products
 _FACTOR_BLOCK = 512  # columns that are factorized together
-_STRIP = 1024  # rows of the rest that are updated together
+_STRIP = 1024  # rows that are updated together
 _TRIAL_ROWS = 128  # rows on which a shrinkage is tried
+_ROWS_PER_TASK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,41 +59,45 @@ def feedback_of(moments: Float32) -> Feedback:
     """The feedback for second moments (columns, columns), which are damped; see this module."""
     diagonal = moments.diagonal() + np.float32(_DAMPING * moments.diagonal().mean())
     order = np.argsort(-diagonal, kind="stable")
-    matrix = moments[np.ix_(order[::-1], order[::-1])]
-    np.fill_diagonal(matrix, diagonal[order[::-1]])
+    matrix = np.take(moments, order, axis=0)
+    del moments  # often the only reference: those of a wide layer take 0.6 GB
+    for begin in range(0, len(matrix), _STRIP):
+        strip = matrix[begin : begin + _STRIP]
+        strip[:] = np.take(strip, order, axis=1)
+    np.fill_diagonal(matrix, diagonal[order])
     factorize(matrix)
-    upper = matrix[::-1, ::-1]
-    upper /= upper.diagonal().copy()
-    return Feedback(order, upper)
+    matrix /= matrix.diagonal().copy()
+    return Feedback(order, matrix)
 
 
 def factorize(matrix: Float32) -> None:
-    """Replace a positive definite matrix by its lower Cholesky factor, in place.
+    """Replace a positive definite matrix M by the upper triangular C with C · Cᵀ = M, in place.
 
     By blocks of columns, so that nearly all is matrix products on all cores: numpy's own
     factorization of a wide layer's moments takes several times as long.
     """
     size = len(matrix)
-    for begin in range(0, size, _FACTOR_BLOCK):
-        end = min(begin + _FACTOR_BLOCK, size)
-        matrix[begin:end, begin:end] = np.linalg.cholesky(matrix[begin:end, begin:end])
-        inverse = np.linalg.inv(matrix[begin:end, begin:end].astype(np.float64))
-        matrix[end:, begin:end] = matrix[end:, begin:end] @ inverse.T.astype(np.float32)
-        for row in range(end, size, _STRIP):  # of the rest only the lower triangle is needed
-            last = min(row + _STRIP, size)
-            below = matrix[row:last, begin:end] @ matrix[end:last, begin:end].T
-            matrix[row:last, end:last] -= below
-        matrix[begin:end, end:] = 0
+    for end in range(size, 0, -_FACTOR_BLOCK):
+        begin = max(end - _FACTOR_BLOCK, 0)
+        corner, above = matrix[begin:end, begin:end], matrix[:begin, begin:end]
+        corner[:] = np.linalg.cholesky(corner[::-1, ::-1])[::-1, ::-1]
+        inverse = np.linalg.inv(corner.astype(np.float64)).astype(np.float32)
+        above[:] = above @ inverse.T
+        for row in range(0, begin, _STRIP):  # of the rest only the upper triangle is needed
+            last = min(row + _STRIP, begin)
+            matrix[row:last, row:begin] -= above[row:last] @ above[row:].T
+        matrix[begin:end, :begin] = 0
 
 
-def _feedback(statistics: Statistics, moments: Float32, shrinkage: float) -> Feedback:
+def _feedback(statistics: Statistics, part: int | None, shrinkage: float) -> Feedback:
+    """The feedback by a part of the inputs, or by all."""
     if shrinkage == PLAIN:
-        return Feedback(np.arange(len(moments)), None)
+        return Feedback(np.arange(len(statistics.parts[0])), None)
 
-    def compute(moments: Float32, shrinkage: float) -> Feedback:
-        return feedback_of(statistics.shrunk(moments, shrinkage))
+    def compute() -> Feedback:
+        return feedback_of(statistics.shrunk(part, shrinkage))
 
-    found: Feedback = statistics.once(moments, shrinkage, compute)
+    found: Feedback = statistics.once(("feedback", part, shrinkage), compute)
     return found
 
 
@@ -141,16 +148,16 @@ def quantize_with_feedback(
     values = to_float32(array)
     levels = _levels(values, spec, statistics, name, threads)
     shrinkage = _choose_shrinkage(values, levels, statistics, threads)
-    feedback = _feedback(statistics, statistics.second_moments, shrinkage)
+    feedback = _feedback(statistics, WHOLE, shrinkage)
     chosen, _ = _round(values, levels, feedback, threads)
-    return levels.weight(chosen), shrinkage
+    return levels.weight(_restored(chosen, feedback.order)), shrinkage
 
 
 def _levels(
     values: Float32, spec: QuantSpec, statistics: Statistics, name: str, threads: int | None
 ) -> _Levels:
     if spec.form == "lut":
-        diagonal = statistics.second_moments.diagonal()
+        diagonal = statistics.diagonal()
         weights = diagonal + np.float32(_DAMPING) * diagonal.mean()
         group = spec.group_size
         tables = weighted_tables(
@@ -165,9 +172,9 @@ def _choose_shrinkage(
 ) -> float:
     """The shrinkage, or `PLAIN`, with which one half of the tokens gives the least error on the
     other half."""
-    if statistics.halves is None:
+    if not statistics.has_halves:
         return SHRINKAGES[1]
-    half, held_out = statistics.halves
+    held_out = statistics.second_moments(1)
     group = levels.spec.group_size if levels.luts is not None else 1
     count = -(-len(values) // group)
     picked = np.unique(np.linspace(0, count - 1, max(1, _TRIAL_ROWS // group)).astype(int))
@@ -177,79 +184,80 @@ def _choose_shrinkage(
 
     def loss(shrinkage: float) -> float:
         tried = shrinkage if shrinkage == PLAIN else min(1.0, 2 * shrinkage)
-        feedback = _feedback(statistics, half, tried)
-        _, errors = _round(some, some_levels, feedback, threads)
+        feedback = _feedback(statistics, 0, tried)
+        _, ordered = _round(some, some_levels, feedback, threads)
+        errors = _restored(ordered, feedback.order)
         return float(np.einsum("rc,rc->", errors @ held_out, errors, dtype=np.float64))
 
     # Without a rotation, the moments of uncorrelated channels feed nothing back either.
     shrinkages = SHRINKAGES[:-1] if statistics.independent is diagonal_part else SHRINKAGES
-    best: float = min((PLAIN, *shrinkages), key=loss)
-    return best
+    found, least = _descend(shrinkages, loss)
+    return found if least < loss(PLAIN) else PLAIN
+
+
+def _descend(values: Sequence[float], loss: Callable[[float], float]) -> tuple[float, float]:
+    """The value of least loss, and that loss, which must fall up to it and rise after it.
+
+    The search goes up from the second value, or else down: each trial costs a factorization.
+    """
+    at, least, step = 1, loss(values[1]), 1
+    while True:
+        if 0 <= at + step < len(values) and (other := loss(values[at + step])) < least:
+            at, least = at + step, other
+        elif step == 1 and at == 1:
+            step = -1
+        else:
+            return values[at], least
 
 
 def _round(
     values: Float32, levels: _Levels, feedback: Feedback, threads: int | None
 ) -> tuple[NDArray[Any], Float32]:
-    """Choose indices or integers (rows, columns); return them and the errors, value − level."""
+    """Choose indices or integers, and return them and the errors, value − level: (columns, rows)
+    each, in the order of the feedback."""
     order, coefficients = feedback.order, feedback.coefficients
-    rows, columns = values.shape
-    ordered = np.ascontiguousarray(values[:, order])
+    columns, rows = values.T.shape
+    ordered = np.take(transposed(values), order, axis=0)
     errors = np.empty_like(ordered)
-    chosen = np.empty(values.shape, np.uint8 if levels.luts is not None else np.int8)
+    chosen = np.empty(ordered.shape, np.uint8 if levels.luts is not None else np.int8)
     rounds = _rounder(levels, order)
-    step = levels.spec.group_size * max(1, 64 // levels.spec.group_size)
-    begins = range(0, rows, step)
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    workers = threads or os.cpu_count() or 1
+    step = _ROWS_PER_TASK * max(1, rows // (4 * workers * _ROWS_PER_TASK))
+    with ThreadPoolExecutor(workers) as pool:
         for begin in range(0, columns, _BLOCK):
             end = min(begin + _BLOCK, columns)
-            targets, inner = ordered[:, begin:end].copy(), np.zeros((end - begin,) * 2, np.float32)
+            span, inner = slice(begin, end), np.zeros((end - begin,) * 2, np.float32)
+            targets = ordered[span].copy()
             if coefficients is not None:
-                targets += errors[:, :begin] @ coefficients[:begin, begin:end]
-                inner = np.ascontiguousarray(coefficients[begin:end, begin:end])
-            span, block = slice(begin, end), np.empty((rows, end - begin), chosen.dtype)
-
-            whole = Block(targets, ordered[:, span], inner, errors[:, span])
-
-            def run(
-                first: int,
-                whole: Block = whole,
-                span: slice = span,
-                block: NDArray[Any] = block,
-            ) -> None:
-                some = slice(first, first + step)
-                part = Block(
-                    whole.targets[some],
-                    whole.values[some],
-                    whole.coefficients,
-                    whole.errors[some],
-                )
-                rounds(part, some, span, block[some])
-
-            list(pool.map(run, begins))
-            chosen[:, order[span]] = block
-    unordered = np.empty_like(errors)
-    unordered[:, order] = errors
-    return chosen, unordered
+                targets += coefficients[:begin, span].T @ errors[:begin]
+                inner = np.ascontiguousarray(coefficients[span, span])
+            block = Block(targets, ordered[span], inner, errors[span])
+            run = rounds(block, span, chosen[span])
+            firsts = range(0, rows, step)
+            list(pool.map(run, ((first, min(first + step, rows)) for first in firsts)))
+    return chosen, errors
 
 
-def _rounder(levels: _Levels, order: NDArray[np.intp]) -> Callable[..., None]:
-    """The kernel of a form, for a block that is rows `some` and columns `span` in that order."""
+def _restored(ordered: NDArray[Any], order: NDArray[np.intp]) -> NDArray[Any]:
+    """(rows, columns) as before `_round`, from (columns, rows) in `order`."""
+    return transposed(np.take(ordered, np.argsort(order), axis=0))
+
+
+def _rounder(
+    levels: _Levels, order: NDArray[np.intp]
+) -> Callable[[Block, slice, NDArray[Any]], Callable[[tuple[int, int]], None]]:
+    """The kernel of a form: for a block of columns and the integers to be written, a function of
+    the first row and the row after the last."""
     group, bits = levels.spec.group_size, levels.spec.bits
     if (luts := levels.luts) is not None:
-
-        def tables(block: Block, some: slice, span: slice, chosen: NDArray[np.uint8]) -> None:
-            part = luts[some.start // group : -(-some.stop // group)]
-            round_to_tables(block, part, group, chosen)
-
-        return tables
+        return lambda block, _, chosen: partial(round_to_tables, block, luts, group, chosen)
     grid = levels.grid
     assert grid is not None
-    block_of = order // group
+    scales = np.ascontiguousarray(grid.scale.T, np.float32)
+    offsets = np.zeros_like(scales) if grid.offset is None else np.ascontiguousarray(grid.offset.T)
 
-    def grids(block: Block, some: slice, span: slice, chosen: NDArray[np.int8]) -> None:
-        at = block_of[span]
-        scales = grid.scale[some][:, at].astype(np.float32)
-        offsets = np.zeros_like(scales) if grid.offset is None else grid.offset[some][:, at]
-        round_to_grids(block, scales, offsets, bits, chosen)
+    def grids(block: Block, span: slice, chosen: NDArray[Any]) -> Callable[[tuple[int, int]], None]:
+        at = order[span] // group
+        return partial(round_to_grids, block, scales[at], offsets[at], bits, chosen)
 
     return grids

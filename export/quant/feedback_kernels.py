@@ -19,12 +19,16 @@ Float32 = NDArray[np.float32]
 _FAST = {"contract", "nsz"}
 
 
-class Block(NamedTuple):
-    """Some columns of some rows, (rows, width) each, in the order in which they are rounded.
+_LANES = 64  # rows that are rounded together: whole vectors, so that no row is computed otherwise
 
-    `targets` are the values with the errors of earlier blocks fed back, and change; `values` are
-    the weights themselves; `errors`, value − level, are written. `coefficients` (width, width) is
-    upper unit triangular.
+
+class Block(NamedTuple):
+    """Some columns, one after the other in the order in which they are rounded; rows lie side by
+    side.
+
+    `targets` (width, rows) are the values with the errors of earlier blocks fed back, `values`
+    (width, rows) the weights themselves; `errors` (width, rows), value − level, are written.
+    `coefficients` (width, width) is upper unit triangular. All are contiguous.
     """
 
     targets: Float32
@@ -40,48 +44,93 @@ def _kernel(function: F) -> F:
 
 @_kernel
 def round_to_tables(
-    block: Block, luts: Float32, group_size: int, indices: NDArray[np.uint8]
+    block: Block,
+    luts: Float32,
+    group_size: int,
+    indices: NDArray[np.uint8],
+    rows: tuple[int, int],
 ) -> None:
     """Choose the table entry nearest to each target, and pass its error on to the next columns.
 
-    Rows 0 … group_size − 1 use luts[0], and so on; tables ascend. Writes `indices` (rows, width).
+    Rows 0 … group_size − 1 use luts[0], and so on; tables ascend. Does `rows`, from the first to
+    before the last, and writes `indices` (width, rows).
     """
-    width, last = block.targets.shape[1], luts.shape[1] - 1
-    for row in range(block.targets.shape[0]):
-        table, target = luts[row // group_size], block.targets[row]
+    width, middle_count = len(block.coefficients), luts.shape[1] - 1
+    targets, errors = np.zeros((width, _LANES), np.float32), np.zeros(_LANES, np.float32)
+    middles, places = np.zeros((middle_count, _LANES), np.float32), np.zeros(_LANES, np.int32)
+    for begin in range(rows[0], rows[1], _LANES):
+        count = min(_LANES, rows[1] - begin)
+        _load(block.targets, begin, count, targets)
+        for lane in range(count):
+            table = luts[(begin + lane) // group_size]
+            for place in range(middle_count):
+                middles[place, lane] = np.float32(0.5) * (table[place] + table[place + 1])
         for column in range(width):
-            wanted = target[column]
-            low, high = 0, last
-            while low < high:
-                middle = (low + high) >> 1
-                if wanted - table[middle] > table[middle + 1] - wanted:
-                    low = middle + 1
-                else:
-                    high = middle
-            indices[row, column] = low
-            error = block.values[row, column] - table[low]
-            block.errors[row, column] = error
-            for later in range(column + 1, width):
-                target[later] += error * block.coefficients[column, later]
+            _find(targets[column], middles, places)
+            for lane in range(count):
+                row = begin + lane
+                indices[column, row] = places[lane]
+                level = luts[row // group_size, places[lane]]
+                errors[lane] = block.values[column, row] - level
+                block.errors[column, row] = errors[lane]
+            _feed(targets, errors, block.coefficients, column)
 
 
 @_kernel
 def round_to_grids(
-    block: Block, scales: Float32, offsets: Float32, bits: int, q: NDArray[np.int8]
+    block: Block,
+    scales: Float32,
+    offsets: Float32,
+    bits: int,
+    q: NDArray[np.int8],
+    rows: tuple[int, int],
 ) -> None:
     """Choose the integer whose value, scale · q + offset, is nearest to each target.
 
-    As `round_to_tables`, with one scale and one offset per value, (rows, width).
+    As `round_to_tables`, with one scale and one offset per value, (width, rows).
     """
     low, high = np.float32(-(1 << (bits - 1))), np.float32((1 << (bits - 1)) - 1)
-    width = block.targets.shape[1]
-    for row in range(block.targets.shape[0]):
-        target = block.targets[row]
+    width = len(block.coefficients)
+    targets, errors = np.zeros((width, _LANES), np.float32), np.zeros(_LANES, np.float32)
+    for begin in range(rows[0], rows[1], _LANES):
+        count = min(_LANES, rows[1] - begin)
+        _load(block.targets, begin, count, targets)
         for column in range(width):
-            scale, offset = scales[row, column], offsets[row, column]
-            level = min(max(np.rint((target[column] - offset) / scale), low), high)
-            q[row, column] = np.int8(level)
-            error = block.values[row, column] - (scale * level + offset)
-            block.errors[row, column] = error
-            for later in range(column + 1, width):
-                target[later] += error * block.coefficients[column, later]
+            for lane in range(count):
+                row = begin + lane
+                scale, offset = scales[column, row], offsets[column, row]
+                level = min(max(np.rint((targets[column, lane] - offset) / scale), low), high)
+                q[column, row] = np.int8(level)
+                errors[lane] = block.values[column, row] - (scale * level + offset)
+                block.errors[column, row] = errors[lane]
+            _feed(targets, errors, block.coefficients, column)
+
+
+@_kernel
+def _load(targets: Float32, begin: int, count: int, lanes: Float32) -> None:
+    for column in range(len(lanes)):
+        for lane in range(count):
+            lanes[column, lane] = targets[column, begin + lane]
+
+
+# The compiler makes vector instructions of loops over lengths that it does not know.
+
+
+@_kernel
+def _find(target: Float32, middles: Float32, places: NDArray[np.int32]) -> None:
+    """Count the middles (count, lanes) between table entries that are less than each target."""
+    lanes = len(target)
+    places[:] = 0
+    for place in range(len(middles)):
+        for lane in range(lanes):
+            places[lane] += np.int32(target[lane] > middles[place, lane])
+
+
+@_kernel
+def _feed(targets: Float32, errors: Float32, coefficients: Float32, column: int) -> None:
+    """Add a column's errors to the targets of the columns after it."""
+    lanes = targets.shape[1]
+    for later in range(column + 1, len(targets)):
+        share = coefficients[column, later]
+        for lane in range(lanes):
+            targets[later, lane] += errors[lane] * share

@@ -82,7 +82,7 @@ class FinishedSource:
     def statistics(self, name):
         shape = self.tensors[name].shape if name in self.tensors else ()
         moments = np.linspace(1.0, self.largest_moment, shape[1]) if len(shape) == 2 else None
-        return None if moments is None else Statistics(moments)
+        return None if moments is None else Statistics((moments,))
 
     def identity(self, name):
         return self._checkpoint.identity(name)

@@ -113,5 +113,5 @@ def test_a_method_is_given_the_statistics_of_its_matrix(folder, tmp_path, monkey
     monkeypatch.setitem(METHODS, "kmeans", Method(frozenset({"lut"}), choose))
     export(folder, tmp_path, "coreml", "--quant", "int4", "--no-cache")
     name = "llm.model.layers.1.mlp.down_proj.weight"
-    np.testing.assert_array_equal(given[name].second_moments, np.arange(1.0, 513.0))
+    np.testing.assert_array_equal(given[name].second_moments(), np.arange(1.0, 513.0))
     assert GATE not in given, "finished weights are not chosen again"

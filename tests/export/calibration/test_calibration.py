@@ -15,7 +15,7 @@ from export.calibration import stage
 from export.calibration.chat_format import open_chat_format
 from export.calibration.examples import Examples, cut_texts, prepare_chats, read_examples
 from export.calibration.inputs import Embedder
-from export.calibration.layers import LayerRunner, Moments, pack_texts
+from export.calibration.layers import Inputs, LayerRunner, measure
 from export.calibration.torch_ops import Compute
 from export.checkpoint import open_source
 from export.checkpoint.locate import DEFAULT_CHECKPOINT
@@ -77,40 +77,41 @@ def test_pictures_and_blocks_are_those_of_the_model(random_checkpoint):
     for got, want in zip(hidden, wanted, strict=True):
         np.testing.assert_allclose(got, want[: len(got)], atol=2e-5 * np.abs(want).max())
     runner = LayerRunner(source.described, Compute())
-    packs = pack_texts([len(text) for text in hidden])
+    inputs = Inputs.of_texts(hidden)
+    ordered = [*wanted[::2], *wanted[1::2]]
     for n in range(source.config.decoder.num_layers):
-        hidden = runner.run(n, source.checkpoint, hidden, packs)
-        rows = reference.run_layers([reference.start(w) for w in wanted], range(n, n + 1))
-        wanted = [row.hidden for row in rows]
-        for got, want in zip(hidden, wanted, strict=True):
-            np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+        inputs = runner.run(inputs, source.checkpoint)
+        rows = reference.run_layers([reference.start(w) for w in ordered], range(n, n + 1))
+        ordered = [row.hidden for row in rows]
+        want = np.concatenate(ordered)
+        np.testing.assert_allclose(inputs.hidden, want, atol=1e-4 * np.abs(want).max())
 
 
-def test_moments_are_the_means_over_the_inputs_of_a_matrix():
-    class Weight:
-        def __init__(self, name):
-            self.name = name
-
+@pytest.mark.parametrize("columns", [5, 2500])
+def test_moments_are_the_means_over_the_inputs_of_a_matrix(columns):
     rng = np.random.default_rng(0)
-    x = [rng.normal(size=(n, 5)).astype(np.float32) for n in (30, 50)]
-    moments = Moments()
-    for half, part in enumerate(x):
-        moments.half = half
-        moments.observe([Weight("q"), Weight("k")], torch.from_numpy(part))
-    assert moments.sites() == {"q": ["q", "k"]}
-    statistics = moments.take("q")
+    x = [rng.normal(size=(n, columns)).astype(np.float32) for n in (30, 50)]
     joined = np.concatenate(x)
-    np.testing.assert_allclose(statistics.second_moments, joined.T @ joined / 80, rtol=1e-5)
-    for half, part in zip(statistics.halves, x, strict=True):
-        np.testing.assert_allclose(half, part.T @ part / len(part), rtol=1e-5)
+    statistics = measure(torch.from_numpy(joined), 30)
+    expected = joined.T @ joined / 80
+    np.testing.assert_allclose(statistics.second_moments(), expected, atol=1e-5)
+    np.testing.assert_allclose(statistics.diagonal(), expected.diagonal(), atol=1e-5)
+    for half, part in zip(statistics.parts, x, strict=True):
+        np.testing.assert_allclose(half, part.T @ part / len(part), atol=1e-5)
 
 
-@pytest.mark.parametrize("lengths", [[3], [5, 4], [512] * 40, [2000, 3, 3, 9000, 1]])
-def test_every_text_is_in_one_pack_and_halves_are_balanced(lengths):
-    packs = pack_texts(lengths)
-    assert sorted(n for pack in packs for n in pack.texts) == list(range(len(lengths)))
-    assert all(pack.lengths == tuple(lengths[n] for n in pack.texts) for pack in packs)
-    assert len(lengths) < 2 or len(packs) % 2 == 0
+def test_halves_take_every_second_text_and_are_saved(tmp_path):
+    texts = [np.full((n, 3), n, np.float32) for n in (4, 1, 2, 7)]
+    inputs = Inputs.of_texts(texts)
+    assert inputs.lengths == (4, 2, 1, 7) and inputs.split == 6
+    assert inputs.hidden[:, 0].tolist() == [4] * 4 + [2] * 2 + [1] + [7] * 7
+    assert Inputs.load(tmp_path / "inputs") is None
+    inputs.save(tmp_path / "inputs")
+    loaded = Inputs.load(tmp_path / "inputs")
+    np.testing.assert_array_equal(loaded.hidden, inputs.hidden)
+    assert (loaded.block, loaded.lengths, loaded.split) == (0, inputs.lengths, 6)
+    alone = Inputs.of_texts(texts[:1])
+    assert not measure(torch.from_numpy(alone.hidden), alone.split).has_halves
 
 
 @pytest.mark.parametrize("backend", ["coreml", "onnx"])
@@ -233,10 +234,10 @@ def test_the_shipped_examples_are_readable_by_the_default_model():
     examples = read_examples("default")
     chat_format = open_chat_format(DEFAULT_CHECKPOINT)
     prompts = prepare_chats(examples, chat_format)
-    assert len(prompts) == len(examples.chats) > 40
+    assert len(prompts) == len(examples.chats) > 30
     assert any(prompt.groups for prompt in prompts)
     pieces = cut_texts(examples, chat_format)
-    assert len(pieces) == 32 and all(256 <= len(piece) <= 512 for piece in pieces)
+    assert len(pieces) == 16 and all(256 <= len(piece) <= 512 for piece in pieces)
 
 
 def test_pieces_of_texts_are_whole_and_spread_over_all_of_them():
@@ -244,7 +245,7 @@ def test_pieces_of_texts_are_whole_and_spread_over_all_of_them():
     texts = tuple(f"{letter} " * 3000 for letter in "ABCDEFGH")
     examples = Examples("texts", "", (), texts)
     pieces = cut_texts(examples, chat_format)
-    assert len(pieces) == 32 and {len(piece) for piece in pieces} == {512}
+    assert len(pieces) == 16 and {len(piece) for piece in pieces} == {512}
     assert len({piece[0] for piece in pieces} | {piece[1] for piece in pieces}) >= 8
     short = cut_texts(Examples("texts", "", (), ("Hi", "")), chat_format)
     assert [len(piece) for piece in short] == [len(chat_format.tokenizer.encode_text("Hi"))]
