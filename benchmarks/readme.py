@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.summary import fidelity_table, speed_table
@@ -88,6 +90,29 @@ def parity_table(reports: dict[str, dict[str, Any]]) -> str:
         ]
         if any(cells):
             lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def quality_table(report: dict[str, Any]) -> str:
+    """What is left of a real model under each recipe and format: means over the texts, and the
+    distance on each."""
+    rows = report["rows"]
+    texts = list(dict.fromkeys(row["text"] for row in rows))
+    lines = [
+        "| stored as | bits | KL | " + " | ".join(texts) + " | perplexity × | first token kept |",
+        "|---|---|---|" + "---|" * len(texts) + "---|---|",
+    ]
+    for name in dict.fromkeys(row["bundle"] for row in rows):
+        own = {row["text"]: row for row in rows if row["bundle"] == name}
+        logs = [math.log(r["perplexity"] / r["reference_perplexity"]) for r in own.values()]
+        cells = (
+            f"{own[texts[0]]['bits_per_weight']:.2f}",
+            f"**{mean(r['kl'] for r in own.values()):.3f}**",
+            *(f"{own[text]['kl']:.3f} ± {own[text]['kl_error']:.3f}" for text in texts),
+            f"{math.exp(mean(logs)):.2f}",
+            f"{100 * mean(r['top1'] for r in own.values()):.1f} %",
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -190,6 +215,7 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "decode": ("onnx-decode", decode_table),
     "vision": ("onnx-vision", vision_table),
     "onnx-full": ("onnx-full", onnx_full_table),
+    "quality": ("quality", quality_table),
 }
 
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return 0."""
-    from validation.quality.measure import bits_per_weight, measure_text, open_candidates
+    from validation.quality.measure import measure_text, open_candidates
     from validation.quality.report import Quality, print_qualities, write_qualities
     from validation.sources import published_source
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     }
     source = published_source(options.bundles[0], options.checkpoint)
     candidates = open_candidates(options.bundles, engine_options(options), source)
-    bits = {c.name: bits_per_weight(c.session.manifest) for c in candidates}
+    bits = {candidate.name: candidate.bits for candidate in candidates}
     rows = [
         Quality.of(name, text, bits[name], scores)
         for text, content in texts.items()

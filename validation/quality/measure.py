@@ -6,8 +6,9 @@ of the next one; the distance is KL(checkpoint ‖ bundle) in nats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A bundle that is measured, opened."""
+    """A model that is measured. `logits` (n, V) come after each of n token ids that it reads from
+    an empty cache, at most `longest` of them. `bits` are those of a weight of the decoder."""
 
     name: str
-    session: Session
+    bits: float
+    longest: int
+    logits: Callable[[Array], Array]
 
 
 def open_candidates(
@@ -74,9 +78,12 @@ def open_candidates(
     candidates, names = [], [bundle.name for bundle in bundles]
     for bundle in bundles:
         session = Session.load(bundle, engine)
-        check_source(session.manifest, source)
-        alone = names.count(bundle.name) == 1
-        candidates.append(Candidate(bundle.name if alone else str(bundle), session))
+        manifest = session.manifest
+        check_source(manifest, source)
+        name = bundle.name if names.count(bundle.name) == 1 else str(bundle)
+        logits = partial(bundle_logits, session)
+        longest = manifest.decoding.context_length
+        candidates.append(Candidate(name, bits_per_weight(manifest), longest, logits))
     return candidates
 
 
@@ -94,13 +101,12 @@ def measure_text(
     Raises `InputError` for a text of fewer than two tokens.
     """
     ids = first_tokens(source.chat_format.tokenizer.encode_text(text), tokens)
-    contexts = [c.session.manifest.decoding.context_length for c in candidates]
-    length = min(_STRETCH, *contexts)
+    length = min([_STRETCH, *(candidate.longest for candidate in candidates)])
     reference = Reference(source.config, source.checkpoint)
     found: dict[str, list[Scores]] = {candidate.name: [] for candidate in candidates}
     for part in stretches(ids, length):
         wanted = reference_logits(reference, part[:-1])
         for candidate in candidates:
-            logits = bundle_logits(candidate.session, part[:-1])
+            logits = candidate.logits(part[:-1])
             found[candidate.name].append(Scores.of(logits, wanted, part[1:]))
     return {name: Scores.joined(parts) for name, parts in found.items()}

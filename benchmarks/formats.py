@@ -1,0 +1,68 @@
+"""Four bits a weight as other programs store them, computed in numpy from their documentation.
+
+A format turns a matrix (rows, columns) into the values that the program computes with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.checkpoint.source import TensorSource
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Format:
+    """`bits` of a weight, scales included; `restored` gives the values that are left of some."""
+
+    bits: float
+    restored: Callable[[Array], Array]
+
+
+def _q4_0(matrix: Array) -> Array:
+    """llama.cpp's own quantizer in Python: blocks of 32, one float16 scale, 16 equal steps."""
+    from gguf import GGMLQuantizationType, quants
+
+    kind = GGMLQuantizationType.Q4_0
+    values: Array = quants.dequantize(quants.quantize(matrix, kind), kind)
+    return values
+
+
+def _mlx(matrix: Array) -> Array:
+    """mlx.core.quantize: groups of 64 of a row, q · scale + bias from the least to the greatest."""
+    groups = matrix.reshape(len(matrix), -1, 64)
+    bias = groups.min(axis=-1, keepdims=True).astype(np.float16).astype(np.float32)
+    span = groups.max(axis=-1, keepdims=True) - bias
+    scale = np.maximum(span / 15, 1e-7).astype(np.float16).astype(np.float32)
+    q = np.clip(np.rint((groups - bias) / scale), 0, 15)
+    restored: Array = (q * scale + bias).reshape(matrix.shape)
+    return restored
+
+
+FORMATS: Mapping[str, Format] = {
+    "llama.cpp Q4_0": Format(4.5, _q4_0),
+    "MLX 4-bit, groups of 64": Format(4.5, _mlx),
+}
+
+
+@dataclass(frozen=True)
+class FormattedSource:
+    """The tensors of another source, the decoder's matrices as a format leaves them."""
+
+    origin: TensorSource
+    format: Format
+
+    def read(self, name: str) -> Array:
+        """The whole tensor."""
+        values = self.origin.read(name)
+        if not name.startswith("llm.model.layers.") or values.ndim < 2:
+            return values
+        return self.format.restored(values.astype(np.float32))
+
+    def read_rows(self, name: str, begin: int, end: int) -> Array:
+        """Rows `begin` to `end` (clipped to the tensor)."""
+        return self.read(name)[begin:end]

