@@ -56,7 +56,7 @@ ROOMS = {
             "answers",
             "questions",
         ),
-        *("device_report", "parity", "reference", "sources", "chats"),
+        *("device_report", "parity", "reference", "sources", "stored", "chats"),
     ),
 }
 # Modules of one room that lie below another of the same package: arithmetic without imports.

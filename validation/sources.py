@@ -7,16 +7,18 @@ from pathlib import Path
 
 from export.calibration.chat_format import open_chat_format
 from export.checkpoint import open_source
-from export.checkpoint.calibrated import CALIBRATED, CalibratedSource
+from export.checkpoint.calibrated import CalibratedSource
 from export.checkpoint.locate import DEFAULT_CHECKPOINT, locate_checkpoint
 from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import TensorSource, check_tensors, content_sha256
-from export.config import ExportConfig
 from export.models.config import ModelConfig
+from export.quant.methods import FEEDBACK
+from export.quant.recipe import QuantRecipe
 from export.releases import ModelDescription, describe_model
 from mobile_runtime.bundle import Manifest, read_manifest
 from mobile_runtime.chat.conversation import ChatFormat
 from mobile_runtime.errors import InputError
+from validation.stored import read_stored
 
 
 @dataclass(frozen=True)
@@ -56,27 +58,30 @@ def published_source(bundle: Path, given: str | None) -> OpenCheckpoint:
 
 def source_of(bundle: Path, given: str | None) -> OpenCheckpoint:
     """As `published_source`, in the basis of the bundle's weights."""
-    return prepared_like(read_manifest(bundle), published_source(bundle, given))
+    return prepared_like(bundle, published_source(bundle, given))
 
 
-def prepared_like(manifest: Manifest, source: OpenCheckpoint) -> OpenCheckpoint:
-    """The checkpoint as the export prepared it: rotated, with what a calibration finished.
-
-    Raises `InputError` if the finished matrices are not in the cache.
-    """
+def prepared_like(bundle: Path, source: OpenCheckpoint) -> OpenCheckpoint:
+    """The checkpoint as the export prepared it: rotated, with what a calibration finished."""
+    manifest = read_manifest(bundle)
     prepared = manifest.recipe.get("prepared")
     if prepared is None:
         return source
     source = rotated(source, prepared["seed"])
     if prepared["examples"] is None:
         return source
-    folder = ExportConfig().cache / CALIBRATED / prepared["key"]
-    if not folder.is_dir():
-        raise InputError(
-            f"the calibration of this bundle is not at {folder}; run its export again, with the "
-            "same --calibration and the default cache."
-        )
-    return replace(source, finished=CalibratedSource.open(source.checkpoint, folder))
+    recipe, shapes = QuantRecipe.from_json(manifest.recipe), _matrices(source)
+    specs = {name: recipe.spec_of(name, shape) for name, shape in shapes.items()}
+    specs = {name: spec for name, spec in specs.items() if spec.method == FEEDBACK}
+    finished = CalibratedSource(source.checkpoint)
+    for name, load in read_stored(bundle, manifest, specs, shapes).items():
+        finished.put(name, specs[name], shapes[name], load)
+    return replace(source, finished=finished)
+
+
+def _matrices(source: OpenCheckpoint) -> dict[str, tuple[int, int]]:
+    shapes = source.described.release.tensor_shapes(source.config)
+    return {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2}
 
 
 def rotated(source: OpenCheckpoint, seed: int) -> OpenCheckpoint:

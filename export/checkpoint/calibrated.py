@@ -7,8 +7,9 @@ indices and tables or integers and scales, and copies of the checkpoint's small 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class CalibratedSource:
 
     def __init__(self, origin: TensorSource, files: list[Path] | None = None) -> None:
         self._origin = origin
-        self._file_of: dict[str, Any] = {}
+        self._loads: dict[str, Callable[[], Weight]] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         self._specs: dict[str, QuantSpec] = {}
         self._identities: dict[str, tuple[int, ...]] = {}
@@ -83,11 +84,17 @@ class CalibratedSource:
             described = json.loads(file.metadata()["weights"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} holds no calibrated weights ({error}); {_REMEDY}.") from error
+        identity = status.st_ino, status.st_size, status.st_mtime_ns
         for name, entry in described.items():
-            self._file_of[name] = file
-            self._identities[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
-            self._shapes[name] = (entry["shape"][0], entry["shape"][1])
-            self._specs[name] = QuantSpec(**entry["spec"])
+            spec, shape = QuantSpec(**entry["spec"]), (entry["shape"][0], entry["shape"][1])
+            self.put(name, spec, shape, partial(_load, file, name, spec, shape))
+            self._identities[name] = identity
+
+    def put(
+        self, name: str, spec: QuantSpec, shape: tuple[int, int], load: Callable[[], Weight]
+    ) -> None:
+        """Add a matrix that `load` reads."""
+        self._loads[name], self._specs[name], self._shapes[name] = load, spec, shape
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -131,12 +138,14 @@ class CalibratedSource:
         return self._digests[key]
 
     def _whole(self, name: str) -> Weight:
-        file, spec, shape = self._file_of[name], self._specs[name], self._shapes[name]
+        return self._loads[name]()
 
-        def array(kind: str) -> Any:
-            return file.get_tensor(f"{name}:{kind}")
 
-        if spec.form == "lut":
-            return LutWeight(array("packed"), array("lut"), spec.bits, spec.group_size, shape)
-        offset = None if spec.symmetric else array("offset")
-        return BlockWeight(array("q"), array("scale"), offset, spec.bits)
+def _load(file: Any, name: str, spec: QuantSpec, shape: tuple[int, int]) -> Weight:
+    def array(kind: str) -> Any:
+        return file.get_tensor(f"{name}:{kind}")
+
+    if spec.form == "lut":
+        return LutWeight(array("packed"), array("lut"), spec.bits, spec.group_size, shape)
+    offset = None if spec.symmetric else array("offset")
+    return BlockWeight(array("q"), array("scale"), offset, spec.bits)

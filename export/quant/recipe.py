@@ -79,18 +79,17 @@ class QuantRecipe:
 
     def assign(self, matrices: Mapping[str, Shape]) -> dict[str, QuantSpec]:
         """Return each matrix's specification. Raises `InputError` if a rule matches no matrix."""
-        used: set[QuantRule] = set()
-        assigned = {}
-        for name, shape in matrices.items():
-            rule = self._rule_for(name)
-            used.add(rule)
-            assigned[name] = rule.spec.fitted(shape)
+        assigned = {name: self.spec_of(name, shape) for name, shape in matrices.items()}
         if idle := [rule.pattern for rule in self.rules if not self._matches_any(rule, matrices)]:
             raise InputError(
                 f"recipe {self.name} has rules that match no weight: {', '.join(idle)}; "
                 "correct or remove them."
             )
         return assigned
+
+    def spec_of(self, name: str, shape: Shape) -> QuantSpec:
+        """The specification of one matrix. Raises `InputError` if no rule matches."""
+        return self._rule_for(name).spec.fitted(shape)
 
     def _rule_for(self, name: str) -> QuantRule:
         for rule in self.rules:

@@ -14,6 +14,7 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
+from export.backends.coreml.names import const_name
 from export.graphs.graph import Parameter
 from export.quant.recipe import QuantSpec
 from export.quant.weights import AffineWeight, DenseWeight, LutWeight, Weight, packed_size
@@ -80,7 +81,7 @@ class Placeholders:
         return mb.constexpr_lut_to_dense(
             indices=self._const(parameter, indices, _INDEX_TYPES[spec.bits], (rows, columns, 1, 1)),
             lut=self._const(parameter, lut, np.dtype(np.float16), lut_shape),
-            name=_const_name(parameter.name),
+            name=const_name(parameter.name),
         )
 
     def _affine(self, parameter: Parameter) -> Any:
@@ -90,7 +91,7 @@ class Placeholders:
         return mb.constexpr_blockwise_shift_scale(
             data=self._const(parameter, data, np.dtype(np.int8), (rows, columns, 1, 1)),
             scale=self._const(parameter, scale, np.dtype(np.float16), (rows, 1, 1, 1)),
-            name=_const_name(parameter.name),
+            name=const_name(parameter.name),
         )
 
     def _const(
@@ -102,13 +103,9 @@ class Placeholders:
     ) -> Any:
         self.tensors.setdefault(parameter.name, {})[tensor.weight_id] = tensor
         values = np.broadcast_to(np.zeros((), dtype), shape)
-        const = mb.const(val=values, name=_const_name(tensor.weight_id))
+        const = mb.const(val=values, name=const_name(tensor.weight_id))
         const.op.weight_id = tensor.weight_id
         return const
-
-
-def _const_name(weight_id: str) -> str:
-    return "weight_" + weight_id.replace(".", "_").replace("/", "_")
 
 
 def _values(weight: Weight) -> np.ndarray:
