@@ -1,4 +1,4 @@
-"""Cache of finished parts of bundles.
+"""Cache of finished parts of bundles, beside which calibrations lie.
 
 The key covers everything but the weights that determines a part's bytes. An entry lists the tensors
 that it was made from and is valid only for those. Entries appear by renaming, so none is ever
@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from export.checkpoint.calibrated import CALIBRATED
 from export.checkpoint.readings import Reading
 from export.checkpoint.source import TensorSource
 from mobile_runtime.bundle import FileEntry, list_files
@@ -97,18 +98,21 @@ class PartCache:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def trim(self, limit: int) -> None:
-        """Remove the least recently used entries until at most `limit` bytes are left.
+        """Remove the least recently used entries and calibrations until at most `limit` bytes are
+        left.
 
-        Entries used within the last hour stay.
+        Those used within the last hour stay.
         """
         entries = [e for folder in self._entries.glob("*/*") if (e := _load(folder)) is not None]
-        entries.sort(key=lambda entry: entry.folder.stat().st_mtime)
-        total = sum(entry.size for entry in entries)
-        for entry in entries:
-            if total <= limit or time.time() - entry.folder.stat().st_mtime < _RECENT:
+        sizes = {entry.folder: entry.size for entry in entries}
+        for folder in (self.root / CALIBRATED).glob("*"):
+            sizes[folder] = sum(file.stat().st_size for file in folder.iterdir())
+        total = sum(sizes.values())
+        for folder in sorted(sizes, key=lambda folder: folder.stat().st_mtime):
+            if total <= limit or time.time() - folder.stat().st_mtime < _RECENT:
                 break
-            shutil.rmtree(entry.folder, ignore_errors=True)
-            total -= entry.size
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= sizes[folder]
 
 
 def this_process() -> str:

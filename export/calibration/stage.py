@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +82,7 @@ def calibrate(job: Job, config: ExportConfig, root: Path, report: Report) -> Cal
         write_json(partial / RECORD, {"origin": str(job.folder.resolve()), **said})
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
+    os.utime(target)  # the least recently used are removed first
     return Calibrated(target, {"key": key, "seed": said["seed"], "examples": said["examples"]})
 
 

@@ -1,5 +1,6 @@
 """An export that is stopped goes on where it was, whoever builds the parts, to the same bytes."""
 
+import json
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from export.build.job import open_job
 from export.build.part_cache import PartCache
 from export.build.parts import build_part, part_key
 from export.build.progress import Progress
+from export.checkpoint.calibrated import CALIBRATED
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.source import content_sha256
 from export.config import ExportConfig
@@ -192,6 +194,19 @@ def test_trimming_removes_what_was_used_longest_ago(config):
     assert sorted(config.cache.glob("entries/*/*")) == entries[:2]
 
 
+def test_calibrations_are_trimmed_like_parts(tmp_path):
+    cache, now = PartCache(tmp_path), time.time()
+    for age, name in enumerate(("new", "old", "older.partial"), 2):
+        folder = tmp_path / CALIBRATED / name
+        folder.mkdir(parents=True)
+        (folder / "block_000.safetensors").write_bytes(bytes(100))
+        os.utime(folder, (now - 3600 * age,) * 2)
+    cache.trim(250)
+    assert {path.name for path in (tmp_path / CALIBRATED).iterdir()} == {"new", "old"}
+    cache.trim(100)
+    assert {path.name for path in (tmp_path / CALIBRATED).iterdir()} == {"new"}
+
+
 def test_workplaces_of_the_dead_are_removed_and_of_the_living_kept(tmp_path):
     import socket
 
@@ -241,23 +256,31 @@ def command(config, *flags):
     return [sys.executable, "-m", "export", "coreml", "--quiet", *arguments, *flags]
 
 
-@pytest.mark.parametrize(("jobs", "wanted"), [("1", 8), ("2", 2)])
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(config, jobs, wanted):
+@pytest.mark.parametrize(
+    ("jobs", "wanted", "calibrated"), [("1", 8, False), ("2", 2, False), ("1", 5, True)]
+)
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
+    config, jobs, wanted, calibrated, tmp_path
+):
     """Real SIGKILL: the bundle is never there by halves."""
-    reference = files_of(export(replace(config, output=config.output / "reference", no_cache=True)))
-    target = config.output / "minicpmv-4.5-coreml-int4"
+    flags = ["--jobs", jobs]
+    if calibrated:
+        texts = tmp_path / "texts.json"
+        texts.write_text(json.dumps({"texts": ["The quick brown fox. " * 60, "0123456789 " * 90]}))
+        config = replace(config, calibration=str(texts))
+        flags += ["--calibration", str(texts)]
+    fresh = export(replace(config, output=config.output / "reference", no_cache=True))
+    reference, target = files_of(fresh), config.output / fresh.name
     rng = random.Random(int(jobs))
     started = time.monotonic()
-    subprocess.run(command(config, "--jobs", jobs, "--no-cache"), cwd=ROOT, check=True)
+    subprocess.run(command(config, *flags, "--no-cache"), cwd=ROOT, check=True)
     duration = time.monotonic() - started
     kills = 0
     while kills < wanted:
         if target.exists():
             files_of(target)
             subprocess.run(["rm", "-rf", str(target), str(config.cache)], check=True)
-        process = subprocess.Popen(
-            command(config, "--jobs", jobs), cwd=ROOT, stdout=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command(config, *flags), cwd=ROOT, stdout=subprocess.DEVNULL)
         try:
             process.wait(rng.uniform(0.2, 1.0) * duration)
         except subprocess.TimeoutExpired:
@@ -265,7 +288,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(config, jobs, wanted)
             process.wait()
             kills += 1
     if not target.exists():
-        subprocess.run(command(config, "--jobs", jobs), cwd=ROOT, check=True)
+        subprocess.run(command(config, *flags), cwd=ROOT, check=True)
     assert files_of(target) == reference
 
 
