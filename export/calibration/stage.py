@@ -15,7 +15,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ from export.calibration.examples import Examples, read_examples
 from export.calibration.inputs import Embedder, embed_examples
 from export.calibration.layers import Inputs, LayerRunner, measure
 from export.calibration.torch_ops import Compute
-from export.checkpoint.calibrated import RECORD, save_weights
+from export.checkpoint.calibrated import RECORD, CalibratedSource, save_weights
 from export.checkpoint.rotation import RotatedSource
-from export.checkpoint.source import TensorReader, TensorSource, content_sha256
+from export.checkpoint.source import TensorSource, content_sha256
 from export.config import ExportConfig
 from export.graphs.graph import Parameter
 from export.quant.feedback import quantize_with_feedback
@@ -169,40 +170,25 @@ class _Work:
 
     def _finish(self, source: RotatedSource, runner: LayerRunner, inputs: Inputs) -> Inputs:
         """Store the matrices of a block; return the next block's inputs."""
-        finished = _Finished(source)
+        finished = CalibratedSource(source)
+        weights: dict[str, Weight] = {}
         shrinkages: dict[str, float] = {}
 
-        def quantize(weights: Sequence[Parameter], x: Tensor) -> None:
-            names = [weight.name for weight in weights if weight.name in self.specs]
+        def quantize(parameters: Sequence[Parameter], x: Tensor) -> None:
+            names = [parameter.name for parameter in parameters if parameter.name in self.specs]
             if not names:
                 return
             statistics = measure(x, inputs.split, source.diagonal_part_of(names[0]))
             for name in names:
-                weight, shrinkages[name] = quantize_with_feedback(
-                    source.read(name), self.specs[name], statistics, name=name
+                spec = self.specs[name]
+                weights[name], shrinkages[name] = quantize_with_feedback(
+                    source.read(name), spec, statistics, name=name
                 )
-                finished.weights[name] = weight
+                rows, columns = weights[name].shape
+                finished.put(name, spec, (rows, columns), partial(weights.__getitem__, name))
 
         after = runner.run(inputs, finished, quantize)
         path = self.target / f"block_{inputs.block:03d}.safetensors"
-        save_weights(finished.weights, {n: self.specs[n] for n in finished.weights}, path)
+        save_weights(weights, finished.weights, path)
         write_json(path.with_suffix(".json"), shrinkages)
         return after
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """The tensors of another source, those in `weights` as they will compute on the device."""
-
-    origin: TensorReader
-    weights: dict[str, Weight] = field(default_factory=dict)
-
-    def read(self, name: str) -> np.ndarray:
-        """The whole tensor."""
-        if name in self.weights:
-            return self.weights[name].dequantize()
-        return self.origin.read(name)
-
-    def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
-        """Rows `begin` to `end` (clipped to the tensor)."""
-        return self.read(name)[begin:end]

@@ -26,13 +26,14 @@ def read_blocks(
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found: dict[str, Callable[[], BlockWeight]] = {}
     for stacked in (name[: -len("/q")] for name in tensors if name.endswith("/q")):
+        names = [name for name in _members(stacked) if name in specs]
         stored = {
             part: _values(tensor, graph.parent)
-            for part in ("q", "scale", "offset")
-            if (tensor := tensors.get(f"{stacked}/{part}")) is not None
+            for part in ("q", *_PARTS)
+            if names and (tensor := tensors.get(f"{stacked}/{part}")) is not None
         }
         begin = 0
-        for name in filter(specs.__contains__, _members(stacked)):
+        for name in names:
             rows = slice(begin, begin + shapes[name][0])
             found[name] = partial(_block_weight, stored, specs[name], shapes[name], rows)
             begin = rows.stop
