@@ -7,9 +7,9 @@ BUNDLES := out/minicpmv-pocket-coreml
 ONNX := out/minicpmv-pocket-onnx
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/python -m export coreml --quant int4 --overwrite
+	$(BIN)/python -m export coreml --quant int4-fast --overwrite
 	@echo; echo 'examples/pictures/sign.png: What does the sign say?'
-	@$(BIN)/python -m mobile_runtime chat $(BUNDLES)-int4 --image examples/pictures/sign.png \
+	@$(BIN)/python -m mobile_runtime chat $(BUNDLES)-int4-fast --image examples/pictures/sign.png \
 	  "What does the sign say?"
 
 test: $(VENV)/test.stamp
@@ -44,7 +44,7 @@ RECORDINGS := .build/recordings
 RECORDED := $(RECORDINGS)/thinking-state/script.json
 RECORDERS := $(wildcard tests/ios_bridge/recording.py tests/ios_bridge/conversations.py)
 recordings: $(RECORDED)
-$(RECORDED): $(VENV)/demo.stamp $(RECORDERS) $(shell find export mobile_runtime -name '*.py') \
+$(RECORDED): $(VENV)/test.stamp $(RECORDERS) $(shell find export mobile_runtime -name '*.py') \
   $(wildcard export/pocket/*)
 	$(BIN)/python -m tests.ios_bridge.conversations $(RECORDINGS)
 

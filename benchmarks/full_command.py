@@ -19,7 +19,7 @@ def run_command(
     name: str,
     description: str | None,
     child: Callable[..., None],
-    measure: Callable[[Path, int | None], Report],
+    measure: Callable[[Path, int | None, str], Report],
     print_report: Callable[[Report, Console], None],
     packages: Sequence[str] = (),
 ) -> None:
@@ -28,6 +28,7 @@ def run_command(
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("checkpoint", type=Path, nargs="?", help="from benchmarks.synthesize")
     parser.add_argument("--jobs", type=int, help="processes; default: the export's")
+    parser.add_argument("--quant", default="int4-fast", help="recipe (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -38,7 +39,7 @@ def run_command(
         parser.error("give the folder of a checkpoint, such as benchmarks.synthesize makes")
     machine = describe_machine()
     machine["versions"] |= {package: version(package) for package in packages}
-    report = measure(options.checkpoint.resolve(), options.jobs)
+    report = measure(options.checkpoint.resolve(), options.jobs, options.quant)
     print_report(report, Console(highlight=False))
     if options.json:
         write_json(options.json, {**machine, **report})

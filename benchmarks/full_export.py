@@ -24,7 +24,7 @@ from benchmarks.machine import run_child
 _BLOCK = 1 << 24
 
 
-def export_child(checkpoint: str, output: str, jobs: str, backend: str) -> None:
+def export_child(checkpoint: str, output: str, jobs: str, backend: str, quant: str) -> None:
     """Run one export in this process; print its parts as JSON."""
     from export.backends import BACKENDS
     from export.build.parts import Part
@@ -42,6 +42,7 @@ def export_child(checkpoint: str, output: str, jobs: str, backend: str) -> None:
     config = ExportConfig(
         checkpoint=checkpoint,
         output=Path(output),
+        quant=quant,
         no_cache=True,
         jobs=int(jobs) if jobs else None,
     )
@@ -57,13 +58,17 @@ def export_child(checkpoint: str, output: str, jobs: str, backend: str) -> None:
 
 
 def run_export(
-    checkpoint: Path, folder: Path, jobs: int | None, backend: str = "coreml"
+    checkpoint: Path,
+    folder: Path,
+    jobs: int | None,
+    backend: str = "coreml",
+    quant: str = "int4-fast",
 ) -> dict[str, Any]:
     """Run one export in a fresh process, its shards not in the page cache; return seconds, bytes
     and memory. The bundle stays in `folder`."""
     shards = sorted(checkpoint.glob("*.safetensors"))
     drop_from_memory(shards)
-    arguments = [str(checkpoint), str(folder), str(jobs or ""), backend]
+    arguments = [str(checkpoint), str(folder), str(jobs or ""), backend, quant]
     started = time.monotonic()
     report = run_child("benchmarks.full_export", *arguments)
     report["seconds_with_start"] = time.monotonic() - started
@@ -100,10 +105,10 @@ def measure_floor(checkpoint: Path, folder: Path, written: int) -> dict[str, flo
     return {"read_seconds": read - started, "write_seconds": finished - read}
 
 
-def measure(checkpoint: Path, jobs: int | None) -> dict[str, Any]:
+def measure(checkpoint: Path, jobs: int | None, quant: str) -> dict[str, Any]:
     """The export and its floor, on the disk of the checkpoint."""
     with tempfile.TemporaryDirectory(dir=checkpoint.parent) as folder:
-        report = run_export(checkpoint, Path(folder), jobs)
+        report = run_export(checkpoint, Path(folder), jobs, quant=quant)
         shutil.rmtree(folder)
         Path(folder).mkdir()
         floor = measure_floor(checkpoint, Path(folder), report["bundle_bytes"])

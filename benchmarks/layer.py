@@ -69,8 +69,8 @@ def write_layers(values: Mapping[str, Any], folder: Path) -> int:
 
 
 def plan_decoder(folder: Path) -> tuple[Plan, Graph]:
-    """The export's plan with its defaults, and the one decoder package in it."""
-    job = open_job(folder, ExportConfig(), CoreMLBackend())
+    """The export's plan for `int4-fast`, and the one decoder package in it."""
+    job = open_job(folder, ExportConfig(quant="int4-fast"), CoreMLBackend())
     plan = job.plan
     graphs = [graph for graph in plan.graphs if graph.role == "decoder"]
     if len(graphs) > 1:
@@ -91,7 +91,7 @@ def run_ours(folder: Path, package: Path) -> Seconds:
     request = PartRequest(
         part=package.stem,
         checkpoint=folder,
-        config=ExportConfig(),
+        config=ExportConfig(quant="int4-fast"),
         backend=CoreMLBackend.name,
         cache=package.parent / "cache",
         owner=this_process(),

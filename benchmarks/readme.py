@@ -94,9 +94,16 @@ def parity_table(reports: dict[str, dict[str, Any]]) -> str:
 
 
 def quality_table(report: dict[str, Any]) -> str:
-    """What is left of a real model under each recipe and format: means over the texts, and the
-    distance on each."""
-    rows = report["rows"]
+    """What is left of real models under each recipe and format: means over the texts, and the
+    distance on each; a table for each model."""
+    models = dict.fromkeys(row["model"] for row in report["rows"])
+    return "\n\n".join(
+        f"{model}:\n\n{_quality_rows([row for row in report['rows'] if row['model'] == model])}"
+        for model in models
+    )
+
+
+def _quality_rows(rows: Sequence[dict[str, Any]]) -> str:
     texts = list(dict.fromkeys(row["text"] for row in rows))
     lines = [
         "| stored as | bits | KL | " + " | ".join(texts) + " | perplexity × | first token kept |",

@@ -83,11 +83,11 @@ def _exporting(results: Mapping[str, Report]) -> list[tuple[str, str, str]]:
 
     return [
         (
-            f"export all {size:.1f} GB for Core ML, int4",
+            f"export all {size:.1f} GB for Core ML, `int4-fast`",
             cost(coreml),
             f"{floor:.0f} s: only reading and writing the bytes",
         ),
-        (f"export all {size:.1f} GB for onnxruntime, int4", cost(onnx), "–"),
+        (f"export all {size:.1f} GB for onnxruntime, `int4-fast`", cost(onnx), "–"),
     ]
 
 

@@ -12,6 +12,7 @@ from export.backends.base import Backend
 from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
+from export.quant.recipes import CALIBRATED, SHIPPED_EXAMPLES, UNCALIBRATED
 from export.releases import DEFAULT_RELEASE
 from mobile_runtime.errors import InputError
 
@@ -67,7 +68,9 @@ def _add_bundle_options(
         "--quant",
         choices=precisions.recipes,
         default=default.quant,
-        help="recipe: the precision of each part of the model",
+        help="recipe: the precision of each part of the model; "
+        f"{CALIBRATED} is calibrated, {UNCALIBRATED} is not, which is faster and less exact "
+        "(default: %(default)s)",
     )
     sub.add_argument(
         "--override",
@@ -81,7 +84,8 @@ def _add_bundle_options(
         "--calibration",
         metavar="FILE",
         help="choose the decoder's integers with their effect on these chats and texts in view (a "
-        'JSON file, or "default" for the examples that ship); needs torch',
+        f'JSON file, or "{SHIPPED_EXAMPLES}" for the examples that ship, which {CALIBRATED} takes '
+        "anyway); needs torch",
     )
     sub.add_argument(
         "--rotate",

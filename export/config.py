@@ -25,7 +25,7 @@ class ExportConfig:
     output: Path = Path("out")
     quant: str = "int4"
     override: Mapping[str, str] = field(default_factory=dict)
-    calibration: str | None = None  # "default" or a file of examples; None: no calibration
+    calibration: str | None = None  # a file of examples, or "default"; None: as the recipe says
     rotate: bool = False
     device: str = "cpu"
     context_length: int = 2048
@@ -38,17 +38,6 @@ class ExportConfig:
     cache_gb: float = 20.0
     jobs: int | None = None
     scheduler: str | None = None
-
-    @property
-    def prepares(self) -> bool:
-        """Whether the weights are rotated before they are stored; a calibration does so too."""
-        return self.rotate or self.calibration is not None
-
-    @property
-    def label(self) -> str:
-        """The recipe and what prepared its weights, for the bundle's name."""
-        kind = "-rotated" if self.rotate else ""
-        return self.quant + ("-calibrated" if self.calibration is not None else kind)
 
 
 def default_jobs(config: ExportConfig, parameters: int) -> int:

@@ -27,7 +27,7 @@ from export.build.progress import Progress
 from export.build.workers import build_parts
 from export.checkpoint.calibrated import CALIBRATED
 from export.checkpoint.locate import local_checkpoint, locate_checkpoint
-from export.checkpoint.source import TensorSource, check_tensors, content_sha256
+from export.checkpoint.source import TensorSource, check_tensors, content_sha256, stored_weights
 from export.config import ExportConfig, check_resources, default_jobs
 from export.graphs.graph import Graph
 from export.host.card import write_card
@@ -35,6 +35,7 @@ from export.host.tables import describe_tables
 from export.host.tokenizer import build_tokenizer_files
 from export.models.config import ModelConfig
 from export.models.tensors import EMBED_TOKENS
+from export.quant.recipes import UNCALIBRATED
 from export.releases import find_release, published_release, read_config
 from export.releases.release import ReleaseFacts, load_facts
 from mobile_runtime.bundle import (
@@ -78,9 +79,11 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     check_resources(config)
     local = local_checkpoint(config.checkpoint)
     facts = _facts(config, local)
-    target = config.output / f"{facts.name}-{backend.name}-{config.label}"
+    target = config.output / f"{facts.name}-{backend.name}-{_label(config, backend)}"
     _check_target(config, target)
     backend.check_installed()
+    if not config.plan:
+        _check_preparing(config, backend)
     if config.checkpoint is None:
         progress.note(_POCKET)
     folder = locate_checkpoint(config.checkpoint, weights=not config.plan)
@@ -91,6 +94,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         return target
     shapes = job.release.tensor_shapes(job.model)
     check_tensors(job.source, shapes, str(job.folder), job.release.title)
+    _check_calibration(job, config)
     origin = _Origin(folder.resolve().name if local else Path(str(config.checkpoint)).name, facts)
     with (
         _writing(config.output),
@@ -99,7 +103,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     ):
         _check_disk(job, config.output, cache.root)
         published = job.source
-        if config.prepares:
+        if config.rotate or job.plan.examples is not None:
             job, origin = _prepare(job, origin, config, cache, progress)
         parts = _build(job, config, cache, progress)
         _write_bundle(job, published, origin, parts, partial)
@@ -108,17 +112,53 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     return target
 
 
+def _label(config: ExportConfig, backend: Backend) -> str:
+    """The recipe and what prepared its weights besides, for the bundle's name."""
+    by_default = backend.precisions.examples(config.quant, None)
+    if config.calibration not in (None, by_default):
+        return f"{config.quant}-calibrated"
+    return f"{config.quant}-rotated" if config.rotate and by_default is None else config.quant
+
+
+def _check_preparing(config: ExportConfig, backend: Backend) -> None:
+    """Raises `InputError` if torch, the device or the examples would stop a calibration or
+    rotation: before a checkpoint is downloaded."""
+    examples = backend.precisions.examples(config.quant, config.calibration)
+    if examples is None and not config.rotate:
+        return
+    try:
+        from export.calibration.examples import read_examples
+        from export.calibration.stage import check_device
+    except ImportError as error:
+        raise InputError(
+            f"--quant {config.quant} calibrates or rotates with torch, which is not installed; run "
+            f"pip install -e '.[validation]', or give --quant {UNCALIBRATED} without --rotate."
+        ) from error
+    check_device(config.device)
+    if examples is not None:
+        read_examples(examples)
+
+
+def _check_calibration(job: Job, config: ExportConfig) -> None:
+    """Raises `InputError` if there is nothing to calibrate, or weights that must not be changed."""
+    if config.calibration is not None and job.plan.examples is None:
+        raise InputError(
+            f"--calibration chooses the decoder's integers, but recipe {job.plan.recipe.name} has "
+            "none to choose; give another recipe, or no calibration."
+        )
+    if (config.rotate or job.plan.examples is not None) and stored_weights(job.source):
+        raise InputError(
+            f"{job.folder} holds quantized weights, which a calibration or rotation would choose "
+            f"anew; give --quant {UNCALIBRATED} without them."
+        )
+
+
 def _prepare(
     job: Job, origin: _Origin, config: ExportConfig, cache: PartCache, progress: Progress
 ) -> tuple[Job, _Origin]:
     """Rotate and calibrate the weights: the same export, of the folder that results."""
-    try:
-        from export.calibration.stage import calibrate
-    except ImportError as error:
-        raise InputError(
-            "rotating and calibrating need torch, which is not installed; run "
-            "pip install -e '.[validation]'."
-        ) from error
+    from export.calibration.stage import calibrate
+
     done = calibrate(job, config, cache.root / CALIBRATED, progress.block)
     return open_job(done.folder, config, job.backend), replace(origin, prepared=done.record)
 

@@ -13,7 +13,7 @@ from export.backends.base import Backend, Specs
 from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter, Section
 from export.host.tables import embedding_table, position_table
-from export.quant.methods import STORED, check_method
+from export.quant.methods import FEEDBACK, STORED, check_method
 from export.quant.recipe import FLOAT16, QuantRecipe, QuantSpec
 from export.quant.recipes import build_recipe
 from export.releases.release import ModelDescription
@@ -24,13 +24,17 @@ from mobile_runtime.errors import InputError
 @dataclass(frozen=True)
 class Plan:
     """The packages in the order in which they run, the host's tables, and the specification of
-    every weight."""
+    every weight.
+
+    `examples` is what weights are to be calibrated on; None if none is.
+    """
 
     graphs: tuple[Graph, ...]
     tables: tuple[Parameter, ...]
     specs: Specs
     recipe: QuantRecipe
     decoding: Decoding
+    examples: str | None = None
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -65,13 +69,14 @@ def build_plan(
     """
     release, model = described.release, described.config
     decoding = backend.decoding(config, model)
+    examples = backend.precisions.examples(config.quant, config.calibration)
     recipe = recipe or build_recipe(
         config.quant,
         config.override,
         backend.precisions,
         release.parts,
         release.kept,
-        release.calibrated if config.calibration is not None else (),
+        release.calibrated if examples is not None else (),
     )
     sections = backend.layout(release.bodies, model, described.preprocessing, decoding)
     embeddings, positions = embedding_table(model), position_table(model)
@@ -87,7 +92,8 @@ def build_plan(
     graphs = tuple(
         graph for section in sections for graph in _cut(section, specs, backend.max_package_bytes)
     )
-    return Plan(graphs, tables, specs, recipe, decoding)
+    calibrates = any(spec.method == FEEDBACK for spec in specs.values())
+    return Plan(graphs, tables, specs, recipe, decoding, examples if calibrates else None)
 
 
 def _whole(section: Section) -> Graph:

@@ -63,13 +63,14 @@ def make_bundle(random_checkpoint, tmp_path_factory):
     """Export the random checkpoint, once for each set of options."""
 
     @cache
-    def make(quant="int4", kv_cache="state", context_length=512):
+    def make(quant="int4-fast", kv_cache="state", context_length=512, **options):
         config = ExportConfig(
             checkpoint=str(random_checkpoint),
             output=tmp_path_factory.mktemp("bundles"),
             quant=quant,
             kv_cache=kv_cache,
             context_length=context_length,
+            **options,
         )
         return export_bundle(config, BACKENDS["coreml"], Progress(quiet=True))
 
@@ -82,7 +83,9 @@ def make_onnx_bundle(random_checkpoint, tmp_path_factory):
     options."""
 
     @cache
-    def make(backend="onnx", quant="int4", kv_cache=None, checkpoint=random_checkpoint, **options):
+    def make(
+        backend="onnx", quant="int4-fast", kv_cache=None, checkpoint=random_checkpoint, **options
+    ):
         config = ExportConfig(
             checkpoint=str(checkpoint),
             output=tmp_path_factory.mktemp("onnx"),

@@ -26,13 +26,13 @@ GOLDEN_TOKENIZER = ROOT / "../shared/upstream"
 EXPORTS: tuple[tuple[str, ...], ...] = (
     *(
         ("coreml", "--quant", quant, "--kv-cache", cache)
-        for quant in ("none", "int8", "int4")
+        for quant in ("none", "int8", "int4-fast")
         for cache in ("state", "io")
     ),
     *(
         (backend, "--quant", quant)
         for backend in ("onnx", "onnx-portable")
-        for quant in ("none", "int8", "int4")
+        for quant in ("none", "int8", "int4-fast")
     ),
     ("coreml", "--override", "vision_encoder=int8", "--override", "resampler=int6"),
     ("onnx", "--override", "decoder=int4a", "--override", "vision_encoder=int8"),

@@ -56,13 +56,9 @@ def published_source(bundle: Path, given: str | None) -> OpenCheckpoint:
     return open_checkpoint(given)
 
 
-def source_of(bundle: Path, given: str | None) -> OpenCheckpoint:
-    """As `published_source`, in the basis of the bundle's weights."""
-    return prepared_like(bundle, published_source(bundle, given))
-
-
 def prepared_like(bundle: Path, source: OpenCheckpoint) -> OpenCheckpoint:
-    """The checkpoint as the export prepared it: rotated, with what a calibration finished."""
+    """The checkpoint as the export of `bundle` prepared it: rotated, with what a calibration
+    finished."""
     manifest = read_manifest(bundle)
     prepared = manifest.recipe.get("prepared")
     if prepared is None:

@@ -57,7 +57,7 @@ def estimate(job: Job, jobs: int) -> Estimate:
         memory_bytes=jobs * (_PROCESS_BYTES + _COPIES * largest),
         seconds=work / cores + _PART_SECONDS * (1 + len(plan.graphs)) / cores,
         jobs=jobs,
-        calibrates=any(spec.method == FEEDBACK for spec in plan.specs.values()),
+        calibrates=plan.examples is not None,
     )
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.quant.recipes import SHIPPED_EXAMPLES
 from mobile_runtime.chat.chat_file import Chat, parse_chat
 from mobile_runtime.chat.conversation import ChatFormat, PreparedPrompt, prepare_prompt
 from mobile_runtime.chat.messages import collect_media, read_turns
+from mobile_runtime.chat.prompt import can_think
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import load_json
 
-DEFAULT = "default"  # means the examples that ship with the program
 _FOLDER = Path(__file__).parent / "data"
 _SHIPPED = ("texts.json", "pictures.json")
 _PIECE = 512  # tokens of a text that are read together
@@ -41,7 +42,7 @@ class Examples:
 def read_examples(given: str) -> Examples:
     """Read a file of examples, or those that ship. Raises `InputError` if it is not valid or holds
     nothing."""
-    shipped = given == DEFAULT
+    shipped = given == SHIPPED_EXAMPLES
     paths = [_FOLDER / name for name in _SHIPPED] if shipped else [Path(given).expanduser()]
     total, chats, texts = hashlib.sha256(), [], []
     for path in paths:
@@ -56,12 +57,12 @@ def read_examples(given: str) -> Examples:
         raise InputError(f"{paths[0]}: texts must be a list of strings.")
     if not chats and not texts:
         raise InputError(f"{paths[0]} holds neither chats nor texts; give some to calibrate on.")
-    name = DEFAULT if shipped else paths[0].name
+    name = SHIPPED_EXAMPLES if shipped else paths[0].name
     return Examples(name, total.hexdigest(), tuple(chats), tuple(texts))
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    value = load_json(path, f'give a JSON file of chats and texts, or "{DEFAULT}"')
+    value = load_json(path, f'give a JSON file of chats and texts, or "{SHIPPED_EXAMPLES}"')
     value = {"chats": value} if isinstance(value, list) else value
     if not isinstance(value, dict) or not value.keys() <= _KEYS:
         raise InputError(f"{path} must be a list of chats, or an object with chats and texts.")
@@ -86,10 +87,13 @@ def _media(chat: Chat) -> Iterator[Path]:
 
 
 def prepare_chats(examples: Examples, chat_format: ChatFormat) -> list[PreparedPrompt]:
-    """The chats as prompts of the model. Raises `InputError` for messages that are not valid."""
+    """The chats as prompts of the model; those that ship with thoughts are left out for one that
+    does not think. Raises `InputError` for messages that are not valid."""
+    leaves_out = examples.name == SHIPPED_EXAMPLES and not can_think(chat_format.prompt)
     return [
         prepare_prompt(chat.messages, chat_format, chat.options, chat.max_slice_nums, chat.folder)
         for chat in examples.chats
+        if not (leaves_out and chat.options.enable_thinking)
     ]
 
 

@@ -65,8 +65,7 @@ def calibrate(job: Job, config: ExportConfig, root: Path, report: Report) -> Cal
 
     The result stands under `root`, and is taken from there if the same was done before.
     """
-    _check_device(config.device)
-    given = None if config.calibration is None else read_examples(config.calibration)
+    given = None if job.plan.examples is None else read_examples(job.plan.examples)
     wanted = {n: spec for n, spec in job.plan.specs.items() if spec.method == FEEDBACK}
     said = _describe(given, job.described)
     key = _key(job, wanted, said, config.device)
@@ -119,7 +118,7 @@ def _copy_files(folder: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
     """Raises `InputError` unless torch can compute on the device."""
     try:
         torch.zeros(1, device=name).cpu()

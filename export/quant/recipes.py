@@ -13,6 +13,9 @@ from export.quant.methods import FEEDBACK, METHODS
 from export.quant.recipe import FLOAT16, FLOAT32, QuantRecipe, QuantRule, QuantSpec
 from mobile_runtime.errors import InputError
 
+CALIBRATED = "int4"  # the recipe that is calibrated whether or not examples are given
+UNCALIBRATED = "int4-fast"  # the one that never is
+SHIPPED_EXAMPLES = "default"  # instead of a file: the examples that ship with the program
 _ROWS = QuantSpec("rows", 8)
 
 
@@ -29,6 +32,25 @@ class Precisions:
     floats: QuantSpec
     by_rows: frozenset[str]
 
+    def parts(self, recipe: str) -> Mapping[str, str]:
+        """The precision of each part by recipe `recipe`. Raises `InputError` if it is unknown."""
+        if recipe not in self.recipes:
+            raise InputError(f"no recipe {recipe!r}; there are {', '.join(self.recipes)}.")
+        return self.recipes[recipe]
+
+    def examples(self, recipe: str, given: str | None) -> str | None:
+        """What recipe `recipe` is calibrated on: the examples that are `given`, or those that ship
+        if it is calibrated anyway; None means no calibration.
+
+        Raises `InputError` for examples that a recipe without a calibration is given.
+        """
+        if given is not None and recipe == UNCALIBRATED:
+            raise InputError(
+                f"{UNCALIBRATED} is {CALIBRATED} without a calibration; give --quant {CALIBRATED} "
+                "with --calibration."
+            )
+        return SHIPPED_EXAMPLES if given is None and recipe == CALIBRATED else given
+
 
 # Groups of 8 to 16 rows are as fast on the Neural Engine as one table for the whole matrix.
 _GROUP = 16
@@ -44,13 +66,14 @@ LOOKUP_TABLES = Precisions(
     recipes={
         "none": {},
         "int8": {"decoder": "int8", "lm_head": "int8", "embed_tokens": "int8"},
-        "int4": {"decoder": "int4", "lm_head": "int6", "embed_tokens": "int8"},
+        CALIBRATED: {"decoder": "int4", "lm_head": "int6", "embed_tokens": "int8"},
+        UNCALIBRATED: {"decoder": "int4", "lm_head": "int6", "embed_tokens": "int8"},
     },
     floats=FLOAT16,
     # Embedding rows are read one at a time, each with its scale.
     by_rows=frozenset({"embed_tokens"}),
 )
-# Blocks of 32 run on every kernel of onnxruntime; those of 128 are a tenth faster and less exact.
+# Blocks of 128 are a tenth faster than blocks of 32 and coarser, which a calibration makes up for.
 # A vision tower of four bits is slower than one of floats: the kernels are for single tokens.
 BLOCKS = Precisions(
     named={
@@ -70,7 +93,14 @@ BLOCKS = Precisions(
             "lm_head": "int8",
             "embed_tokens": "int8",
         },
-        "int4": {
+        CALIBRATED: {
+            "vision_encoder": "fp16",
+            "resampler": "fp16",
+            "decoder": "int4b128",
+            "lm_head": "int8",
+            "embed_tokens": "int8",
+        },
+        UNCALIBRATED: {
             "vision_encoder": "fp16",
             "resampler": "fp16",
             "decoder": "int4",
@@ -98,8 +128,7 @@ def build_recipe(
     floats. The tables and blocks of the parts in `calibrated` are chosen by error feedback. Raises
     `InputError` for an unknown recipe or part, or a precision that it cannot have.
     """
-    if name not in precisions.recipes:
-        raise InputError(f"no recipe {name!r}; there are {', '.join(precisions.recipes)}.")
+    chosen = {**precisions.parts(name), **overrides}
     for part, precision in overrides.items():
         if part not in parts or precision not in precisions.named:
             raise InputError(
@@ -109,7 +138,6 @@ def build_recipe(
         allowed = [p for p in _BY_ROWS if p in precisions.named]
         if part in precisions.by_rows and precision not in allowed:
             raise InputError(f"{part} takes no {precision}, only {' or '.join(allowed)}.")
-    chosen = {**precisions.recipes[name], **overrides}
     rules = [QuantRule(pattern, precisions.floats) for pattern in kept]
     rules += [
         QuantRule(

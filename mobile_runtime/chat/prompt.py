@@ -107,6 +107,11 @@ def check_prompt(prompt: Prompt, tokenizer: Tokenizer) -> None:
             )
 
 
+def can_think(prompt: Prompt) -> bool:
+    """Whether the model has tokens that begin and end a thought."""
+    return all(control.role in prompt.special_tokens for control in _THINK_CONTROLS)
+
+
 def encode_prompt(
     turns: Sequence[Turn],
     media: Sequence[MediaLayout],
@@ -125,8 +130,7 @@ def encode_prompt(
         raise InputError(
             f"The messages hold {wanted} pictures and videos, {len(media)} layouts were given."
         )
-    thinks = all(control.role in prompt.special_tokens for control in _THINK_CONTROLS)
-    if options.enable_thinking and not thinks:
+    if options.enable_thinking and not can_think(prompt):
         raise InputError("the model of this bundle does not think; leave the thinking switch out.")
     grids = list(chain.from_iterable(layout.grids for layout in media))
     groups = _frame_groups(media, options.temporal_ids)
@@ -137,7 +141,7 @@ def encode_prompt(
         for first in firsts
     }
     frame_counts = [len(layout.grids) for layout in media]
-    items = _render(turns, frame_counts, options.enable_thinking, thinks)
+    items = _render(turns, frame_counts, options.enable_thinking, can_think(prompt))
     view_groups = _view_groups(groups, grids)
     return _encode(_place(items, placeholders), view_groups, tokenizer, prompt)
 

@@ -80,7 +80,7 @@ def test_gguf_holds_every_tensor(checkpoints, tmp_path):
 
 
 def test_bytes_of_a_token_are_those_of_the_graph(checkpoints, tmp_path):
-    bundle = export(checkpoints[0], tmp_path, "--override", "lm_head=int4")
+    bundle = export(checkpoints[0], tmp_path, "--quant", "int4-fast", "--override", "lm_head=int4")
     model = onnx.load(bundle / "decoder_model_merged.onnx", load_external_data=False)
     packed = [t for t in model.graph.initializer if t.name.endswith(("/q", "/scale"))]
     sizes = {onnx.TensorProto.UINT8: 1, onnx.TensorProto.FLOAT: 4}

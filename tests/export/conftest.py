@@ -54,7 +54,7 @@ def published_plan(published_model, published_preprocessing):
     """published_plan(**flags) -> the plan for the published model; reads no weights."""
 
     def make(backend=BACKENDS["coreml"], recipe=None, **flags):
-        config = ExportConfig(**flags)
+        config = ExportConfig(**{"quant": "int4-fast", **flags})
         described = ModelDescription(DEFAULT_RELEASE, published_model, published_preprocessing)
         return build_plan(config, described, backend, recipe=recipe)
 
@@ -77,7 +77,8 @@ def tiny(random_checkpoint):
     checkpoint = Checkpoint(random_checkpoint)
 
     def make(**flags):
-        plan = build_plan(ExportConfig(**flags), described, BACKENDS["coreml"])
+        config = ExportConfig(**{"quant": "int4-fast", **flags})
+        plan = build_plan(config, described, BACKENDS["coreml"])
         return Tiny(checkpoint, described.config, plan)
 
     return make
@@ -190,9 +191,9 @@ def command_runs(tmp_path_factory):
 
 
 def _run_command(output, seed):
-    arguments = ["coreml", "--no-cache", "--output", str(output), "--context-length", "64"]
+    arguments = ["coreml", "--quant", "int4-fast", "--no-cache", "--output", str(output)]
     done = subprocess.run(
-        [sys.executable, "-m", "export", *arguments, "--prefill-length", "4"],
+        [sys.executable, "-m", "export", *arguments, "--context-length", "64"],
         cwd=ROOT,
         env=os.environ | {"PYTHONHASHSEED": seed},
         capture_output=True,

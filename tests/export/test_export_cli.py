@@ -12,7 +12,7 @@ from export import cli, pipeline
 from export.cli import main
 from mobile_runtime.bundle import read_manifest, verify_files
 
-BUNDLE = "minicpmv-4.5-coreml-int4"
+BUNDLE = "minicpmv-4.5-coreml-int4-fast"
 
 
 @pytest.fixture
@@ -22,7 +22,8 @@ def run(random_checkpoint, tmp_path, capsys):
     def command(*flags, checkpoint=random_checkpoint):
         given = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
         sizes = ["--context-length", "64", "--prefill-length", "4"]
-        arguments = ["coreml", "--output", str(tmp_path / "out"), *given, *sizes, *flags]
+        fast = ["--quant", "int4-fast", "--output", str(tmp_path / "out")]
+        arguments = ["coreml", *fast, *given, *sizes, *flags]
         try:
             code = main(arguments)
         except SystemExit as stop:  # argparse
@@ -36,7 +37,7 @@ def run(random_checkpoint, tmp_path, capsys):
 def test_pocket_model_from_a_process_of_its_own(command_runs):
     """No checkpoint: says what is exported instead, and prints the bundle's path last."""
     for run in command_runs:
-        bundle = run.output / "minicpmv-pocket-coreml-int4"
+        bundle = run.output / "minicpmv-pocket-coreml-int4-fast"
         assert run.stdout.splitlines() == [str(bundle)]
         assert "pocket model" in run.stderr
         manifest = read_manifest(bundle)
@@ -91,7 +92,7 @@ def test_flags_reach_the_manifest(run):
     manifest = read_manifest(Path(out[-1]))
     decoding = manifest.decoding
     assert (decoding.context_length, decoding.prefill_length, decoding.kv_cache) == (64, 4, "io")
-    assert manifest.recipe["name"] == "int4+lm_head=int8+vision_encoder=int6"
+    assert manifest.recipe["name"] == "int4-fast+lm_head=int8+vision_encoder=int6"
     rules = {rule["pattern"]: rule["spec"] for rule in manifest.recipe["rules"]}
     assert rules["llm.lm_head.*"]["bits"] == 8
     assert rules["vpm.*"]["bits"] == 6

@@ -24,7 +24,7 @@ from export.quant.affine import quantize_affine
 from mobile_runtime.bundle import read_manifest, verify_files
 from mobile_runtime.errors import InputError
 
-BUNDLE = "minicpmv-4.5-coreml-int4"
+BUNDLE = "minicpmv-4.5-coreml-int4-fast"
 
 
 @pytest.fixture
@@ -34,6 +34,7 @@ def config(random_checkpoint, tmp_path):
     output.mkdir()
     return ExportConfig(
         checkpoint=str(random_checkpoint),
+        quant="int4-fast",
         output=output,
         context_length=64,
         prefill_length=4,
@@ -134,7 +135,7 @@ def test_hosts_folded_queries_are_those_of_the_graph(make_bundle, tiny):
 
 
 def test_cache_as_input_and_output(make_bundle):
-    manifest = read_manifest(make_bundle("int4", "io"))
+    manifest = read_manifest(make_bundle("int4-fast", "io"))
     assert manifest.decoding.kv_cache == "io"
     (graph,) = manifest.graphs_of("decoder")
     assert graph.states == ()
@@ -162,7 +163,7 @@ def test_prefill_in_the_io_form_gives_what_the_state_form_gives(make_bundle):
     state = engine.new_state()
     position = {"attention_mask": state_mask, "position": np.zeros(1, np.int32)}
     first = engine.run(inputs | position, function="prefill", state=state)
-    other = MilEngine(make_bundle("int4", "io") / "decoder.mlpackage", precision="fp32")
+    other = MilEngine(make_bundle("int4-fast", "io") / "decoder.mlpackage", precision="fp32")
     cache = {
         "attention_mask": io_mask,
         "key_value_cache": np.zeros((4, 2, context, 64), np.float32),

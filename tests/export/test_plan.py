@@ -54,7 +54,7 @@ def test_simple_cuts(sizes, limit, expected):
 
 @pytest.mark.parametrize("kv_cache", ["state", "io"])
 def test_int4_decoder_is_four_packages_of_nine_layers(published_plan, kv_cache):
-    plan = published_plan(quant="int4", kv_cache=kv_cache)
+    plan = published_plan(quant="int4-fast", kv_cache=kv_cache)
     assert [graph.name for graph in plan.graphs] == [
         "vision_encoder",
         "resampler",
@@ -86,7 +86,7 @@ def test_head_of_two_packages_shares_the_slices(published_plan):
     assert outputs == [f"logits_{n:02d}" for n in range(16)]
 
 
-@pytest.mark.parametrize("quant", ["int4", "int8", "none"])
+@pytest.mark.parametrize("quant", ["int4-fast", "int8", "none"])
 def test_every_package_of_the_published_model_stays_on_the_neural_engine(published_plan, quant):
     plan = published_plan(quant=quant)
     assert all(plan.package_bytes(graph) <= LIMIT for graph in plan.graphs)
@@ -150,7 +150,7 @@ def blob_bytes(path):
     return total
 
 
-@pytest.mark.parametrize("quant", ["int4", "none"])
+@pytest.mark.parametrize("quant", ["int4-fast", "none"])
 def test_planned_bytes_are_the_bytes_of_the_weight_file(make_bundle, tiny, quant):
     """An RMS norm's gain is stored with as many zeros behind it; the plan counts it once."""
     bundle, plan = make_bundle(quant), tiny(quant=quant, context_length=512).plan

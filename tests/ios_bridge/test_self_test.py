@@ -19,7 +19,7 @@ from validation.cli import main
 from validation.parity.golden import write_golden
 from validation.parity.metrics import psnr
 from validation.parity.parity import prepare_named
-from validation.sources import source_of
+from validation.sources import open_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def bundle(plain, tmp_path_factory):
     """The same with golden vectors."""
     made = tmp_path_factory.mktemp("golden") / "bundle"
     shutil.copytree(plain, made)
-    write_golden(made, source_of(made, None), default_chats())
+    write_golden(made, open_checkpoint(None), default_chats())
     return made
 
 

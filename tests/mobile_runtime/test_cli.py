@@ -12,7 +12,7 @@ from mobile_runtime.session import Session
 
 @pytest.fixture(scope="module")
 def bundle(make_bundle):
-    return make_bundle("int4", "state", 256)
+    return make_bundle("int4-fast", "state", 256)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_info_counts_the_cache_as_it_is_stored(
     make_onnx_bundle, capsys, backend, kv_cache, item_bytes
 ):
     """Two layers of two kv heads of 64 values, keys and values, 320 positions."""
-    assert main(["info", str(make_onnx_bundle(backend, "int4", kv_cache))]) == 0
+    assert main(["info", str(make_onnx_bundle(backend, "int4-fast", kv_cache))]) == 0
     megabytes = 2 * 2 * 2 * 64 * 320 * item_bytes / 1e6
     assert f"{megabytes:,.1f} MB of cache" in capsys.readouterr().out
 

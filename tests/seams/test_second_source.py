@@ -72,7 +72,7 @@ def test_a_finished_weight_is_written_as_it_is_where_the_target_takes_its_form(
 
 
 def test_the_very_integers_and_tables_are_in_the_package(folder, tmp_path):
-    bundle = export(folder, tmp_path, "coreml", "--quant", "int4")
+    bundle = export(folder, tmp_path, "coreml", "--quant", "int4-fast")
     blob = (bundle / "decoder.mlpackage/Data/com.apple.CoreML/weights/weight.bin").read_bytes()
     gate = finished("lut", (512, 256), GATE)
     assert gate.packed.tobytes() in blob and gate.lut.tobytes() in blob
@@ -85,6 +85,7 @@ def test_parts_are_found_in_the_cache_until_statistics_change(
 ):
     def run(output):
         arguments = ["coreml", "--checkpoint", str(folder), "--context-length", "64"]
+        arguments += ["--quant", "int4-fast"]
         cache = ["--cache", str(tmp_path / "cache")]
         assert export_main([*arguments, *cache, "--output", str(tmp_path / output)]) == 0
         return " ".join(capsys.readouterr().err.split())
@@ -111,7 +112,7 @@ def test_a_method_is_given_the_statistics_of_its_matrix(folder, tmp_path, monkey
         )
 
     monkeypatch.setitem(METHODS, "kmeans", Method(frozenset({"lut"}), choose))
-    export(folder, tmp_path, "coreml", "--quant", "int4", "--no-cache")
+    export(folder, tmp_path, "coreml", "--quant", "int4-fast", "--no-cache")
     name = "llm.model.layers.1.mlp.down_proj.weight"
     np.testing.assert_array_equal(given[name].second_moments(), np.arange(1.0, 513.0))
     assert GATE not in given, "finished weights are not chosen again"

@@ -13,7 +13,7 @@ from export.config import ExportConfig
 from export.pipeline import export_bundle
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.errors import InputError
-from validation.sources import source_of
+from validation.sources import open_checkpoint, prepared_like
 from validation.stored import read_stored
 
 TEXTS = ["The quick brown fox jumps over the lazy dog. " * 9, "1234567890 " * 40]
@@ -55,7 +55,8 @@ def export(random_checkpoint, tmp_path_factory):
 @pytest.mark.parametrize(("backend", "options"), CASES)
 def test_matrices_are_those_of_the_calibration(export, random_checkpoint, backend, options):
     bundle, folder = export(backend, options)
-    calibrated, source = open_source(folder), source_of(bundle, str(random_checkpoint))
+    calibrated = open_source(folder)
+    source = prepared_like(bundle, open_checkpoint(str(random_checkpoint)))
     assert source.stored.weights == calibrated.weights and len(calibrated.weights) >= 14
     for name in calibrated.weights:
         np.testing.assert_array_equal(source.stored.read(name), calibrated.read(name), name)

@@ -45,12 +45,12 @@ def run(options: argparse.Namespace) -> int:
     from validation.chats import default_chats
     from validation.parity.golden import write_golden
     from validation.parity.parity import ParityOptions, run_parity
-    from validation.sources import source_of
+    from validation.sources import published_source
 
     check_least("--max-new-tokens", options.max_new_tokens, 0)
     chats = named_chats(options.messages)
     wanted = ParityOptions(engine_options(options), options.max_new_tokens, options.stages)
-    source = source_of(options.bundle, options.checkpoint)
+    source = published_source(options.bundle, options.checkpoint)
     report = run_parity(options.bundle, source, chats, wanted)
     if options.write_golden:
         write_golden(options.bundle, source, default_chats())

@@ -23,15 +23,16 @@ from mobile_runtime.pictures.preprocess import patches
 from validation.chats import NamedChat
 from validation.parity.trace import prepare_chat, trace_reference
 from validation.reference.reference import Reference
-from validation.sources import OpenCheckpoint
+from validation.sources import OpenCheckpoint, prepared_like
 
 FOLDER = "golden"
 NEW_TOKENS = 16
 
 
 def write_golden(bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat]) -> None:
-    """Replace the bundle's golden folder and list its files in the manifest."""
-    manifest = read_manifest(bundle)
+    """Replace the bundle's golden folder and list its files in the manifest. `source` is the
+    checkpoint that the bundle was made from."""
+    manifest, source = read_manifest(bundle), prepared_like(bundle, source)
     with scratch_folder(bundle / FOLDER) as partial:
         entries: list[dict[str, Any]] = []
         arrays: dict[str, np.ndarray] = {}

@@ -27,7 +27,7 @@ from validation.parity.stages import ParityRun, Stage, bundle_stages
 from validation.reference.loaded import LoadedWeights
 from validation.reference.reference import LOADED_BYTES, Reference
 from validation.reference.same_weights import SameWeights
-from validation.sources import OpenCheckpoint, check_source
+from validation.sources import OpenCheckpoint, check_source, prepared_like
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class ParityOptions:
 def run_parity(
     bundle: Path, source: OpenCheckpoint, chats: Sequence[NamedChat], options: ParityOptions
 ) -> ParityReport:
-    """Compare `bundle` with `source` on `chats`; only what the wanted stages need is computed.
-    Raises `InputError` if the bundle was not made from `source`."""
+    """Compare `bundle` with the checkpoint `source` on `chats`; only what the wanted stages need is
+    computed. Raises `InputError` if the bundle was not made from `source`."""
+    source = prepared_like(bundle, source)
     stages = bundle_stages(read_manifest(bundle))
     wanted = wanted_stages(stages, options.stages)
     session = Session.load(bundle, options.engine)

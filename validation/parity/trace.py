@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from export.checkpoint.rotation import Rotation
+from mobile_runtime.bundle import Manifest
 from mobile_runtime.chat.chat_file import Chat
 from mobile_runtime.chat.conversation import ChatFormat, PreparedPrompt, prepare_prompt
 from mobile_runtime.errors import InputError
@@ -67,8 +69,16 @@ def trace_bundle(session: Session, chat: Chat, new_tokens: int) -> dict[str, Arr
         tokens.append(int(logits.argmax()))
         if len(tokens) < new_tokens:
             logits = session.decode(tokens[-1])
-    embeds = session.image_embeds(prompt)
+    embeds = [_in_published_basis(rows, session.manifest) for rows in session.image_embeds(prompt)]
     return _arrays(prompt, embeds, first, tokens, session.manifest.architecture.hidden_size)
+
+
+def _in_published_basis(embeds: Array, manifest: Manifest) -> Array:
+    """Embeddings (n, size) of a bundle without the rotation that its export may have folded in."""
+    prepared = manifest.recipe.get("prepared")
+    if prepared is None:
+        return embeds
+    return Rotation(embeds.shape[1], prepared["seed"]).undo(embeds)
 
 
 def _finished(tokens: Sequence[int], limit: int, stop: Sequence[int]) -> bool:

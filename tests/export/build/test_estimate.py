@@ -27,9 +27,9 @@ def timed(monkeypatch):
     ("backend", "quant", "methods"),
     [
         ("coreml", "none", {"round"}),
-        ("coreml", "int4", {"round", "kmeans", "minmax"}),
+        ("coreml", "int4-fast", {"round", "kmeans", "minmax"}),
         ("onnx", "none", {"round"}),
-        ("onnx", "int4", {"round", "least_squares", "minmax"}),
+        ("onnx", "int4-fast", {"round", "least_squares", "minmax"}),
     ],
 )
 def test_only_what_is_searched_is_timed_and_by_its_own_method(

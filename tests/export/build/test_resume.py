@@ -34,6 +34,7 @@ from tests.paths import ROOT
 def config(random_checkpoint, tmp_path):
     return ExportConfig(
         checkpoint=str(random_checkpoint),
+        quant="int4-fast",
         output=tmp_path / "out",
         context_length=64,
         prefill_length=4,
@@ -76,7 +77,7 @@ def test_second_export_builds_nothing_and_is_the_same(config, built):
 def test_without_cache_the_bytes_are_the_same_and_nothing_is_kept(config, built):
     first = files_of(export(replace(config, no_cache=True)))
     assert not config.cache.exists()
-    assert [path.name for path in config.output.iterdir()] == ["minicpmv-4.5-coreml-int4"]
+    assert [path.name for path in config.output.iterdir()] == ["minicpmv-4.5-coreml-int4-fast"]
     assert files_of(export(replace(config, overwrite=True))) == first
 
 
@@ -253,6 +254,7 @@ def test_dead_worker_is_one_sentence(config, monkeypatch):
 def command(config, *flags):
     arguments = ["--checkpoint", config.checkpoint, "--output", str(config.output)]
     arguments += ["--cache", str(config.cache), "--context-length", "64", "--prefill-length", "4"]
+    arguments += ["--quant", config.quant]
     return [sys.executable, "-m", "export", "coreml", "--quiet", *arguments, *flags]
 
 
@@ -267,7 +269,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     if calibrated:
         texts = tmp_path / "texts.json"
         texts.write_text(json.dumps({"texts": ["The quick brown fox. " * 60, "0123456789 " * 90]}))
-        config = replace(config, calibration=str(texts))
+        config = replace(config, quant="int4", calibration=str(texts))
         flags += ["--calibration", str(texts)]
     fresh = export(replace(config, output=config.output / "reference", no_cache=True))
     reference, target = files_of(fresh), config.output / fresh.name
@@ -336,7 +338,7 @@ def test_disk_that_fills_up_is_one_sentence_and_the_old_bundle_stays(
 
     disk = small_disk("size=2m")
     config = replace(config, output=disk, no_cache=True, jobs=jobs, overwrite=True)
-    old = disk / "minicpmv-4.5-coreml-int4"
+    old = disk / "minicpmv-4.5-coreml-int4-fast"
     old.mkdir()
     (old / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match=r"needs [\d,]+ bytes, .*disk has [\d,]+ free"):

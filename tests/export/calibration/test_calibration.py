@@ -2,6 +2,8 @@
 weights."""
 
 import json
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ from tests.random_checkpoint import write_random_checkpoint
 from validation.chats import default_chats
 from validation.parity.parity import ParityOptions, run_parity
 from validation.reference.reference import Reference
-from validation.sources import open_checkpoint, source_of
+from validation.sources import open_checkpoint
 
 CHATS = [
     [{"role": "user", "content": "Name three colours."}, {"role": "assistant", "content": "Red."}]
@@ -126,7 +128,7 @@ def test_a_calibrated_bundle_is_the_rotated_model_with_its_weights(
     card = (bundle / "README.md").read_text(encoding="utf-8")
     assert "rotated (seed 0)" in card and prepared["examples"]["sha256"] in card
     options = ParityOptions(EngineOptions(precision="fp32"), new_tokens=4)
-    report = run_parity(bundle, source_of(bundle, str(tied)), default_chats(), options)
+    report = run_parity(bundle, open_checkpoint(str(tied)), default_chats(), options)
     assert {stage.status for stage in report.stages} == {"passed"}
     (end,) = [stage for stage in report.stages if stage.stage == "end_to_end"]
     assert end.same_weights_db > 70
@@ -135,7 +137,7 @@ def test_a_calibrated_bundle_is_the_rotated_model_with_its_weights(
 def test_a_rotated_float_bundle_is_the_checkpoint(random_checkpoint, tmp_path):
     bundle = export(random_checkpoint, tmp_path, quant="none", rotate=True)
     options = ParityOptions(EngineOptions(precision="fp32"), new_tokens=4)
-    source = source_of(bundle, str(random_checkpoint))
+    source = open_checkpoint(str(random_checkpoint))
     report = run_parity(bundle, source, default_chats(), options)
     (end,) = [stage for stage in report.stages if stage.stage == "end_to_end"]
     assert end.status == "passed" and end.checkpoint_db > 70
@@ -249,6 +251,57 @@ def test_pieces_of_texts_are_whole_and_spread_over_all_of_them():
     assert len({piece[0] for piece in pieces} | {piece[1] for piece in pieces}) >= 8
     short = cut_texts(Examples("texts", "", (), ("Hi", "")), chat_format)
     assert [len(piece) for piece in short] == [len(chat_format.tokenizer.encode_text("Hi"))]
+
+
+def test_int4_is_calibrated_on_the_examples_that_ship(random_checkpoint, tmp_path, monkeypatch):
+    """Told so or not, they are the same bundle."""
+    monkeypatch.setattr(stage, "read_examples", lambda given: _few(given))
+    bundles = [
+        export(random_checkpoint, tmp_path / str(n), cache=tmp_path / "cache", **options)
+        for n, options in enumerate(({}, {"calibration": "default"}))
+    ]
+    assert {bundle.name for bundle in bundles} == {"minicpmv-4.5-coreml-int4"}
+    assert list_files(bundles[0]) == list_files(bundles[1])
+    assert read_manifest(bundles[0]).recipe["prepared"]["examples"]["name"] == "default"
+
+
+def _few(given):
+    whole = read_examples(given)
+    return replace(whole, chats=whole.chats[:2], texts=whole.texts[:2])
+
+
+def test_a_decoder_of_floats_is_neither_calibrated_nor_rotated(random_checkpoint, tmp_path):
+    bundle = export(random_checkpoint, tmp_path, override={"decoder": "none"}, no_cache=True)
+    assert "prepared" not in read_manifest(bundle).recipe
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--quant", "none"], "recipe none has none to choose"),
+        (["--override", "decoder=none"], "recipe int4+decoder=none has none to choose"),
+        (["--quant", "int4-fast"], "give --quant int4 with --calibration"),
+    ],
+)
+def test_a_calibration_that_would_choose_nothing_is_refused(
+    random_checkpoint, tmp_path, capsys, flags, message
+):
+    where = ["--checkpoint", str(random_checkpoint), "--output", str(tmp_path / "out")]
+    assert main(["coreml", *where, "--calibration", "default", *flags, "--quiet"]) == 2
+    assert message in capsys.readouterr().err
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--quant", "none", "--rotate"]])
+def test_without_torch_int4_fast_is_named_before_anything_is_read(
+    random_checkpoint, tmp_path, capsys, monkeypatch, flags
+):
+    monkeypatch.setitem(sys.modules, "export.calibration.stage", None)
+    monkeypatch.setattr("export.pipeline.locate_checkpoint", None)
+    where = ["--checkpoint", str(random_checkpoint), "--output", str(tmp_path / "out")]
+    assert main(["coreml", *where, *flags, "--quiet"]) == 2
+    assert "torch, which is not installed" in (error := capsys.readouterr().err)
+    assert "or give --quant int4-fast without --rotate" in error
 
 
 def test_a_plan_says_that_the_calibration_is_not_in_the_estimate(random_checkpoint, capsys):

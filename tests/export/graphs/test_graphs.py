@@ -45,14 +45,14 @@ OPERATIONS = {
     "transpose",
 }
 VARIANTS = [
-    {"quant": "int4"},
-    {"quant": "int4", "kv_cache": "io"},
+    {"quant": "int4-fast"},
+    {"quant": "int4-fast", "kv_cache": "io"},
     {"quant": "int8", "override": {"vision_encoder": "int8", "resampler": "int6"}},
     {"quant": "none", "context_length": 16_384, "prefill_length": 512},
 ]
 
 
-NAMES = ["int4", "io", "int8", "long"]
+NAMES = ["int4-fast", "io", "int8", "long"]
 
 
 class Recorder:

@@ -7,7 +7,7 @@ import pytest
 from export.models.tensors import EMBED_TOKENS
 from export.quant.methods import check_method
 from export.quant.recipe import FLOAT16, FLOAT32, QuantRecipe, QuantRule, QuantSpec
-from export.quant.recipes import LOOKUP_TABLES, build_recipe
+from export.quant.recipes import BLOCKS, LOOKUP_TABLES, build_recipe
 from export.releases import DEFAULT_RELEASE
 from mobile_runtime.errors import InputError
 
@@ -145,6 +145,34 @@ def test_bad_override_lists_parts_and_precisions(part, precision):
     text = str(caught.value)
     assert f"cannot override {part!r} with {precision!r}" in text
     assert all(word in text for word in ("vision_encoder", "lm_head", "none", "int6"))
+
+
+@pytest.mark.parametrize("precisions", [LOOKUP_TABLES, BLOCKS])
+@pytest.mark.parametrize(
+    ("recipe", "given", "examples"),
+    [
+        ("int4", None, "default"),
+        ("int4", "chats.json", "chats.json"),
+        ("int4-fast", None, None),
+        ("int8", None, None),
+        ("int8", "default", "default"),
+    ],
+)
+def test_int4_is_calibrated_whether_or_not_examples_are_given(precisions, recipe, given, examples):
+    assert precisions.examples(recipe, given) == examples
+
+
+def test_int4_fast_takes_no_examples():
+    with pytest.raises(InputError, match="give --quant int4 with --calibration"):
+        LOOKUP_TABLES.examples("int4-fast", "chats.json")
+
+
+def test_blocks_of_128_are_for_a_calibration_alone():
+    groups = {
+        name: BLOCKS.named[BLOCKS.parts(name)["decoder"]].group_size
+        for name in ("int4", "int4-fast")
+    }
+    assert groups == {"int4": 128, "int4-fast": 32}
 
 
 def test_unknown_recipe_lists_what_there_is():

@@ -20,7 +20,7 @@ UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 @pytest.mark.parametrize("kv_cache", ["state", "io"])
 @pytest.mark.parametrize("units", UNITS)
 def test_predict_agrees_with_the_interpreter(make_bundle, units, kv_cache):
-    bundle = make_bundle("int4", kv_cache, 320)
+    bundle = make_bundle("int4-fast", kv_cache, 320)
     device = Session.load(bundle, EngineOptions("coreml", compute_units=units))
     interpreter = Session.load(bundle, EngineOptions("mil", precision="fp32"))
     for named in default_chats():
@@ -38,6 +38,6 @@ def test_predict_agrees_with_the_interpreter(make_bundle, units, kv_cache):
 
 @pytest.mark.skipif(platform.system() == "Darwin", reason="Core ML runs here")
 def test_elsewhere_the_engine_says_what_to_use(make_bundle):
-    package = make_bundle("int4", "state", 320) / "decoder.mlpackage"
+    package = make_bundle("int4-fast", "state", 320) / "decoder.mlpackage"
     with pytest.raises(InputError, match="needs macOS; use the engine mil"):
         open_engine(package, EngineOptions("coreml"))

@@ -19,7 +19,7 @@ DATA = ("decoder_model_merged", "resampler", "vision_encoder")
 
 @pytest.fixture(scope="module", params=["onnx", "onnx-portable"])
 def bundle(request, make_onnx_bundle):
-    return make_onnx_bundle(request.param, "int4", kv_cache="float32")
+    return make_onnx_bundle(request.param, "int4-fast", kv_cache="float32")
 
 
 def graphs(bundle, **options):
@@ -52,7 +52,7 @@ def test_prepacked_weights_are_written_once_and_change_nothing(bundle, tmp_path,
 
 
 def test_other_weights_get_prepacked_weights_of_their_own(make_onnx_bundle, tmp_path):
-    for quant in ("int4", "int8"):
+    for quant in ("int4-fast", "int8"):
         logits(graphs(make_onnx_bundle("onnx", quant), prepacked=tmp_path))
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -34,7 +34,10 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("full")
     write_random_checkpoint(path / "checkpoint", **WIDTHS)
     config = ExportConfig(
-        checkpoint=str(path / "checkpoint"), output=path / "out", context_length=1024
+        checkpoint=str(path / "checkpoint"),
+        output=path / "out",
+        quant="int4-fast",
+        context_length=1024,
     )
     export_bundle(config, BACKENDS["coreml"], Progress(quiet=True)).rename(path / "bundle")
     return path

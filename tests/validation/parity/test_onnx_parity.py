@@ -48,7 +48,7 @@ def test_unquantized_bundle_equals_the_checkpoint(make_onnx_bundle, source, back
 
 
 @pytest.mark.parametrize("backend", BOTH)
-@pytest.mark.parametrize("quant", ["int4", "int8"])
+@pytest.mark.parametrize("quant", ["int4-fast", "int8"])
 def test_quantized_bundle_equals_pytorch_with_the_same_weights(
     make_onnx_bundle, source, backend, quant
 ):
@@ -81,6 +81,7 @@ def make_overridden(random_checkpoint, tmp_path_factory):
     def make(backend, part, precision):
         output = tmp_path_factory.mktemp("overridden")
         flags = ["--override", f"{part}={precision}", "--context-length", "320", "--quiet"]
+        flags += ["--quant", "int4-fast"]
         arguments = ["--checkpoint", str(random_checkpoint), "--output", str(output), *flags]
         assert cli.main([backend, *arguments]) == 0
         (bundle,) = output.iterdir()
@@ -103,7 +104,7 @@ def test_every_precision_of_every_part_equals_pytorch(make_overridden, source, b
 @pytest.mark.parametrize("backend", BOTH)
 def test_graphs_that_round_for_speed_stay_above_their_floor(make_onnx_bundle, source, backend):
     """Products alone: a cache of 8 bits adds an error of its own."""
-    bundle = make_onnx_bundle(backend, "int4", "float32")
+    bundle = make_onnx_bundle(backend, "int4-fast", "float32")
     stages = by_name(parity(bundle, source, "fp16", [DECODER]))
     assert stages[DECODER].status == "passed"
     assert stages[DECODER].same_weights_floor == 40
@@ -120,7 +121,7 @@ def test_a_cache_of_eight_bits_is_reported_and_not_judged(make_onnx_bundle, sour
 
 def test_a_bundle_with_other_weights_fails_where_they_are(make_onnx_bundle, source, tmp_path):
     bundle = tmp_path / "bundle"
-    shutil.copytree(make_onnx_bundle("onnx", "int4"), bundle)
+    shutil.copytree(make_onnx_bundle("onnx", "int4-fast"), bundle)
     data = np.fromfile(bundle / f"{DECODER}.onnx_data", np.uint8)
     data[20_000:24_000] = np.random.default_rng(0).integers(0, 256, 4000)
     data.tofile(bundle / f"{DECODER}.onnx_data")

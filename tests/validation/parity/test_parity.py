@@ -54,7 +54,7 @@ def test_half_precision_stays_above_its_floor(make_bundle, source):
     assert by_name(report)["decoder"].checkpoint_floor == 50
 
 
-@pytest.mark.parametrize("quant", ["int4", "int8"])
+@pytest.mark.parametrize("quant", ["int4-fast", "int8"])
 def test_quantized_bundle_equals_pytorch_with_the_same_weights(make_bundle, source, quant):
     report = parity(make_bundle(quant, "state", CONTEXT), source)
     decoder = by_name(report)["decoder"]
@@ -65,7 +65,7 @@ def test_quantized_bundle_equals_pytorch_with_the_same_weights(make_bundle, sour
 
 def test_a_bundle_with_other_weights_fails_where_they_are(make_bundle, source, tmp_path):
     bundle = tmp_path / "bundle"
-    shutil.copytree(make_bundle("int4", "state", CONTEXT), bundle)
+    shutil.copytree(make_bundle("int4-fast", "state", CONTEXT), bundle)
     blob = bundle / "decoder.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
     data = np.fromfile(blob, np.uint8)
     data[20_000:24_000] = np.random.default_rng(0).integers(0, 256, 4000)
@@ -79,7 +79,7 @@ def test_a_bundle_with_other_weights_fails_where_they_are(make_bundle, source, t
 
 def test_changed_preprocessing_constants_fail(make_bundle, source, tmp_path):
     bundle = tmp_path / "bundle"
-    shutil.copytree(make_bundle("int4", "state", CONTEXT), bundle)
+    shutil.copytree(make_bundle("int4-fast", "state", CONTEXT), bundle)
     manifest = read_manifest(bundle)
     changed = replace(manifest.preprocessing, norm_mean=(0.4, 0.5, 0.5))
     write_manifest(bundle, replace(manifest, preprocessing=changed))
@@ -88,7 +88,7 @@ def test_changed_preprocessing_constants_fail(make_bundle, source, tmp_path):
 
 
 def test_stages_that_were_not_selected_are_not_run(make_bundle, source):
-    report = parity(make_bundle("int4", "state", CONTEXT), source, stages=["embeddings"])
+    report = parity(make_bundle("int4-fast", "state", CONTEXT), source, stages=["embeddings"])
     assert [stage.stage for stage in report.stages if stage.status == "passed"] == ["embeddings"]
     assert {stage.status for stage in report.stages} == {"passed", "not run"}
 
@@ -103,7 +103,7 @@ def test_another_checkpoint_is_refused(make_bundle, random_checkpoint, tmp_path)
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(InputError, match="was not made from"):
-        parity(make_bundle("int4", "state", CONTEXT), open_checkpoint(str(folder)))
+        parity(make_bundle("int4-fast", "state", CONTEXT), open_checkpoint(str(folder)))
 
 
 def test_golden_vectors_are_the_references_and_become_part_of_the_bundle(
@@ -112,7 +112,7 @@ def test_golden_vectors_are_the_references_and_become_part_of_the_bundle(
     from safetensors.numpy import load_file
 
     bundle = tmp_path / "bundle"
-    shutil.copytree(make_bundle("int4", "state", CONTEXT), bundle)
+    shutil.copytree(make_bundle("int4-fast", "state", CONTEXT), bundle)
     write_golden(bundle, source, default_chats())
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)

@@ -46,19 +46,17 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("chat", "groups"), [("pictures", 2), ("video", 1)])
+@pytest.mark.parametrize(
+    ("chat", "groups", "rotate"), [("pictures", 2, False), ("video", 1, False), ("video", 1, True)]
+)
 def test_bundle_and_checkpoint_give_the_same_arrays(
-    folder, chat, groups, random_checkpoint, make_bundle, tmp_path, capsys
+    folder, chat, groups, rotate, random_checkpoint, make_bundle, tmp_path, capsys
 ):
     messages = ["--messages", str(folder / f"{chat}.json"), "--max-new-tokens", "5"]
     outputs = {name: tmp_path / f"{name}.npz" for name in ("reference", "bundle")}
     checkpoint = ["--checkpoint", str(random_checkpoint), "--output", str(outputs["reference"])]
-    bundle = [
-        "--bundle",
-        str(make_bundle("none", "state", 320)),
-        "--output",
-        str(outputs["bundle"]),
-    ]
+    made = make_bundle("none", "state", 320, rotate=rotate)
+    bundle = ["--bundle", str(made), "--output", str(outputs["bundle"])]
     assert main(["trace", *checkpoint, *messages]) == 0
     assert main(["trace", *bundle, *messages]) == 0
     assert capsys.readouterr().out.split() == [str(path) for path in outputs.values()]
@@ -129,7 +127,7 @@ def test_parity_command_prints_a_table_and_writes_the_report(
     make_bundle, random_checkpoint, tmp_path, capsys
 ):
     output = tmp_path / "report.json"
-    arguments = ["parity", str(make_bundle("int4", "state", 320))]
+    arguments = ["parity", str(make_bundle("int4-fast", "state", 320))]
     arguments += ["--checkpoint", str(random_checkpoint), "--output", str(output)]
     assert main([*arguments, "--max-new-tokens", "2", "--stages", "vision_encoder"]) == 0
     printed = capsys.readouterr().out

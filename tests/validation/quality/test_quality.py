@@ -43,7 +43,7 @@ def text(tmp_path_factory):
 
 
 def test_floats_keep_everything_and_fewer_bits_less(make_bundle, random_checkpoint, text, tmp_path):
-    bundles = [make_bundle(quant) for quant in ("none", "int8", "int4")]
+    bundles = [make_bundle(quant) for quant in ("none", "int8", "int4-fast")]
     path = tmp_path / "quality.json"
     arguments = ["--texts", str(text), "--tokens", "150", "--precision", "fp32"]
     checkpoint = ["--checkpoint", str(random_checkpoint), "--json", str(path)]
@@ -73,13 +73,13 @@ def test_a_rotated_bundle_is_compared_with_the_published_weights(random_checkpoi
 
 
 def test_bundles_of_another_checkpoint_are_refused(make_bundle, text, capsys):
-    assert main(["quality", str(make_bundle("int4")), "--texts", str(text)]) == 2
+    assert main(["quality", str(make_bundle("int4-fast")), "--texts", str(text)]) == 2
     assert "give it with --checkpoint" in capsys.readouterr().err
 
 
 def test_bits_count_tables_and_padding(make_bundle):
     from mobile_runtime.bundle import read_manifest
 
-    manifest = read_manifest(make_bundle("int4"))
+    manifest = read_manifest(make_bundle("int4-fast"))
     (decoder,) = [graph for graph in manifest.graphs if graph.role == "decoder"]
     assert bits_per_weight(manifest) == 8 * decoder.weight_bytes / decoder.parameters

@@ -44,7 +44,8 @@ def cut_bundle(random_checkpoint, tmp_path_factory):
         patch.setattr(CoreMLBackend, "max_package_bytes", 550_000)
         output = tmp_path_factory.mktemp("cut")
         arguments = ["coreml", "--checkpoint", str(random_checkpoint), "--output", str(output)]
-        assert export_main([*arguments, "--context-length", str(CONTEXT), "--quiet"]) == 0
+        arguments += ["--quant", "int4-fast", "--context-length", str(CONTEXT)]
+        assert export_main([*arguments, "--quiet"]) == 0
         yield next(output.iterdir())
 
 

@@ -50,7 +50,7 @@ def loaded(make_bundle):
     """loaded(name, **flags) -> (specification, MIL program) as coremltools reads the package."""
 
     @cache
-    def read(name, quant="int4", kv_cache="state"):
+    def read(name, quant="int4-fast", kv_cache="state"):
         path = make_bundle(quant, kv_cache) / f"{name}.mlpackage"
         model = ct.models.MLModel(str(path), skip_model_load=True)
         spec = model.get_spec()
@@ -70,7 +70,7 @@ def test_coremltools_reads_and_validates_the_package(loaded, make_bundle, name, 
     spec, program = loaded(name, kv_cache=kv_cache)
     program.validate()
     assert spec.specificationVersion == 9  # iOS 18, macOS 15
-    (graph,) = read_manifest(make_bundle("int4", kv_cache)).graphs_of(name)
+    (graph,) = read_manifest(make_bundle("int4-fast", kv_cache)).graphs_of(name)
     assert program.functions.keys() == {function.name for function in graph.functions}
     for function in graph.functions:
         mil = program.functions[function.name]
@@ -94,7 +94,7 @@ def described(features):
 @pytest.mark.parametrize("kv_cache", ["state", "io"])
 def test_description_names_every_input_output_and_state(loaded, make_bundle, name, kv_cache):
     spec, _ = loaded(name, kv_cache=kv_cache)
-    (graph,) = read_manifest(make_bundle("int4", kv_cache)).graphs_of(name)
+    (graph,) = read_manifest(make_bundle("int4-fast", kv_cache)).graphs_of(name)
     several = {function.name: function for function in spec.description.functions}
     assert several.keys() == (
         {f.name for f in graph.functions} if len(graph.functions) > 1 else set()
@@ -123,7 +123,7 @@ def dense_constants(program):
 
 
 @pytest.mark.parametrize(
-    ("name", "quant"), [("decoder", "int4"), ("lm_head", "int4"), ("decoder", "int8")]
+    ("name", "quant"), [("decoder", "int4-fast"), ("lm_head", "int4-fast"), ("decoder", "int8")]
 )
 def test_coremltools_expands_our_tables_to_our_values(loaded, tiny, name, quant):
     constants = dense_constants(loaded(name, quant)[1])

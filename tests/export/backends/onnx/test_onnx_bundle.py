@@ -86,7 +86,7 @@ def test_names_and_shapes_follow_the_convention(make_onnx_bundle, backend):
     assert shapes(resampler.output) == {"image_embeds": [1, 64, 256]}
 
 
-@pytest.mark.parametrize("quant", ["none", "int8", "int4"])
+@pytest.mark.parametrize("quant", ["none", "int8", "int4-fast"])
 def test_the_portable_profile_is_standard_onnx(make_onnx_bundle, quant):
     bundle = make_onnx_bundle("onnx-portable", quant)
     for name, model in graphs(bundle).items():
@@ -97,7 +97,7 @@ def test_the_portable_profile_is_standard_onnx(make_onnx_bundle, quant):
 
 
 def test_the_fast_profile_uses_the_operations_it_is_fast_for(make_onnx_bundle):
-    decoder = graphs(make_onnx_bundle("onnx", "int4"))["decoder_model_merged.onnx"].graph
+    decoder = graphs(make_onnx_bundle("onnx", "int4-fast"))["decoder_model_merged.onnx"].graph
     kinds = [node.op_type for node in decoder.node]
     # Four products a layer (q, k and v are one, gate and up are one) and the head.
     assert kinds.count("MatMulNBits") == 4 * LAYERS + 1
@@ -112,7 +112,7 @@ def test_the_fast_profile_uses_the_operations_it_is_fast_for(make_onnx_bundle):
 
 
 @pytest.mark.parametrize("backend", BOTH)
-@pytest.mark.parametrize("quant", ["none", "int4"])
+@pytest.mark.parametrize("quant", ["none", "int4-fast"])
 def test_data_begins_at_pages_inside_files_that_the_graph_fills(make_onnx_bundle, backend, quant):
     bundle = make_onnx_bundle(backend, quant)
     for name, model in graphs(bundle).items():
@@ -140,6 +140,7 @@ def test_data_begins_at_pages_inside_files_that_the_graph_fills(make_onnx_bundle
 def config(random_checkpoint, tmp_path):
     return ExportConfig(
         checkpoint=str(random_checkpoint),
+        quant="int4-fast",
         output=tmp_path / "out",
         context_length=320,
         cache=tmp_path / "cache",
@@ -203,8 +204,9 @@ def test_killed_it_goes_on_to_the_same_bytes(config, make_onnx_bundle):
     reference = files_of(make_onnx_bundle())
     arguments = ["--checkpoint", config.checkpoint, "--output", str(config.output)]
     arguments += ["--cache", str(config.cache), "--context-length", "320", "--quiet"]
+    arguments += ["--quant", config.quant]
     command = [sys.executable, "-m", "export", "onnx", *arguments]
-    target = config.output / "minicpmv-4.5-onnx-int4"
+    target = config.output / "minicpmv-4.5-onnx-int4-fast"
     for _ in range(2):  # killed as soon as a part is finished, and again when it goes on
         parts = len(list(config.cache.glob("entries/*/*")))
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -229,7 +231,7 @@ def tied_checkpoint(tmp_path_factory):
 
 @pytest.mark.parametrize("backend", BOTH)
 def test_tied_embeddings_are_the_head(make_onnx_bundle, tied_checkpoint, backend):
-    bundle = make_onnx_bundle(backend, "int4", checkpoint=tied_checkpoint)
+    bundle = make_onnx_bundle(backend, "int4-fast", checkpoint=tied_checkpoint)
     options = ParityOptions(
         EngineOptions(precision="fp32"), 4, ["embeddings", "decoder_model_merged"]
     )
