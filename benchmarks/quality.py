@@ -98,6 +98,7 @@ def _open(name: str, folder: Path, checkpoint: Path, source: OpenCheckpoint) -> 
         output=folder / name.replace(" ", "-").replace(",", ""),
         context_length=_CONTEXT,
         overwrite=True,
+        jobs=1,  # other processes would not know the release
         **recipe.options,
     )
     bundle = export_bundle(config, BACKENDS[recipe.backend], Progress())

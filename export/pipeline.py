@@ -213,11 +213,12 @@ def _cache(config: ExportConfig, target: Path) -> Iterator[PartCache]:
 
 
 def _check_disk(job: Job, output: Path, cache: Path) -> None:
-    """Raises `InputError` unless output and cache have room for the bundle."""
+    """Raises `InputError` unless output and cache have room for the bundle, and the cache for a
+    calibration."""
     copies = 1 if job.backend.allows_hard_links else 2
-    needed = copies * job.plan.bundle_bytes() + _SPARE_BYTES
+    bundle = copies * job.plan.bundle_bytes() + _SPARE_BYTES
     cache.mkdir(parents=True, exist_ok=True)
-    for folder in (output, cache):
+    for folder, needed in ((output, bundle), (cache, bundle + job.plan.calibrated_bytes())):
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise InputError(

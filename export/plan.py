@@ -49,6 +49,16 @@ class Plan:
         """Bytes of all weights."""
         return sum(self._stored_bytes(parameter) for parameter in self.parameters)
 
+    @property
+    def calibrated(self) -> tuple[Parameter, ...]:
+        """The matrices that a calibration is to finish."""
+        return tuple(p for p in self.parameters if self.specs[p.name].method == FEEDBACK)
+
+    def calibrated_bytes(self) -> int:
+        """Bytes of those matrices as a calibration keeps them besides the bundle: indices packed,
+        integers not, and at most a byte each."""
+        return sum(max(p.size, self._stored_bytes(p)) for p in self.calibrated)
+
     def _stored_bytes(self, parameter: Parameter) -> int:
         return self.specs[parameter.name].stored_bytes(parameter.shape)
 
@@ -92,8 +102,8 @@ def build_plan(
     graphs = tuple(
         graph for section in sections for graph in _cut(section, specs, backend.max_package_bytes)
     )
-    calibrates = any(spec.method == FEEDBACK for spec in specs.values())
-    return Plan(graphs, tables, specs, recipe, decoding, examples if calibrates else None)
+    plan = Plan(graphs, tables, specs, recipe, decoding)
+    return replace(plan, examples=examples) if plan.calibrated else plan
 
 
 def _whole(section: Section) -> Graph:

@@ -309,6 +309,17 @@ def test_full_disk_is_refused_before_anything_is_written(config, monkeypatch):
     assert list(config.output.iterdir()) == []
 
 
+def test_a_calibration_needs_space_in_the_cache(config, tmp_path, monkeypatch):
+    config = replace(config, quant="int4", cache=tmp_path / "cache", no_cache=False)
+    plain = replace(config, quant="int4-fast", output=tmp_path / "fast")
+    bundle = export(plain)
+    size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, size + 200_000_000))
+    with pytest.raises(InputError, match=rf"but {config.cache} has [\d,]+ free"):
+        export(config)
+    assert list(config.output.iterdir()) == []
+
+
 def test_space_for_the_bundle_is_enough(config, monkeypatch, make_bundle):
     size = sum(path.stat().st_size for path in make_bundle().rglob("*") if path.is_file())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, size + 200_000_000))

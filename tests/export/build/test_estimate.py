@@ -29,7 +29,9 @@ def timed(monkeypatch):
         ("coreml", "none", {"round"}),
         ("coreml", "int4-fast", {"round", "kmeans", "minmax"}),
         ("onnx", "none", {"round"}),
+        ("coreml", "int4", {"round", "kmeans", "minmax", "error_feedback"}),
         ("onnx", "int4-fast", {"round", "least_squares", "minmax"}),
+        ("onnx", "int4", {"round", "least_squares", "minmax", "error_feedback"}),
     ],
 )
 def test_only_what_is_searched_is_timed_and_by_its_own_method(
@@ -38,4 +40,6 @@ def test_only_what_is_searched_is_timed_and_by_its_own_method(
     job = open_job(random_checkpoint, ExportConfig(quant=quant), BACKENDS[backend])
     found = estimate(job, jobs=1)
     assert timed == methods
+    assert (found.calibration_seconds or 0) >= 0
+    assert (found.calibration_seconds is not None) == ("error_feedback" in methods)
     assert 0 < found.written_bytes < 2 * found.read_bytes and found.seconds > 0
