@@ -66,10 +66,12 @@ def _add_bundle_options(
     )
     sub.add_argument(
         "--quant",
-        choices=precisions.recipes,
+        metavar=f"{{{','.join(precisions.recipes)}}}",
         default=default.quant,
-        help="recipe: the precision of each part of the model; "
-        f"{CALIBRATED} is calibrated, {UNCALIBRATED} is not, which is faster and less exact "
+        help="recipe: the precision of each part of the model, or a budget such as auto:4.25bpw or "
+        "auto:3.2GB for bits that differ by matrix; "
+        f"{' and '.join(CALIBRATED)} are calibrated, {UNCALIBRATED} is not, which is faster and "
+        "less exact "
         "(default: %(default)s)",
     )
     sub.add_argument(
@@ -84,8 +86,14 @@ def _add_bundle_options(
         "--calibration",
         metavar="FILE",
         help="choose the decoder's integers with their effect on these chats and texts in view (a "
-        f'JSON file, or "{SHIPPED_EXAMPLES}" for the examples that ship, which {CALIBRATED} takes '
+        f'JSON file, or "{SHIPPED_EXAMPLES}" for those that ship, which {CALIBRATED[0]} takes '
         "anyway); needs torch",
+    )
+    sub.add_argument(
+        "--gradients",
+        action="store_true",
+        help="weight the tokens of a calibration by gradients: better, and several times the "
+        "computation",
     )
     sub.add_argument(
         "--rotate",

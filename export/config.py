@@ -26,6 +26,7 @@ class ExportConfig:
     quant: str = "int4"
     override: Mapping[str, str] = field(default_factory=dict)
     calibration: str | None = None  # a file of examples, or "default"; None: as the recipe says
+    gradients: bool = False  # of the examples, for a calibration
     rotate: bool = False
     device: str = "cpu"
     context_length: int = 2048

@@ -115,9 +115,10 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
 def _label(config: ExportConfig, backend: Backend) -> str:
     """The recipe and what prepared its weights besides, for the bundle's name."""
     by_default = backend.precisions.examples(config.quant, None)
-    if config.calibration not in (None, by_default):
-        return f"{config.quant}-calibrated"
-    return f"{config.quant}-rotated" if config.rotate and by_default is None else config.quant
+    recipe = config.quant.replace(":", "-")  # which file names of other systems cannot have
+    if config.gradients or config.calibration not in (None, by_default):
+        return f"{recipe}-calibrated"
+    return f"{recipe}-rotated" if config.rotate and by_default is None else recipe
 
 
 def _check_preparing(config: ExportConfig, backend: Backend) -> None:
@@ -141,9 +142,10 @@ def _check_preparing(config: ExportConfig, backend: Backend) -> None:
 
 def _check_calibration(job: Job, config: ExportConfig) -> None:
     """Raises `InputError` if there is nothing to calibrate, or weights that must not be changed."""
-    if config.calibration is not None and job.plan.examples is None:
+    if job.plan.examples is None and (config.gradients or config.calibration is not None):
+        flag = "--gradients" if config.calibration is None else "--calibration"
         raise InputError(
-            f"--calibration chooses the decoder's integers, but recipe {job.plan.recipe.name} has "
+            f"{flag} is for choosing the decoder's integers, but recipe {job.plan.recipe.name} has "
             "none to choose; give another recipe, or no calibration."
         )
     if (config.rotate or job.plan.examples is not None) and stored_weights(job.source):
@@ -160,7 +162,8 @@ def _prepare(
     from export.calibration.stage import calibrate
 
     done = calibrate(job, config, cache.root / CALIBRATED, progress.block)
-    return open_job(done.folder, config, job.backend), replace(origin, prepared=done.record)
+    prepared = open_job(done.folder, config, job.backend, done.recipe)
+    return prepared, replace(origin, prepared=done.record)
 
 
 def _facts(config: ExportConfig, local: Path | None) -> ReleaseFacts:

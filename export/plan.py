@@ -6,7 +6,7 @@ It is made from the configuration only, before any weight is read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from export.backends.base import Backend, Specs
@@ -15,7 +15,7 @@ from export.graphs.graph import Graph, Parameter, Section
 from export.host.tables import embedding_table, position_table
 from export.quant.methods import FEEDBACK, STORED, check_method
 from export.quant.recipe import FLOAT16, QuantRecipe, QuantSpec
-from export.quant.recipes import build_recipe
+from export.quant.recipes import Budget, Precisions, budget_of, build_recipe
 from export.releases.release import ModelDescription
 from mobile_runtime.bundle import Decoding
 from mobile_runtime.errors import InputError
@@ -26,7 +26,8 @@ class Plan:
     """The packages in the order in which they run, the host's tables, and the specification of
     every weight.
 
-    `examples` is what weights are to be calibrated on; None if none is.
+    `examples` is what weights are to be calibrated on; None if none is. `options` are ways to store
+    each of them, of which a calibration chooses so that all together take at most `budget` bytes.
     """
 
     graphs: tuple[Graph, ...]
@@ -35,6 +36,8 @@ class Plan:
     recipe: QuantRecipe
     decoding: Decoding
     examples: str | None = None
+    options: Mapping[str, Sequence[QuantSpec]] = field(default_factory=dict)
+    budget: int | None = None
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -43,11 +46,11 @@ class Plan:
 
     def package_bytes(self, graph: Graph) -> int:
         """Bytes of a package's weights."""
-        return sum(self._stored_bytes(parameter) for parameter in graph.parameters)
+        return sum(self.stored_bytes(parameter) for parameter in graph.parameters)
 
     def bundle_bytes(self) -> int:
         """Bytes of all weights."""
-        return sum(self._stored_bytes(parameter) for parameter in self.parameters)
+        return sum(self.stored_bytes(parameter) for parameter in self.parameters)
 
     @property
     def calibrated(self) -> tuple[Parameter, ...]:
@@ -57,9 +60,10 @@ class Plan:
     def calibrated_bytes(self) -> int:
         """Bytes of those matrices as a calibration keeps them besides the bundle: indices packed,
         integers not, and at most a byte each."""
-        return sum(max(p.size, self._stored_bytes(p)) for p in self.calibrated)
+        return sum(max(p.size, self.stored_bytes(p)) for p in self.calibrated)
 
-    def _stored_bytes(self, parameter: Parameter) -> int:
+    def stored_bytes(self, parameter: Parameter) -> int:
+        """Bytes of a weight."""
         return self.specs[parameter.name].stored_bytes(parameter.shape)
 
 
@@ -103,7 +107,30 @@ def build_plan(
         graph for section in sections for graph in _cut(section, specs, backend.max_package_bytes)
     )
     plan = Plan(graphs, tables, specs, recipe, decoding)
-    return replace(plan, examples=examples) if plan.calibrated else plan
+    if not plan.calibrated:
+        return plan
+    plan = replace(plan, examples=examples)
+    budget = budget_of(config.quant)
+    return plan if budget is None else _with_budget(plan, budget, backend.precisions)
+
+
+def _with_budget(plan: Plan, budget: Budget, precisions: Precisions) -> Plan:
+    """Raises `InputError` for a budget that does not hold the smallest of all options."""
+    options = {p.name: precisions.options(p.shape) for p in plan.calibrated}
+    sizes = {
+        p.name: [spec.stored_bytes(p.shape) for spec in options[p.name]] for p in plan.calibrated
+    }
+    least, weights = sum(map(min, sizes.values())), sum(p.size for p in plan.calibrated)
+    others = plan.bundle_bytes() - sum(plan.stored_bytes(p) for p in plan.calibrated)
+    in_bits = budget.unit == "bpw"
+    given = budget.amount * weights / 8 if in_bits else budget.amount * 1e9 - others
+    if given < least:
+        needed = 8 * least / weights if in_bits else (least + others) / 1e9
+        raise InputError(
+            f"{budget.amount:g}{budget.unit} is too little: this target needs "
+            f"{needed:.3f}{budget.unit} at least; give more."
+        )
+    return replace(plan, options=options, budget=int(given))
 
 
 def _whole(section: Section) -> Graph:

@@ -32,6 +32,7 @@ class Backend(Protocol):
     forms: frozenset[str]  # storage forms that it can write
     max_package_bytes: int
     allows_hard_links: bool  # whether bundle files may be hard links into the cache
+    fuses_inputs: bool  # whether matrices with the same inputs are one, and stored alike
     host_tables: bool  # whether the host looks up embeddings and positions in bundle files
     kv_caches: Mapping[str, str]  # values of --kv-cache, and their meaning
     default_kv_cache: str  # the default among them, in words

@@ -12,6 +12,7 @@ from export.checkpoint.source import TensorSource, stored_weights
 from export.config import ExportConfig
 from export.models.config import ModelConfig
 from export.plan import Plan, build_plan
+from export.quant.recipe import QuantRecipe
 from export.releases import ModelDescription, Release, describe_model
 
 TABLES = "tables"
@@ -55,12 +56,15 @@ class Job:
         return {**tables, **packages} if self.backend.host_tables else packages
 
 
-def open_job(folder: Path, config: ExportConfig, backend: Backend) -> Job:
+def open_job(
+    folder: Path, config: ExportConfig, backend: Backend, recipe: QuantRecipe | None = None
+) -> Job:
     """Read the configuration and plan the export, without reading weights.
 
-    A source that holds finished weights is opened to learn how they are stored.
+    A source that holds finished weights is opened to learn how they are stored. `recipe` replaces
+    the one that `config` names.
     """
     described, kind = describe_model(folder), kind_of(folder)
     finished = stored_weights(kind.open(folder)) if kind.holds_weights else {}
-    plan = build_plan(config, described, backend, finished=finished)
+    plan = build_plan(config, described, backend, recipe=recipe, finished=finished)
     return Job(folder, described, plan, backend)

@@ -51,9 +51,10 @@ class Progress:
         stored = ", ".join(f"{n} × {form}" for form, n in count_forms(plan.specs).items())
         self._console.print(f"recipe {plan.recipe.name}: {stored}")
 
-    def block(self, done: int, count: int, left: float) -> None:
-        """Print one line for a calibrated block of the decoder; `left` is in seconds."""
-        self._console.print(f"calibrated block {done} of {count}, about {left:.0f} s left")
+    def block(self, what: str, done: int, count: int, left: float) -> None:
+        """Print one line for a block of the decoder to which `what` was done; `left` is in
+        seconds."""
+        self._console.print(f"{what} block {done} of {count}, about {left:.0f} s left")
 
     def estimate(self, estimate: Estimate) -> None:
         """Print the time and space that the export will take."""

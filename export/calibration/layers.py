@@ -3,8 +3,9 @@ multiply."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,32 @@ from export.calibration.torch_ops import (
     rotate_half,
 )
 from export.checkpoint.source import TensorReader
+from export.graphs.graph import Parameter
 from export.quant.statistics import Statistics, diagonal_part
 from export.releases.release import ModelDescription
 from mobile_runtime.files import written_whole
 from mobile_runtime.model.positions import rope_tables
 
+# What was done to a block, blocks done, of how many, seconds that are left.
+Report = Callable[[str, int, int, float], None]
 _STRIP = 1024  # rows of a matrix of second moments that are computed together
+_TOGETHER = 4096  # positions that a gradient goes back through together
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Reports blocks of `count` that are done, `first` of which were done before it started."""
+
+    report: Report
+    what: str
+    count: int
+    first: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def tell(self, done: int) -> None:
+        """Report, with the time that the others will take."""
+        seconds = (time.monotonic() - self.started) / (done - self.first)
+        self.report(self.what, done, self.count, seconds * (self.count - done))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +86,22 @@ class Inputs:
             return None
 
 
-def measure(x: Tensor, split: int, independent: Callable[[Any], Any] = diagonal_part) -> Statistics:
-    """Statistics of inputs x (positions, columns), whose halves meet at `split`."""
-    parts = [part for part in (x[:split], x[split:]) if len(part)]
-    means = []
+def measure(
+    x: Tensor,
+    split: int,
+    independent: Callable[[Any], Any] = diagonal_part,
+    counts: Tensor | None = None,
+) -> Statistics:
+    """Statistics of inputs x (positions, columns), whose halves meet at `split`. Each counts as
+    much as `counts` (positions,) says."""
+    means, parts = [], [part for part in (slice(split), slice(split, None)) if len(x[part])]
     for part in parts:
-        means.append(_second_moments(part.float()).cpu().numpy())
-        means[-1] /= np.float32(len(part))
-    return Statistics(tuple(means), tuple(len(part) for part in parts), independent)
+        inputs = x[part].float()
+        if counts is not None:
+            inputs = inputs * counts[part, None].sqrt()
+        means.append(_second_moments(inputs).cpu().numpy())
+        means[-1] /= np.float32(len(inputs))
+    return Statistics(tuple(means), tuple(len(x[part]) for part in parts), independent)
 
 
 def _second_moments(x: Tensor) -> Tensor:
@@ -98,16 +127,52 @@ class LayerRunner:
     def run(self, inputs: Inputs, source: TensorReader, observe: Observe | None = None) -> Inputs:
         """The inputs of the next block, with the weights of `source`. `observe` sees what each
         matrix multiplies before the matrix is read."""
-        decoder, device = self.described.config.decoder, self.compute.device
-        positions = np.concatenate([np.arange(length) for length in inputs.lengths])
+        ops = TorchOps(source, self.compute, observe)
+        x = torch.from_numpy(inputs.hidden).to(self.compute.device)
+        ended = self._apply(ops, x, inputs.lengths, inputs.block)
+        return replace(inputs, block=inputs.block + 1, hidden=ended.cpu().numpy())
+
+    def run_back(
+        self, inputs: Inputs, gradient: np.ndarray, source: TensorReader
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The gradient (positions, D) of a loss at the inputs of a block, from that at its outputs;
+        and for each matrix, by position, the mean of the squared gradient at what it gives."""
+        squares: dict[str, list[np.ndarray]] = {}
+
+        def observe(weight: Parameter, found: Tensor) -> None:
+            squares.setdefault(weight.name, []).append(found.float().square().mean(1).cpu().numpy())
+
+        ops, before, begin = TorchOps(source, self.compute, gradients=observe), [], 0
+        for lengths in _batches(inputs.lengths):
+            end = begin + sum(lengths)
+            x = torch.from_numpy(inputs.hidden[begin:end]).to(self.compute.device).requires_grad_()
+            ended = self._apply(ops, x, lengths, inputs.block)
+            arriving = torch.from_numpy(gradient[begin:end]).to(self.compute.device)
+            (leaving,) = torch.autograd.grad(ended, x, arriving)
+            before.append(leaving.cpu().numpy())
+            begin = end
+        return np.concatenate(before), {n: np.concatenate(parts) for n, parts in squares.items()}
+
+    def _apply(self, ops: TorchOps, x: Tensor, lengths: Sequence[int], block: int) -> Tensor:
+        decoder = self.described.config.decoder
+        positions = np.concatenate([np.arange(length) for length in lengths])
         tables = rope_tables(positions, decoder.head_dim, decoder.rope_theta)
-        cos, sin = (torch.from_numpy(table).to(device) for table in tables)
+        cos, sin = (torch.from_numpy(table).to(self.compute.device) for table in tables)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
             q, k = rotate_half(q, cos, sin), rotate_half(k, cos, sin)
-            return causal_attention(q, k, v, inputs.lengths)
+            return causal_attention(q, k, v, lengths)
 
-        ops, x = TorchOps(source, self.compute, observe), torch.from_numpy(inputs.hidden)
-        bodies = self.described.release.bodies
-        ended: Tensor = bodies.decoder_layer(ops, x.to(device), decoder, inputs.block, attend)
-        return replace(inputs, block=inputs.block + 1, hidden=ended.cpu().numpy())
+        ended: Tensor = self.described.release.bodies.decoder_layer(ops, x, decoder, block, attend)
+        return ended
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    """The texts in order, as many together as have `_TOGETHER` positions, or one that is longer."""
+    batches: list[list[int]] = []
+    for length in lengths:
+        if batches and sum(batches[-1]) + length <= _TOGETHER:
+            batches[-1].append(length)
+        else:
+            batches.append([length])
+    return batches

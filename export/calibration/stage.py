@@ -13,8 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,17 +27,20 @@ from export.build.code_digest import calibration_digest
 from export.build.job import Job
 from export.calibration.chat_format import open_chat_format
 from export.calibration.examples import Examples, read_examples
+from export.calibration.gradients import Gradients
 from export.calibration.inputs import Embedder, embed_examples
-from export.calibration.layers import Inputs, LayerRunner, measure
+from export.calibration.layers import Inputs, LayerRunner, Pace, Report, measure
+from export.calibration.sensitivity import Sensitivity
 from export.calibration.torch_ops import Compute
-from export.checkpoint.calibrated import RECORD, CalibratedSource, save_weights
+from export.checkpoint.calibrated import RECORD, CalibratedSource, read_record, save_weights
 from export.checkpoint.rotation import RotatedSource
-from export.checkpoint.source import TensorSource, content_sha256
+from export.checkpoint.source import content_sha256
 from export.config import ExportConfig
 from export.graphs.graph import Parameter
+from export.quant.budget import choose
 from export.quant.feedback import quantize_with_feedback
 from export.quant.methods import FEEDBACK
-from export.quant.recipe import QuantSpec
+from export.quant.recipe import QuantRecipe, QuantSpec
 from export.quant.weights import Weight
 from export.releases.release import ModelDescription
 from mobile_runtime.errors import InputError
@@ -47,16 +49,19 @@ from mobile_runtime.files import write_json
 SEED = 0  # of the rotation
 _WIDE = 1_000_000_000  # parameters from which matrices are multiplied in bfloat16
 _COPIED = (".json", ".jinja", ".txt", ".model")
-_INPUTS = "inputs.st"  # not *.safetensors: these are no weights
-Report = Callable[[int, int, float], None]  # blocks done, of how many, seconds that are left
+_PASSING = "*.st"  # what is needed only on the way; not *.safetensors: these are no weights
+_INPUTS = "inputs.st"
+_TOLD = ("seed", "examples", "gradients", "forecast", "gap")  # by the manifest
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A finished calibration: its folder, and what the manifest says of it."""
+    """A finished calibration: its folder, what the manifest says of it, and the recipe that it made
+    if there was a budget."""
 
     folder: Path
     record: Mapping[str, Any]
+    recipe: QuantRecipe | None
 
 
 def calibrate(job: Job, config: ExportConfig, root: Path, report: Report) -> Calibrated:
@@ -67,23 +72,30 @@ def calibrate(job: Job, config: ExportConfig, root: Path, report: Report) -> Cal
     """
     given = None if job.plan.examples is None else read_examples(job.plan.examples)
     wanted = {n: spec for n, spec in job.plan.specs.items() if spec.method == FEEDBACK}
-    said = _describe(given, job.described)
+    said = {**_describe(given, job.described), "gradients": config.gradients}
+    if job.plan.budget is not None:
+        said["budget"] = config.quant
     key = _key(job, wanted, said, config.device)
     target, partial = root / key, root / f"{key}.partial"
+    chosen: dict[str, Any] = {}
     if not (target / RECORD).is_file():
         partial.mkdir(parents=True, exist_ok=True)
         _copy_files(job.folder, partial)
         if given is not None:
             compute = _compute(job.described, config.device)
-            _Work(job.folder, job.described, job.source, wanted, partial, compute).run(
-                given, report
-            )
-        (partial / _INPUTS).unlink(missing_ok=True)
-        write_json(partial / RECORD, {"origin": str(job.folder.resolve()), **said})
+            work = _Work(job, partial, compute, config.gradients)
+            chosen = work.run(given, wanted, report)
+        for path in partial.glob(_PASSING):
+            path.unlink()
+        origin = {"origin": str(job.folder.resolve())}
+        write_json(partial / RECORD, {**origin, **said, **chosen})
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     os.utime(target)  # the least recently used are removed first
-    return Calibrated(target, {"key": key, "seed": said["seed"], "examples": said["examples"]})
+    record = read_record(target)
+    told = {name: record[name] for name in _TOLD if name in record}
+    recipe = QuantRecipe.from_json(record["recipe"]) if "recipe" in record else None
+    return Calibrated(target, {"key": key, **told}, recipe)
 
 
 def _describe(given: Examples | None, described: ModelDescription) -> dict[str, Any]:
@@ -139,47 +151,75 @@ def _compute(described: ModelDescription, device: str) -> Compute:
 class _Work:
     """One calibration that runs: its checkpoint, and the folder that it fills."""
 
-    folder: Path
-    described: ModelDescription
-    origin: TensorSource
-    specs: Mapping[str, QuantSpec]
+    job: Job
     target: Path
     compute: Compute
+    gradients: bool
 
-    def run(self, examples: Examples, report: Report) -> None:
-        """Finish block after block, from the first that is not finished yet."""
-        stream = self.described.release.residual_stream(self.described.config)
-        source = RotatedSource(self.origin, stream, SEED)
+    def run(
+        self, examples: Examples, specs: Mapping[str, QuantSpec], report: Report
+    ) -> dict[str, Any]:
+        """Finish block after block, from the first that is not finished yet: the matrices of
+        `specs`, as these say or, with a budget, as it is spent best. Returns what a record says of
+        that."""
+        described, plan = self.job.described, self.job.plan
+        source = RotatedSource(
+            self.job.source, described.release.residual_stream(described.config), SEED
+        )
         inputs = Inputs.load(self.target / _INPUTS) or self._start(examples, source)
-        runner = LayerRunner(self.described, self.compute)
-        started, first = time.monotonic(), inputs.block
-        count = self.described.config.decoder.num_layers
+        runner = LayerRunner(described, self.compute)
+        measured, said = Gradients(runner, source, self.target), {}
+        if self.gradients or plan.budget is not None:
+            measured.complete(inputs, report)
+        if plan.budget is not None:
+            forecasts = Sensitivity(runner, source, measured, plan.options, self.target)
+            options = forecasts.complete(inputs, report, self.job.backend.fuses_inputs)
+            choice = choose(options, plan.budget)
+            specs = {
+                name: plan.options[name][option.number]
+                for names, option in choice.chosen.items()
+                for name in names
+            }
+            recipe = plan.recipe.with_matrices(specs)
+            said = {"recipe": recipe.as_json(), "forecast": choice.loss, "gap": choice.gap}
+        gradients = measured if self.gradients else None
+        count = described.config.decoder.num_layers
+        pace = Pace(report, "calibrated", count, inputs.block)
         while inputs.block < count:
-            inputs = self._finish(source, runner, inputs)
+            inputs = self._finish(source, runner, inputs, specs, gradients)
             inputs.save(self.target / _INPUTS)
-            pace = (time.monotonic() - started) / (inputs.block - first)
-            report(inputs.block, count, pace * (count - inputs.block))
+            pace.tell(inputs.block)
+        return said
 
     def _start(self, examples: Examples, source: RotatedSource) -> Inputs:
         """The inputs of the first block."""
-        embedder = Embedder(source, self.described, self.compute)
-        inputs = Inputs.of_texts(embed_examples(examples, open_chat_format(self.folder), embedder))
+        embedder = Embedder(source, self.job.described, self.compute)
+        chat_format = open_chat_format(self.job.folder)
+        inputs = Inputs.of_texts(embed_examples(examples, chat_format, embedder))
         inputs.save(self.target / _INPUTS)
         return inputs
 
-    def _finish(self, source: RotatedSource, runner: LayerRunner, inputs: Inputs) -> Inputs:
+    def _finish(
+        self,
+        source: RotatedSource,
+        runner: LayerRunner,
+        inputs: Inputs,
+        specs: Mapping[str, QuantSpec],
+        gradients: Gradients | None,
+    ) -> Inputs:
         """Store the matrices of a block; return the next block's inputs."""
         finished = CalibratedSource(source)
         weights: dict[str, Weight] = {}
         shrinkages: dict[str, float] = {}
 
         def quantize(parameters: Sequence[Parameter], x: Tensor) -> None:
-            names = [parameter.name for parameter in parameters if parameter.name in self.specs]
+            names = [parameter.name for parameter in parameters if parameter.name in specs]
             if not names:
                 return
-            statistics = measure(x, inputs.split, source.diagonal_part_of(names[0]))
+            counts = None if gradients is None else gradients.counts(inputs.block, names, x)
+            statistics = measure(x, inputs.split, source.diagonal_part_of(names[0]), counts)
             for name in names:
-                spec = self.specs[name]
+                spec = specs[name]
                 weights[name], shrinkages[name] = quantize_with_feedback(
                     source.read(name), spec, statistics, name=name
                 )

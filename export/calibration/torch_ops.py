@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from export.graphs.graph import Linear, Parameter
 
 # Called with the weights that multiply x, before they do.
 Observe = Callable[[Sequence[Parameter], Tensor], None]
+# Called with a weight and the loss's gradient at what it gave, when that is known.
+ObserveGradient = Callable[[Parameter, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,18 @@ class Compute:
 
 
 class TorchOps:
-    """`Ops` that compute at once. `observe` sees the inputs of every matrix."""
+    """`Ops` that compute at once. `observe` sees the inputs of every matrix, `gradients` what a
+    loss's gradient is at its outputs."""
 
     def __init__(
-        self, source: TensorReader, compute: Compute, observe: Observe | None = None
+        self,
+        source: TensorReader,
+        compute: Compute,
+        observe: Observe | None = None,
+        gradients: ObserveGradient | None = None,
     ) -> None:
-        self._source, self._compute, self._observe = source, compute, observe
+        self._source, self._compute = source, compute
+        self._observe, self._gradients = observe, gradients
         self._loaded: dict[str, Tensor] = {}
 
     def linear(self, x: Tensor, weight: Parameter, bias: Parameter | None = None) -> Tensor:
@@ -49,12 +58,16 @@ class TorchOps:
             self._observe([weight for weight, _ in layers], x)
         dtype = self._compute.dtype
         x = x.to(dtype)
-        return [
+        given = [
             functional.linear(
                 x, self._load(weight, dtype), None if bias is None else self._load(bias, dtype)
             )
             for weight, bias in layers
         ]
+        if self._gradients is not None:
+            for (weight, _), y in zip(layers, given, strict=True):
+                y.register_hook(partial(self._gradients, weight))  # type: ignore[no-untyped-call]
+        return given
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x + y."""

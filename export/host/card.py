@@ -74,9 +74,10 @@ def _prepared(prepared: Mapping[str, Any] | None) -> str:
     rotated = f"The residual stream is rotated (seed {prepared['seed']}).\n"
     if (examples := prepared["examples"]) is None:
         return rotated
+    weighted = ", weighted by gradients" if prepared.get("gradients") else ""
     return (
         f"{rotated}The decoder's weights were chosen by error feedback on {examples['chats']} "
-        f"chats and {examples['texts']} texts,\n"
+        f"chats and {examples['texts']} texts{weighted},\n"
         f"`{examples['name']}`, SHA-256 `{examples['sha256']}`.\n"
     )
 

@@ -167,6 +167,25 @@ def _levels(
     return _Levels(spec, grid=quantize_blocks(values, spec=spec, name=name, threads=threads))
 
 
+def trial_errors(
+    values: Float32, spec: QuantSpec, statistics: Statistics, shrinkage: float, *, name: str
+) -> Float32:
+    """What `spec` would leave of some rows, whole groups, fed back by the first half of the inputs:
+    value − level, (rows, columns)."""
+    levels = _levels(values, spec, statistics, name, None)
+    feedback = _feedback(statistics, 0, shrinkage)
+    _, ordered = _round(values, levels, feedback, None)
+    return _restored(ordered, feedback.order)
+
+
+def trial_rows(count: int, group: int) -> NDArray[np.intp]:
+    """About `_TRIAL_ROWS` of `count` rows at equal distances, whole groups."""
+    groups = -(-count // group)
+    picked = np.unique(np.linspace(0, groups - 1, max(1, _TRIAL_ROWS // group)).astype(int))
+    rows = (picked[:, None] * group + np.arange(group)).reshape(-1)
+    return rows[rows < count]
+
+
 def _choose_shrinkage(
     values: Float32, levels: _Levels, statistics: Statistics, threads: int | None
 ) -> float:
@@ -176,10 +195,7 @@ def _choose_shrinkage(
         return SHRINKAGES[1]
     held_out = statistics.second_moments(1)
     group = levels.spec.group_size if levels.luts is not None else 1
-    count = -(-len(values) // group)
-    picked = np.unique(np.linspace(0, count - 1, max(1, _TRIAL_ROWS // group)).astype(int))
-    rows = (picked[:, None] * group + np.arange(group)).reshape(-1)
-    rows = rows[rows < len(values)]
+    rows = trial_rows(len(values), group)
     some, some_levels = np.ascontiguousarray(values[rows]), levels.some(rows)
 
     def loss(shrinkage: float) -> float:

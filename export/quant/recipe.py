@@ -91,6 +91,11 @@ class QuantRecipe:
         """The specification of one matrix. Raises `InputError` if no rule matches."""
         return self._rule_for(name).spec.fitted(shape)
 
+    def with_matrices(self, specs: Mapping[str, QuantSpec]) -> QuantRecipe:
+        """The same with specifications of single matrices before its rules."""
+        rules = (QuantRule(name, spec) for name, spec in specs.items())
+        return replace(self, rules=(*rules, *self.rules))
+
     def _rule_for(self, name: str) -> QuantRule:
         for rule in self.rules:
             if fnmatchcase(name, rule.pattern):

@@ -10,13 +10,41 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from export.quant.methods import FEEDBACK, METHODS
-from export.quant.recipe import FLOAT16, FLOAT32, QuantRecipe, QuantRule, QuantSpec
+from export.quant.recipe import FLOAT16, FLOAT32, QuantRecipe, QuantRule, QuantSpec, Shape
 from mobile_runtime.errors import InputError
 
-CALIBRATED = "int4"  # the recipe that is calibrated whether or not examples are given
+CALIBRATED = ("int4", "int3")  # the recipes that are calibrated whether or not examples are given
 UNCALIBRATED = "int4-fast"  # the one that never is
+AUTOMATIC = "auto:"  # begins the name of a recipe with a budget, of which a calibration makes most
+_BASE = "int4"  # the recipe that says how a budget's other parts are stored
+_UNITS = ("bpw", "GB")
 SHIPPED_EXAMPLES = "default"  # instead of a file: the examples that ship with the program
 _ROWS = QuantSpec("rows", 8)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a recipe may spend: bits per weight of the calibrated matrices (`bpw`), with tables and
+    scales, or gigabytes of all weights (`GB`)."""
+
+    amount: float
+    unit: str
+
+
+def budget_of(recipe: str) -> Budget | None:
+    """The budget that a recipe's name gives, such as auto:4.25bpw; None for any other. Raises
+    `InputError` if it is none."""
+    if not recipe.startswith(AUTOMATIC):
+        return None
+    given = recipe.removeprefix(AUTOMATIC)
+    for unit in _UNITS:
+        amount = given.removesuffix(unit)
+        if amount != given and amount.replace(".", "", 1).isdecimal() and float(amount) > 0:
+            return Budget(float(amount), unit)
+    raise InputError(
+        f"--quant {recipe} is no budget; give such as auto:4.25bpw (bits per weight of the "
+        "decoder) or auto:3.2GB (all weights)."
+    )
 
 
 @dataclass(frozen=True)
@@ -24,19 +52,28 @@ class Precisions:
     """The precisions of a target: `named` ones, and `recipes` that choose one of them per part.
 
     `floats` stores what no rule quantizes, vectors included. A part in `by_rows` has one scale per
-    row at eight bits and allows no other integers.
+    row at eight bits and allows no other integers. Under a budget, each calibrated matrix gets one
+    of the precisions `mixed`.
     """
 
     named: Mapping[str, QuantSpec]
     recipes: Mapping[str, Mapping[str, str]]
     floats: QuantSpec
     by_rows: frozenset[str]
+    mixed: tuple[str, ...]
 
     def parts(self, recipe: str) -> Mapping[str, str]:
         """The precision of each part by recipe `recipe`. Raises `InputError` if it is unknown."""
-        if recipe not in self.recipes:
-            raise InputError(f"no recipe {recipe!r}; there are {', '.join(self.recipes)}.")
-        return self.recipes[recipe]
+        name = recipe if budget_of(recipe) is None else _BASE
+        if name not in self.recipes:
+            known = ", ".join(self.recipes)
+            raise InputError(f"no recipe {recipe!r}; there are {known}, and auto:4.25bpw.")
+        return self.recipes[name]
+
+    def options(self, shape: Shape) -> list[QuantSpec]:
+        """How a calibrated matrix may be stored under a budget."""
+        specs = (self.named[name].fitted(shape) for name in self.mixed)
+        return [replace(spec, method=FEEDBACK) for spec in specs]
 
     def examples(self, recipe: str, given: str | None) -> str | None:
         """What recipe `recipe` is calibrated on: the examples that are `given`, or those that ship
@@ -46,10 +83,11 @@ class Precisions:
         """
         if given is not None and recipe == UNCALIBRATED:
             raise InputError(
-                f"{UNCALIBRATED} is {CALIBRATED} without a calibration; give --quant {CALIBRATED} "
-                "with --calibration."
+                f"{UNCALIBRATED} is int4 without a calibration; give --quant int4 with "
+                "--calibration."
             )
-        return SHIPPED_EXAMPLES if given is None and recipe == CALIBRATED else given
+        calibrates = recipe in CALIBRATED or budget_of(recipe) is not None
+        return SHIPPED_EXAMPLES if given is None and calibrates else given
 
 
 # Groups of 8 to 16 rows are as fast on the Neural Engine as one table for the whole matrix.
@@ -62,16 +100,20 @@ LOOKUP_TABLES = Precisions(
         "int8": QuantSpec("lut", 8, _GROUP),
         "int6": QuantSpec("lut", 6, _GROUP),
         "int4": QuantSpec("lut", 4, _GROUP),
+        "int4g64": QuantSpec("lut", 4, 64),
+        "int3": QuantSpec("lut", 3, _GROUP),
     },
     recipes={
         "none": {},
         "int8": {"decoder": "int8", "lm_head": "int8", "embed_tokens": "int8"},
-        CALIBRATED: {"decoder": "int4", "lm_head": "int6", "embed_tokens": "int8"},
+        "int4": {"decoder": "int4", "lm_head": "int6", "embed_tokens": "int8"},
         UNCALIBRATED: {"decoder": "int4", "lm_head": "int6", "embed_tokens": "int8"},
+        "int3": {"decoder": "int3", "lm_head": "int6", "embed_tokens": "int8"},
     },
     floats=FLOAT16,
     # Embedding rows are read one at a time, each with its scale.
     by_rows=frozenset({"embed_tokens"}),
+    mixed=("int3", "int4", "int6", "int8"),
 )
 # Blocks of 128 are a tenth faster than blocks of 32 and coarser, which a calibration makes up for.
 # A vision tower of four bits is slower than one of floats: the kernels are for single tokens.
@@ -93,7 +135,7 @@ BLOCKS = Precisions(
             "lm_head": "int8",
             "embed_tokens": "int8",
         },
-        CALIBRATED: {
+        "int4": {
             "vision_encoder": "fp16",
             "resampler": "fp16",
             "decoder": "int4b128",
@@ -110,6 +152,7 @@ BLOCKS = Precisions(
     },
     floats=FLOAT32,
     by_rows=frozenset({"vision_encoder", "resampler", "embed_tokens"}),
+    mixed=("int4b128", "int4", "int8"),
 )
 _BY_ROWS = ("none", "fp16", "int8")
 

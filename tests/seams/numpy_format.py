@@ -64,6 +64,7 @@ class NumpyBackend:
     forms = frozenset({"rows", "floats"})
     max_package_bytes = 1 << 40
     allows_hard_links = True
+    fuses_inputs = False
     host_tables = True
     kv_caches = MappingProxyType({"state": "the engine keeps it", "io": "the host passes it in"})
     default_kv_cache = "state"

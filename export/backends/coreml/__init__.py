@@ -33,6 +33,7 @@ class CoreMLBackend:
     # A package above about 1 GB silently does not run on the Neural Engine of an iPhone.
     max_package_bytes = 950_000_000
     allows_hard_links = True
+    fuses_inputs = False
     host_tables = True
     kv_caches: Mapping[str, str] = {
         "state": "Core ML keeps the cache",

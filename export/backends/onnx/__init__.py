@@ -37,6 +37,7 @@ class OnnxBackend:
     forms = frozenset({"blocks", "rows", "floats"})
     max_package_bytes = 1 << 62  # data files are split, graphs are not
     allows_hard_links = False  # onnx refuses data files with several hard links
+    fuses_inputs = True
     host_tables = False
 
     def __init__(self, profile: Profile) -> None:

@@ -1,0 +1,111 @@
+"""How much each position of the examples counts for each matrix, by gradients.
+
+A loss whose labels are drawn from the model's own distribution has, at what a matrix gives for an
+input x, the gradient δ. An error E of the matrix moves the model's distribution by
+½ · mean (δᵀ · E · x)² in KL divergence, to second order. With the mean of δ² over the rows in the
+place of δ·δᵀ this is tr(E · M · Eᵀ) for M = mean δ² · x·xᵀ (GuidedQuant, Kim et al. 2025). Few
+positions have the say in such a mean, and it overfits. So it is added to that of x·xᵀ, each divided
+by its size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from export.calibration.layers import Inputs, LayerRunner, Pace, Report
+from export.calibration.torch_ops import TorchOps, as_tensor
+from export.checkpoint.source import TensorReader
+from export.graphs.parameters import stored
+from export.models.tensors import FINAL_NORM, LM_HEAD
+from mobile_runtime.files import written_whole
+
+_POSITIONS = 256  # whose logits are computed together
+_SEED = 0  # of the labels
+_GRADIENT = "gradient.st"
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The squared gradients of a model's matrices on some inputs, kept in `folder`."""
+
+    runner: LayerRunner
+    source: TensorReader
+    folder: Path
+
+    def complete(self, inputs: Inputs, report: Report) -> None:
+        """Compute what is not there yet: inputs of all blocks, then gradients from the last one to
+        the first."""
+        count = self.runner.described.config.decoder.num_layers
+        if self._squares(0).is_file():
+            return
+        gradient = Inputs.load(self.folder / _GRADIENT)
+        if gradient is None:
+            last = self._run_forward(inputs, count)
+            gradient = replace(last, hidden=self._end(last))
+            gradient.save(self.folder / _GRADIENT)
+        pace = Pace(report, "gradients of", count, count - gradient.block)
+        while gradient.block > 0:
+            block = gradient.block - 1
+            reached = Inputs.load(self._inputs(block))
+            assert reached is not None, "the inputs of all blocks were kept"
+            before, squares = self.runner.run_back(reached, gradient.hidden, self.source)
+            with written_whole(self._squares(block)) as partial:
+                save_file(squares, str(partial))
+            gradient = replace(gradient, block=block, hidden=before)
+            gradient.save(self.folder / _GRADIENT)
+            self._inputs(block).unlink()
+            pace.tell(count - block)
+
+    def squares(self, block: int) -> dict[str, np.ndarray]:
+        """By matrix of a block, the mean squared gradient at what it gives, (positions,)."""
+        found: dict[str, np.ndarray] = load_file(self._squares(block))
+        return found
+
+    def counts(self, block: int, names: list[str], x: Tensor) -> Tensor:
+        """How much each position of inputs x (positions, columns) counts for the matrices `names`,
+        which share them: (positions,)."""
+        squares = self.squares(block)
+        sizes = x.float().square().mean(1)
+        counts = 1 / sizes.mean()
+        for name in names:
+            square = torch.from_numpy(squares[name]).to(x.device)
+            counts = counts + square / ((square * sizes).mean() * len(names))
+        return counts / counts.mean()
+
+    def _run_forward(self, inputs: Inputs, count: int) -> Inputs:
+        while inputs.block < count:
+            inputs.save(self._inputs(inputs.block))
+            inputs = self.runner.run(inputs, self.source)
+        return inputs
+
+    def _end(self, last: Inputs) -> np.ndarray:
+        """The gradient at the outputs of the last block."""
+        decoder, compute = self.runner.described.config.decoder, self.runner.compute
+        ops = TorchOps(self.source, compute)
+        head = as_tensor(self.source.read(LM_HEAD)).to(compute.device, compute.dtype)
+        random = torch.Generator(compute.device).manual_seed(_SEED)
+        found = []
+        for begin in range(0, len(last.hidden), _POSITIONS):
+            x = torch.from_numpy(last.hidden[begin : begin + _POSITIONS])
+            x = x.to(compute.device).requires_grad_()
+            norm = stored(FINAL_NORM, decoder.hidden_size)
+            normed = ops.rms_norm(x, norm, decoder.rms_norm_eps).to(compute.dtype)
+            logits = functional.linear(normed, head).float()
+            labels = torch.multinomial(logits.detach().softmax(1), 1, generator=random)[:, 0]
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, x)
+            found.append(gradient.cpu().numpy())
+        return np.concatenate(found)
+
+    def _inputs(self, block: int) -> Path:
+        return self.folder / f"inputs_{block:03d}.st"
+
+    def _squares(self, block: int) -> Path:
+        return self.folder / f"squares_{block:03d}.st"
