@@ -78,13 +78,13 @@ figures: $(VENV)/test.stamp
 	    --output benchmarks/results/parity-$$quant.json || exit 1; \
 	done
 	for profile in onnx onnx-portable; do \
-	  $(BIN)/python -m export $$profile --quant int4 --overwrite --quiet && \
-	  $(BIN)/python -m validation parity $(ONNX:onnx=$$profile)-int4 \
+	  $(BIN)/python -m export $$profile --quant int4-fast --overwrite --quiet && \
+	  $(BIN)/python -m validation parity $(ONNX:onnx=$$profile)-int4-fast \
 	    --output benchmarks/results/parity-$$profile.json || exit 1; \
 	done
 	$(BIN)/python -m validation answers $(BUNDLES)-int4 --json benchmarks/results/answers-all.json
 	$(BIN)/python -m validation answers --limit $(ITEMS) $(BUNDLES)-none $(BUNDLES)-int8 \
-	  $(ONNX)-int4 $(ONNX)-portable-int4 --json benchmarks/results/answers-fp16.json
+	  $(ONNX)-int4-fast $(ONNX)-portable-int4-fast --json benchmarks/results/answers-fp16.json
 	$(BIN)/python -m validation answers --limit $(ITEMS) $(BUNDLES)-none --precision fp32 \
 	  --json benchmarks/results/answers-fp32.json
 	$(BIN)/python -m examples.pocket.card
