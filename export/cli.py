@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, backend in BACKENDS.items():
         sub = backends.add_parser(name, help=f"export a bundle for {backend.platforms}")
         _add_bundle_options(sub, backend, ExportConfig())
+        _add_calibration_options(sub, ExportConfig())
         _add_build_options(sub, ExportConfig())
     return parser
 
@@ -71,8 +72,7 @@ def _add_bundle_options(
         help="recipe: the precision of each part of the model, or a budget such as auto:4.25bpw or "
         "auto:3.2GB for bits that differ by matrix; "
         f"{' and '.join(CALIBRATED)} are calibrated, {UNCALIBRATED} is not, which is faster and "
-        "less exact "
-        "(default: %(default)s)",
+        "less exact (default: %(default)s)",
     )
     sub.add_argument(
         "--override",
@@ -81,25 +81,6 @@ def _add_bundle_options(
         metavar="PART=PRECISION",
         help=f"store one part ({', '.join(parts)}) in another precision "
         f"({', '.join(precisions.named)}); may be repeated",
-    )
-    sub.add_argument(
-        "--calibration",
-        metavar="FILE",
-        help="choose the decoder's integers with their effect on these chats and texts in view (a "
-        f'JSON file, or "{SHIPPED_EXAMPLES}" for those that ship, which {CALIBRATED[0]} takes '
-        "anyway); needs torch",
-    )
-    sub.add_argument(
-        "--gradients",
-        action="store_true",
-        help="weight the tokens of a calibration by gradients: better, and several times the "
-        "computation",
-    )
-    sub.add_argument(
-        "--rotate",
-        action="store_true",
-        help="rotate the residual stream, which spreads outliers over all channels; a calibration "
-        "does so too",
     )
     sub.add_argument(
         "--context-length",
@@ -114,6 +95,34 @@ def _add_bundle_options(
         help="tokens of a prompt that are processed together",
     )
     sub.add_argument("--kv-cache", choices=backend.kv_caches, help=_kv_cache_help(backend))
+
+
+def _add_calibration_options(sub: argparse.ArgumentParser, default: ExportConfig) -> None:
+    """Options that decide how the decoder's integers are chosen."""
+    sub.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="choose the decoder's integers with their effect on these chats and texts in view (a "
+        f'JSON file, or "{SHIPPED_EXAMPLES}" for those that ship, which {CALIBRATED[0]} takes '
+        "anyway); needs torch",
+    )
+    sub.add_argument(
+        "--gradients",
+        action="store_true",
+        help="weight the tokens of a calibration by gradients: several times the computation, "
+        "for little",
+    )
+    sub.add_argument(
+        "--rotate",
+        action="store_true",
+        help="rotate the residual stream, which spreads outliers over all channels; a calibration "
+        "does so too",
+    )
+    sub.add_argument(
+        "--device",
+        default=default.device,
+        help="where a calibration computes: cpu, cuda or mps (default: %(default)s)",
+    )
 
 
 def _add_build_options(sub: argparse.ArgumentParser, default: ExportConfig) -> None:
@@ -139,11 +148,6 @@ def _add_build_options(sub: argparse.ArgumentParser, default: ExportConfig) -> N
         "--cache-gb", type=float, default=default.cache_gb, help="trim the cache to this size"
     )
     sub.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
-    sub.add_argument(
-        "--device",
-        default=default.device,
-        help="where a calibration computes: cpu, cuda or mps (default: %(default)s)",
-    )
     sub.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     sub.add_argument("--plan", action="store_true", help="only print what would be written")
     sub.add_argument("--quiet", action="store_true", help="print only the bundle's path")
