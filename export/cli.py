@@ -57,6 +57,7 @@ def _add_bundle_options(
 ) -> None:
     """Options that decide what is written."""
     precisions, parts = backend.precisions, DEFAULT_RELEASE.parts
+    calibrated = [name for name in precisions.recipes if name in CALIBRATED]
     sub.add_argument(
         "--checkpoint",
         help="folder or hub id (openbmb/MiniCPM-V-4_5); default: the pocket model, a small "
@@ -71,8 +72,8 @@ def _add_bundle_options(
         default=default.quant,
         help="recipe: the precision of each part of the model, or a budget such as auto:4.25bpw or "
         "auto:3.2GB for bits that differ by matrix; "
-        f"{' and '.join(CALIBRATED)} are calibrated, {UNCALIBRATED} is not, which is faster and "
-        "less exact (default: %(default)s)",
+        f"calibrated: {', '.join(calibrated)}; faster, less exact: {UNCALIBRATED} "
+        "(default: %(default)s)",
     )
     sub.add_argument(
         "--override",

@@ -27,6 +27,7 @@ _PROCESS_BYTES = 500_000_000  # interpreter, converter, compiled kernels
 _PART_SECONDS = 2.0  # building and writing a program of any size
 _BYTES = 2  # of a weight in the checkpoint
 _COPIES = 3  # of the largest tensor: the current one, the next one, the result
+_WITH_BUDGET = 3  # times as long: gradients and trials come before it
 _CALIBRATED_ON = 16_000  # inputs: the tokens of the examples that ship, at most
 _FED_BACK = (2048, 128)  # weights
 
@@ -81,7 +82,8 @@ def _calibration_seconds(job: Job) -> float:
     products = sum(_CALIBRATED_ON * n**2 / 2 + n**3 for n in sites.values())
     products += sum(_CALIBRATED_ON * m * n + m * n**2 / 2 for m, n in matrices.values())
     values = sum(m * n for m, n in matrices.values())
-    return products / _product_rate() + values / _feedback_rate(job.plan)
+    seconds = products / _product_rate() + values / _feedback_rate(job.plan)
+    return seconds if job.plan.budget is None else _WITH_BUDGET * seconds
 
 
 def _product_rate() -> float:

@@ -50,6 +50,11 @@ class Progress:
         self._console.print(table)
         stored = ", ".join(f"{n} × {form}" for form, n in count_forms(plan.specs).items())
         self._console.print(f"recipe {plan.recipe.name}: {stored}")
+        if plan.budget is not None:
+            self._console.print(
+                f"the calibration chooses the bits of {len(plan.options)} of them anew, "
+                f"{plan.budget:,} bytes at most"
+            )
 
     def block(self, what: str, done: int, count: int, left: float) -> None:
         """Print one line for a block of the decoder to which `what` was done; `left` is in

@@ -176,8 +176,8 @@ def test_blocks_of_128_are_for_a_calibration_alone():
 
 
 def test_unknown_recipe_lists_what_there_is():
-    with pytest.raises(InputError, match=r"no recipe 'int3'; there are none, int8, int4"):
-        build("int3", {})
+    with pytest.raises(InputError, match=r"no recipe 'int5'; there are none, int8, int4"):
+        build("int5", {})
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
