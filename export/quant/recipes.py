@@ -53,21 +53,21 @@ class Precisions:
 
     `floats` stores what no rule quantizes, vectors included. A part in `by_rows` has one scale per
     row at eight bits and allows no other integers. Under a budget, each calibrated matrix gets one
-    of the precisions `mixed`.
+    of the precisions `mixed`; a target without these takes no budget.
     """
 
     named: Mapping[str, QuantSpec]
     recipes: Mapping[str, Mapping[str, str]]
     floats: QuantSpec
     by_rows: frozenset[str]
-    mixed: tuple[str, ...]
+    mixed: tuple[str, ...] = ()
 
     def parts(self, recipe: str) -> Mapping[str, str]:
         """The precision of each part by recipe `recipe`. Raises `InputError` if it is unknown."""
-        name = recipe if budget_of(recipe) is None else _BASE
+        name = recipe if budget_of(recipe) is None or not self.mixed else _BASE
         if name not in self.recipes:
-            known = ", ".join(self.recipes)
-            raise InputError(f"no recipe {recipe!r}; there are {known}, and auto:4.25bpw.")
+            known = [*self.recipes, *([f"{AUTOMATIC}4.25bpw"] if self.mixed else [])]
+            raise InputError(f"no recipe {recipe!r}; there are {', '.join(known)}.")
         return self.recipes[name]
 
     def options(self, shape: Shape) -> list[QuantSpec]:
