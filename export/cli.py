@@ -12,7 +12,7 @@ from export.backends.base import Backend
 from export.build.progress import Progress
 from export.config import ExportConfig
 from export.pipeline import export_bundle
-from export.quant.recipes import CALIBRATED, SHIPPED_EXAMPLES, UNCALIBRATED
+from export.quant.recipes import CALIBRATED_RECIPES, SHIPPED_EXAMPLES, UNCALIBRATED_RECIPE
 from export.releases import DEFAULT_RELEASE
 from mobile_runtime.errors import InputError
 
@@ -57,7 +57,7 @@ def _add_bundle_options(
 ) -> None:
     """Options that decide what is written."""
     precisions, parts = backend.precisions, DEFAULT_RELEASE.parts
-    calibrated = [name for name in precisions.recipes if name in CALIBRATED]
+    calibrated = [name for name in precisions.recipes if name in CALIBRATED_RECIPES]
     sub.add_argument(
         "--checkpoint",
         help="folder or hub id (openbmb/MiniCPM-V-4_5); default: the pocket model, a small "
@@ -72,7 +72,7 @@ def _add_bundle_options(
         default=default.quant,
         help="recipe: the precision of each part of the model, or a budget such as auto:4.25bpw or "
         "auto:3.2GB for bits that differ by matrix; "
-        f"calibrated: {', '.join(calibrated)}; faster, less exact: {UNCALIBRATED} "
+        f"calibrated: {', '.join(calibrated)}; faster, less exact: {UNCALIBRATED_RECIPE} "
         "(default: %(default)s)",
     )
     sub.add_argument(
@@ -104,8 +104,8 @@ def _add_calibration_options(sub: argparse.ArgumentParser, default: ExportConfig
         "--calibration",
         metavar="FILE",
         help="choose the decoder's integers with their effect on these chats and texts in view (a "
-        f'JSON file, or "{SHIPPED_EXAMPLES}" for those that ship, which {CALIBRATED[0]} takes '
-        "anyway); needs torch",
+        f'JSON file, or "{SHIPPED_EXAMPLES}" for those that ship, which '
+        f"{CALIBRATED_RECIPES[0]} takes anyway); needs torch",
     )
     sub.add_argument(
         "--gradients",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from export.host.tables import describe_tables
 from export.host.tokenizer import build_tokenizer_files
 from export.models.config import ModelConfig
 from export.models.tensors import EMBED_TOKENS
-from export.quant.recipes import UNCALIBRATED
+from export.quant.recipes import UNCALIBRATED_RECIPE
 from export.releases import find_release, published_release, read_config
 from export.releases.release import ReleaseFacts, load_facts
 from mobile_runtime.bundle import (
@@ -51,6 +51,9 @@ from mobile_runtime.bundle import (
 )
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import replace_folder, scratch_folder
+
+if TYPE_CHECKING:  # a plan, and an export without a calibration, import nothing of it
+    from export.calibration.examples import Examples
 
 # Read-only, not allowed, or a file where a folder should be.
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
@@ -77,13 +80,13 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     that the user can correct.
     """
     check_resources(config)
+    backend.precisions.parts(config.quant)  # an unknown recipe ends here, before a download
     local = local_checkpoint(config.checkpoint)
     facts = _facts(config, local)
     target = config.output / f"{facts.name}-{backend.name}-{_label(config, backend)}"
     _check_target(config, target)
     backend.check_installed()
-    if not config.plan:
-        _check_preparing(config, backend)
+    given = None if config.plan else _read_examples(config, backend)
     if config.checkpoint is None:
         progress.note(_POCKET)
     folder = locate_checkpoint(config.checkpoint, weights=not config.plan)
@@ -104,7 +107,8 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         _check_disk(job, config.output, cache.root)
         published = job.source
         if config.rotate or job.plan.examples is not None:
-            job, origin = _prepare(job, origin, config, cache, progress)
+            given = given if job.plan.examples is not None else None
+            job, origin = _prepare(job, origin, config, given, cache, progress)
         parts = _build(job, config, cache, progress)
         _write_bundle(job, published, origin, parts, partial)
         replace_folder(partial, target)
@@ -121,23 +125,26 @@ def _label(config: ExportConfig, backend: Backend) -> str:
     return f"{recipe}-rotated" if config.rotate and by_default is None else recipe
 
 
-def _check_preparing(config: ExportConfig, backend: Backend) -> None:
-    """Raises `InputError` if torch, the device or the examples would stop a calibration or
-    rotation: before a checkpoint is downloaded."""
+def _read_examples(config: ExportConfig, backend: Backend) -> Examples | None:
+    """The examples of a calibration; None without one.
+
+    Raises `InputError` if they, torch or the device would stop a calibration or rotation: before a
+    checkpoint is downloaded.
+    """
     examples = backend.precisions.examples(config.quant, config.calibration)
     if examples is None and not config.rotate:
-        return
+        return None
     try:
         from export.calibration.examples import read_examples
         from export.calibration.stage import check_device
     except ImportError as error:
         raise InputError(
             f"--quant {config.quant} calibrates or rotates with torch, which is not installed; run "
-            f"pip install -e '.[validation]', or give --quant {UNCALIBRATED} without --rotate."
+            "pip install -e '.[validation]', or give "
+            f"--quant {UNCALIBRATED_RECIPE} without --rotate."
         ) from error
     check_device(config.device)
-    if examples is not None:
-        read_examples(examples)
+    return None if examples is None else read_examples(examples)
 
 
 def _check_calibration(job: Job, config: ExportConfig) -> None:
@@ -151,17 +158,22 @@ def _check_calibration(job: Job, config: ExportConfig) -> None:
     if (config.rotate or job.plan.examples is not None) and stored_weights(job.source):
         raise InputError(
             f"{job.folder} holds quantized weights, which a calibration or rotation would choose "
-            f"anew; give --quant {UNCALIBRATED} without them."
+            f"anew; give --quant {UNCALIBRATED_RECIPE} without them."
         )
 
 
 def _prepare(
-    job: Job, origin: _Origin, config: ExportConfig, cache: PartCache, progress: Progress
+    job: Job,
+    origin: _Origin,
+    config: ExportConfig,
+    given: Examples | None,
+    cache: PartCache,
+    progress: Progress,
 ) -> tuple[Job, _Origin]:
     """Rotate and calibrate the weights: the same export, of the folder that results."""
     from export.calibration.stage import calibrate
 
-    done = calibrate(job, config, cache.root / CALIBRATED, progress.block)
+    done = calibrate(job, config, given, cache.root / CALIBRATED, progress.block)
     prepared = open_job(done.folder, config, job.backend, done.recipe)
     return prepared, replace(origin, prepared=done.record)
 

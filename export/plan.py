@@ -58,8 +58,8 @@ class Plan:
         return tuple(p for p in self.parameters if self.specs[p.name].method == FEEDBACK)
 
     def calibrated_bytes(self) -> int:
-        """Bytes of those matrices as a calibration keeps them besides the bundle: indices packed,
-        integers not, and at most a byte each."""
+        """Room for those matrices besides the bundle: a byte a weight, since integers of blocks are
+        kept unpacked, or what is stored if that is more."""
         return sum(max(p.size, self.stored_bytes(p)) for p in self.calibrated)
 
     def stored_bytes(self, parameter: Parameter) -> int:

@@ -55,7 +55,7 @@ def read_examples(given: str) -> Examples:
                 total.update(hashlib.sha256(file.read_bytes()).digest())
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{paths[0]}: texts must be a list of strings.")
-    if not chats and not texts:
+    if not chats and not any(texts):
         raise InputError(f"{paths[0]} holds neither chats nor texts; give some to calibrate on.")
     name = SHIPPED_EXAMPLES if shipped else paths[0].name
     return Examples(name, total.hexdigest(), tuple(chats), tuple(texts))

@@ -26,7 +26,7 @@ from torch import Tensor
 from export.build.code_digest import calibration_digest
 from export.build.job import Job
 from export.calibration.chat_format import open_chat_format
-from export.calibration.examples import Examples, read_examples
+from export.calibration.examples import Examples
 from export.calibration.gradients import Gradients
 from export.calibration.inputs import Embedder, embed_examples
 from export.calibration.layers import Inputs, LayerRunner, Pace, Report, measure
@@ -39,7 +39,6 @@ from export.config import ExportConfig
 from export.graphs.graph import Parameter
 from export.quant.budget import choose
 from export.quant.feedback import quantize_with_feedback
-from export.quant.methods import FEEDBACK
 from export.quant.recipe import QuantRecipe, QuantSpec
 from export.quant.weights import Weight
 from export.releases.release import ModelDescription
@@ -64,14 +63,15 @@ class Calibrated:
     recipe: QuantRecipe | None
 
 
-def calibrate(job: Job, config: ExportConfig, root: Path, report: Report) -> Calibrated:
-    """Rotate the model of `job`, and finish the matrices that its plan stores by error feedback;
-    without examples only rotate.
+def calibrate(
+    job: Job, config: ExportConfig, given: Examples | None, root: Path, report: Report
+) -> Calibrated:
+    """Rotate the model of `job`, and finish the matrices that its plan stores by error feedback, on
+    the examples `given`; without these only rotate.
 
     The result stands under `root`, and is taken from there if the same was done before.
     """
-    given = None if job.plan.examples is None else read_examples(job.plan.examples)
-    wanted = {n: spec for n, spec in job.plan.specs.items() if spec.method == FEEDBACK}
+    wanted = {parameter.name: job.plan.specs[parameter.name] for parameter in job.plan.calibrated}
     said = {**_describe(given, job.described), "gradients": config.gradients}
     if job.plan.budget is not None:
         said["budget"] = config.quant

@@ -173,9 +173,7 @@ def trial_errors(
     """What `spec` would leave of some rows, whole groups, fed back by the first half of the inputs:
     value − level, (rows, columns)."""
     levels = _levels(values, spec, statistics, name, None)
-    feedback = _feedback(statistics, 0, shrinkage)
-    _, ordered = _round(values, levels, feedback, None)
-    return _restored(ordered, feedback.order)
+    return _errors(values, levels, _feedback(statistics, 0, shrinkage), None)
 
 
 def trial_rows(count: int, group: int) -> NDArray[np.intp]:
@@ -200,9 +198,7 @@ def _choose_shrinkage(
 
     def loss(shrinkage: float) -> float:
         tried = shrinkage if shrinkage == PLAIN else min(1.0, 2 * shrinkage)
-        feedback = _feedback(statistics, 0, tried)
-        _, ordered = _round(some, some_levels, feedback, threads)
-        errors = _restored(ordered, feedback.order)
+        errors = _errors(some, some_levels, _feedback(statistics, 0, tried), threads)
         return float(np.einsum("rc,rc->", errors @ held_out, errors, dtype=np.float64))
 
     # Without a rotation, the moments of uncorrelated channels feed nothing back either.
@@ -252,6 +248,13 @@ def _round(
             firsts = range(0, rows, step)
             list(pool.map(run, ((first, min(first + step, rows)) for first in firsts)))
     return chosen, errors
+
+
+def _errors(values: Float32, levels: _Levels, feedback: Feedback, threads: int | None) -> Float32:
+    """What rounding leaves: value − level, (rows, columns)."""
+    _, ordered = _round(values, levels, feedback, threads)
+    errors: Float32 = _restored(ordered, feedback.order)
+    return errors
 
 
 def _restored(ordered: NDArray[Any], order: NDArray[np.intp]) -> NDArray[Any]:

@@ -13,8 +13,11 @@ from export.quant.methods import FEEDBACK, METHODS
 from export.quant.recipe import FLOAT16, FLOAT32, QuantRecipe, QuantRule, QuantSpec, Shape
 from mobile_runtime.errors import InputError
 
-CALIBRATED = ("int4", "int3")  # the recipes that are calibrated whether or not examples are given
-UNCALIBRATED = "int4-fast"  # the one that never is
+CALIBRATED_RECIPES = (
+    "int4",
+    "int3",
+)  # the recipes that are calibrated whether or not examples are given
+UNCALIBRATED_RECIPE = "int4-fast"  # the one that never is
 AUTOMATIC = "auto:"  # begins the name of a recipe with a budget, of which a calibration makes most
 _BASE = "int4"  # the recipe that says how a budget's other parts are stored
 _UNITS = ("bpw", "GB")
@@ -81,12 +84,12 @@ class Precisions:
 
         Raises `InputError` for examples that a recipe without a calibration is given.
         """
-        if given is not None and recipe == UNCALIBRATED:
+        if given is not None and recipe == UNCALIBRATED_RECIPE:
             raise InputError(
-                f"{UNCALIBRATED} is int4 without a calibration; give --quant int4 with "
+                f"{UNCALIBRATED_RECIPE} is int4 without a calibration; give --quant int4 with "
                 "--calibration."
             )
-        calibrates = recipe in CALIBRATED or budget_of(recipe) is not None
+        calibrates = recipe in CALIBRATED_RECIPES or budget_of(recipe) is not None
         return SHIPPED_EXAMPLES if given is None and calibrates else given
 
 
@@ -94,6 +97,7 @@ class Precisions:
 _GROUP = 16
 # The vision tower stays in float16: quantizing it costs perception far more than it saves.
 # The head keeps six bits under int4: it is one matrix in 37, and every token goes through it.
+_AROUND_TABLES = {"lm_head": "int6", "embed_tokens": "int8"}
 LOOKUP_TABLES = Precisions(
     named={
         "none": FLOAT16,
@@ -106,9 +110,9 @@ LOOKUP_TABLES = Precisions(
     recipes={
         "none": {},
         "int8": {"decoder": "int8", "lm_head": "int8", "embed_tokens": "int8"},
-        "int4": {"decoder": "int4", "lm_head": "int6", "embed_tokens": "int8"},
-        UNCALIBRATED: {"decoder": "int4", "lm_head": "int6", "embed_tokens": "int8"},
-        "int3": {"decoder": "int3", "lm_head": "int6", "embed_tokens": "int8"},
+        "int4": {**_AROUND_TABLES, "decoder": "int4"},
+        UNCALIBRATED_RECIPE: {**_AROUND_TABLES, "decoder": "int4"},
+        "int3": {**_AROUND_TABLES, "decoder": "int3"},
     },
     floats=FLOAT16,
     # Embedding rows are read one at a time, each with its scale.
@@ -117,6 +121,12 @@ LOOKUP_TABLES = Precisions(
 )
 # Blocks of 128 are a tenth faster than blocks of 32 and coarser, which a calibration makes up for.
 # A vision tower of four bits is slower than one of floats: the kernels are for single tokens.
+_AROUND_BLOCKS = {
+    "vision_encoder": "fp16",
+    "resampler": "fp16",
+    "lm_head": "int8",
+    "embed_tokens": "int8",
+}
 BLOCKS = Precisions(
     named={
         "none": FLOAT32,
@@ -128,27 +138,9 @@ BLOCKS = Precisions(
     },
     recipes={
         "none": {"embed_tokens": "fp16"},  # rows are looked up one at a time: never 32 bits
-        "int8": {
-            "vision_encoder": "fp16",
-            "resampler": "fp16",
-            "decoder": "int8",
-            "lm_head": "int8",
-            "embed_tokens": "int8",
-        },
-        "int4": {
-            "vision_encoder": "fp16",
-            "resampler": "fp16",
-            "decoder": "int4b128",
-            "lm_head": "int8",
-            "embed_tokens": "int8",
-        },
-        UNCALIBRATED: {
-            "vision_encoder": "fp16",
-            "resampler": "fp16",
-            "decoder": "int4",
-            "lm_head": "int8",
-            "embed_tokens": "int8",
-        },
+        "int8": {**_AROUND_BLOCKS, "decoder": "int8"},
+        "int4": {**_AROUND_BLOCKS, "decoder": "int4b128"},
+        UNCALIBRATED_RECIPE: {**_AROUND_BLOCKS, "decoder": "int4"},
     },
     floats=FLOAT32,
     by_rows=frozenset({"vision_encoder", "resampler", "embed_tokens"}),

@@ -309,6 +309,12 @@ def test_full_disk_is_refused_before_anything_is_written(config, monkeypatch):
     assert list(config.output.iterdir()) == []
 
 
+def test_an_unknown_recipe_is_refused_before_a_download(config, monkeypatch):
+    monkeypatch.setattr(pipeline, "locate_checkpoint", None)
+    with pytest.raises(InputError, match="no recipe 'int5'; there are none, int8, int4"):
+        export(replace(config, quant="int5"))
+
+
 def test_a_calibration_needs_space_in_the_cache(config, tmp_path, monkeypatch):
     config = replace(config, quant="int4", cache=tmp_path / "cache", no_cache=False)
     plain = replace(config, quant="int4-fast", output=tmp_path / "fast")

@@ -188,7 +188,8 @@ def test_a_stopped_calibration_goes_on_to_the_same_weights(
     job = open_job(random_checkpoint, config, BACKENDS["coreml"])
 
     def run(root, report=lambda *_: None):
-        return stage.calibrate(job, config, root, report).folder
+        given = read_examples(str(examples))
+        return stage.calibrate(job, config, given, root, report).folder
 
     whole = run(tmp_path / "whole")
 
@@ -215,7 +216,8 @@ def test_only_the_decoder_is_calibrated_and_its_weights_are_nearer_where_it_coun
 ):
     config = ExportConfig(checkpoint=str(random_checkpoint), calibration=str(examples))
     job = open_job(random_checkpoint, config, BACKENDS["coreml"])
-    done = stage.calibrate(job, config, tmp_path, lambda *_: None)
+    given = read_examples(str(examples))
+    done = stage.calibrate(job, config, given, tmp_path, lambda *_: None)
     source = open_source(done.folder)
     layers = job.model.decoder.num_layers
     assert len(source.weights) == 7 * layers
@@ -231,6 +233,7 @@ def test_only_the_decoder_is_calibrated_and_its_weights_are_nearer_where_it_coun
     [
         ("[", "is not valid JSON"),
         ('{"chats": [], "texts": []}', "holds neither chats nor texts"),
+        ('{"texts": ["", ""]}', "holds neither chats nor texts"),
         ('{"prompts": []}', "must be a list of chats, or an object with chats and texts"),
         ('{"texts": [1]}', "texts must be a list of strings"),
         ('{"texts": "a"}', "texts must be a list"),
@@ -285,7 +288,7 @@ def test_pieces_of_texts_are_whole_and_spread_over_all_of_them():
 
 def test_int4_is_calibrated_on_the_examples_that_ship(random_checkpoint, tmp_path, monkeypatch):
     """Told so or not, they are the same bundle."""
-    monkeypatch.setattr(stage, "read_examples", lambda given: _few(given))
+    monkeypatch.setattr("export.calibration.examples.read_examples", lambda given: _few(given))
     bundles = [
         export(random_checkpoint, tmp_path / str(n), cache=tmp_path / "cache", **options)
         for n, options in enumerate(({}, {"calibration": "default"}))
