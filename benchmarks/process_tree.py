@@ -6,11 +6,13 @@ Linux only: the figures come from /proc.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_INTERVAL = 0.05  # seconds between looks
+_INTERVAL = 0.05  # seconds between looks, at least
+_SHARE = 0.05  # of the time that looking may take: large processes are slow to look at
 _PROC = Path("/proc")
 
 
@@ -43,8 +45,11 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(_INTERVAL):
+        pause = _INTERVAL
+        while not self._stop.wait(pause):
+            started = time.perf_counter()
             self._look()
+            pause = max(_INTERVAL, (time.perf_counter() - started) / _SHARE)
 
     def _look(self) -> None:
         own = mapped = read = written = 0
