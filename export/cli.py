@@ -114,6 +114,14 @@ def _add_calibration_options(sub: argparse.ArgumentParser, default: ExportConfig
         "for little",
     )
     sub.add_argument(
+        "--distill",
+        type=int,
+        default=default.distill,
+        metavar="N",
+        help="end a calibration with N steps that tune tables and scales to the model's answers; a "
+        "large model wants a GPU for it",
+    )
+    sub.add_argument(
         "--rotate",
         action="store_true",
         help="rotate the residual stream, which spreads outliers over all channels; a calibration "

@@ -27,6 +27,7 @@ class ExportConfig:
     override: Mapping[str, str] = field(default_factory=dict)
     calibration: str | None = None  # a file of examples, or "default"; None: as the recipe says
     gradients: bool = False  # of the examples, for a calibration
+    distill: int = 0  # steps that end a calibration
     rotate: bool = False
     device: str = "cpu"
     context_length: int = 2048
@@ -52,8 +53,10 @@ def default_jobs(config: ExportConfig, parameters: int) -> int:
 
 
 def check_resources(config: ExportConfig) -> None:
-    """Raises `InputError` if `jobs` or `cache_gb` is out of range."""
+    """Raises `InputError` if `jobs`, `cache_gb` or `distill` is out of range."""
     if config.jobs is not None and config.jobs < 1:
         raise InputError(f"--jobs {config.jobs} is not possible; give 1 or more.")
     if config.cache_gb < 0:
         raise InputError(f"--cache-gb {config.cache_gb:g} is not possible; give 0 or more.")
+    if config.distill < 0:
+        raise InputError(f"--distill {config.distill} is not possible; give 0 or more.")

@@ -35,7 +35,7 @@ from export.host.tables import describe_tables
 from export.host.tokenizer import build_tokenizer_files
 from export.models.config import ModelConfig
 from export.models.tensors import EMBED_TOKENS
-from export.quant.recipes import UNCALIBRATED_RECIPE
+from export.quant.recipes import CALIBRATED_RECIPES, UNCALIBRATED_RECIPE
 from export.releases import find_release, published_release, read_config
 from export.releases.release import ReleaseFacts, load_facts
 from mobile_runtime.bundle import (
@@ -120,7 +120,7 @@ def _label(config: ExportConfig, backend: Backend) -> str:
     """The recipe and what prepared its weights besides, for the bundle's name."""
     by_default = backend.precisions.examples(config.quant, None)
     recipe = config.quant.replace(":", "-")  # which file names of other systems cannot have
-    if config.gradients or config.calibration not in (None, by_default):
+    if config.gradients or config.distill or config.calibration not in (None, by_default):
         return f"{recipe}-calibrated"
     return f"{recipe}-rotated" if config.rotate and by_default is None else recipe
 
@@ -149,11 +149,17 @@ def _read_examples(config: ExportConfig, backend: Backend) -> Examples | None:
 
 def _check_calibration(job: Job, config: ExportConfig) -> None:
     """Raises `InputError` if there is nothing to calibrate, or weights that must not be changed."""
-    if job.plan.examples is None and (config.gradients or config.calibration is not None):
-        flag = "--gradients" if config.calibration is None else "--calibration"
+    given = {
+        "--calibration": config.calibration is not None,
+        "--gradients": config.gradients,
+        "--distill": config.distill,
+    }
+    asked = [flag for flag, wanted in given.items() if wanted]
+    if job.plan.examples is None and asked:
         raise InputError(
-            f"{flag} is for choosing the decoder's integers, but recipe {job.plan.recipe.name} has "
-            "none to choose; give another recipe, or no calibration."
+            f"{asked[0]} is for choosing the decoder's integers, but recipe "
+            f"{job.plan.recipe.name} has none to choose, or is not calibrated; give --quant "
+            f"{CALIBRATED_RECIPES[0]}, or --calibration with another recipe of integers."
         )
     if (config.rotate or job.plan.examples is not None) and stored_weights(job.source):
         raise InputError(

@@ -26,8 +26,9 @@ class Plan:
     """The packages in the order in which they run, the host's tables, and the specification of
     every weight.
 
-    `examples` is what weights are to be calibrated on; None if none is. `options` are ways to store
-    each of them, of which a calibration chooses so that all together take at most `budget` bytes.
+    `examples` is what weights are to be calibrated on; None if none is. `distill` steps of a
+    distillation follow. `options` are ways to store each of them, of which a calibration chooses so
+    that all together take at most `budget` bytes.
     """
 
     graphs: tuple[Graph, ...]
@@ -36,6 +37,7 @@ class Plan:
     recipe: QuantRecipe
     decoding: Decoding
     examples: str | None = None
+    distill: int = 0
     options: Mapping[str, Sequence[QuantSpec]] = field(default_factory=dict)
     budget: int | None = None
 
@@ -59,8 +61,9 @@ class Plan:
 
     def calibrated_bytes(self) -> int:
         """Room for those matrices besides the bundle: a byte a weight, since integers of blocks are
-        kept unpacked, or what is stored if that is more."""
-        return sum(max(p.size, self.stored_bytes(p)) for p in self.calibrated)
+        kept unpacked, or what is stored if that is more; twice if they are distilled."""
+        once = sum(max(p.size, self.stored_bytes(p)) for p in self.calibrated)
+        return 2 * once if self.distill else once
 
     def stored_bytes(self, parameter: Parameter) -> int:
         """Bytes of a weight."""
@@ -109,7 +112,7 @@ def build_plan(
     plan = Plan(graphs, tables, specs, recipe, decoding)
     if not plan.calibrated:
         return plan
-    plan = replace(plan, examples=examples)
+    plan = replace(plan, examples=examples, distill=config.distill)
     budget = budget_of(config.quant)
     return plan if budget is None else _with_budget(plan, budget, backend.precisions)
 

@@ -19,7 +19,6 @@ VALIDATION = (
         "parity",
         "answers",
         "quality",
-        "perplexity",
         "trace",
         "cache-scales",
         "providers",

@@ -51,7 +51,6 @@ ROOMS = {
             "commands",
             "cache_scales",
             "quality",
-            "perplexity",
             "providers",
             "answers",
             "questions",

@@ -2,7 +2,8 @@
 
 A calibration multiplies T inputs with each matrix (m, n) twice over: to compute what it gives, and
 for the second moments of each set of inputs that matrices share. It factorizes such moments about
-three times, n³/3 products each, and feeds errors back, m·n²/2.
+three times, n³/3 products each, and feeds errors back, m·n²/2. A step of a distillation multiplies
+its positions with each matrix four times: forward twice, and back to inputs and weights.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _BYTES = 2  # of a weight in the checkpoint
 _COPIES = 3  # of the largest tensor: the current one, the next one, the result
 _WITH_BUDGET = 3  # times as long: gradients and trials come before it
 _CALIBRATED_ON = 16_000  # inputs: the tokens of the examples that ship, at most
+_DISTILLED_ON = 1024  # positions of a step
 _FED_BACK = (2048, 128)  # weights
 
 
@@ -82,6 +84,7 @@ def _calibration_seconds(job: Job) -> float:
     products = sum(_CALIBRATED_ON * n**2 / 2 + n**3 for n in sites.values())
     products += sum(_CALIBRATED_ON * m * n + m * n**2 / 2 for m, n in matrices.values())
     values = sum(m * n for m, n in matrices.values())
+    products += 4 * _DISTILLED_ON * values * job.plan.distill
     seconds = products / _product_rate() + values / _feedback_rate(job.plan)
     return seconds if job.plan.budget is None else _WITH_BUDGET * seconds
 

@@ -19,14 +19,11 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from export.calibration.head import Head
 from export.calibration.layers import Inputs, LayerRunner, Pace, Report
-from export.calibration.torch_ops import TorchOps, as_tensor
 from export.checkpoint.source import TensorReader
-from export.graphs.parameters import stored
-from export.models.tensors import FINAL_NORM, LM_HEAD
 from mobile_runtime.files import written_whole
 
-_POSITIONS = 256  # whose logits are computed together
 _SEED = 0  # of the labels
 _GRADIENT = "gradient.st"
 
@@ -87,22 +84,15 @@ class Gradients:
 
     def _end(self, last: Inputs) -> np.ndarray:
         """The gradient at the outputs of the last block."""
-        decoder, compute = self.runner.described.config.decoder, self.runner.compute
-        ops = TorchOps(self.source, compute)
-        head = as_tensor(self.source.read(LM_HEAD)).to(compute.device, compute.dtype)
+        compute = self.runner.compute
         random = torch.Generator(compute.device).manual_seed(_SEED)
-        found = []
-        for begin in range(0, len(last.hidden), _POSITIONS):
-            x = torch.from_numpy(last.hidden[begin : begin + _POSITIONS])
-            x = x.to(compute.device).requires_grad_()
-            norm = stored(FINAL_NORM, decoder.hidden_size)
-            normed = ops.rms_norm(x, norm, decoder.rms_norm_eps).to(compute.dtype)
-            logits = functional.linear(normed, head).float()
+
+        def loss(logits: Tensor, _: slice) -> Tensor:
             labels = torch.multinomial(logits.detach().softmax(1), 1, generator=random)[:, 0]
-            loss = functional.cross_entropy(logits, labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, x)
-            found.append(gradient.cpu().numpy())
-        return np.concatenate(found)
+            return functional.cross_entropy(logits, labels, reduction="sum")
+
+        head = Head(self.source, compute, self.runner.described.config.decoder)
+        return head.gradient(last.hidden, loss)
 
     def _inputs(self, block: int) -> Path:
         return self.folder / f"inputs_{block:03d}.st"

@@ -4,7 +4,7 @@ multiply."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,13 @@ class Inputs:
         split = sum(len(text) for text in texts[::2])
         return cls(0, np.concatenate(ordered), tuple(len(text) for text in ordered), split)
 
+    def some(self, texts: Sequence[int]) -> Inputs:
+        """Those of the texts with these numbers, in their order, none of them held out."""
+        ends = np.cumsum(self.lengths)
+        places = [np.arange(ends[n] - self.lengths[n], ends[n]) for n in texts]
+        lengths = tuple(self.lengths[n] for n in texts)
+        return Inputs(self.block, self.hidden[np.concatenate(places)], lengths, sum(lengths))
+
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
         arrays = {"hidden": self.hidden, "lengths": np.asarray(self.lengths)}
@@ -124,10 +131,16 @@ class LayerRunner:
     compute: Compute
 
     @torch.inference_mode()
-    def run(self, inputs: Inputs, source: TensorReader, observe: Observe | None = None) -> Inputs:
-        """The inputs of the next block, with the weights of `source`. `observe` sees what each
-        matrix multiplies before the matrix is read."""
-        ops = TorchOps(source, self.compute, observe)
+    def run(
+        self,
+        inputs: Inputs,
+        source: TensorReader,
+        observe: Observe | None = None,
+        loaded: Mapping[str, Tensor] | None = None,
+    ) -> Inputs:
+        """The inputs of the next block, with the weights of `source`, except those `loaded`.
+        `observe` sees what each matrix multiplies before the matrix is read."""
+        ops = TorchOps(source, self.compute, observe, loaded=loaded)
         x = torch.from_numpy(inputs.hidden).to(self.compute.device)
         ended = self._apply(ops, x, inputs.lengths, inputs.block)
         return replace(inputs, block=inputs.block + 1, hidden=ended.cpu().numpy())
@@ -153,7 +166,25 @@ class LayerRunner:
             begin = end
         return np.concatenate(before), {n: np.concatenate(parts) for n, parts in squares.items()}
 
+    def run_back_to(
+        self,
+        inputs: Inputs,
+        gradient: np.ndarray,
+        source: TensorReader,
+        loaded: Mapping[str, Tensor],
+    ) -> tuple[np.ndarray, dict[str, Tensor]]:
+        """The gradient (positions, D) of a loss at the inputs of a block, and that at each of the
+        matrices `loaded`, from that at the block's outputs."""
+        leaves = {name: matrix.detach().requires_grad_() for name, matrix in loaded.items()}
+        x = torch.from_numpy(inputs.hidden).to(self.compute.device).requires_grad_()
+        ops = TorchOps(source, self.compute, loaded=leaves)
+        ended = self._apply(ops, x, inputs.lengths, inputs.block)
+        arriving = torch.from_numpy(gradient).to(self.compute.device)
+        leaving, *found = torch.autograd.grad(ended, [x, *leaves.values()], arriving)
+        return leaving.cpu().numpy(), dict(zip(leaves, found, strict=True))
+
     def _apply(self, ops: TorchOps, x: Tensor, lengths: Sequence[int], block: int) -> Tensor:
+        """A block's outputs (positions, D) for texts of `lengths`, one after the other in x."""
         decoder = self.described.config.decoder
         positions = np.concatenate([np.arange(length) for length in lengths])
         tables = rope_tables(positions, decoder.head_dim, decoder.rope_theta)

@@ -26,6 +26,7 @@ from torch import Tensor
 from export.build.code_digest import calibration_digest
 from export.build.job import Job
 from export.calibration.chat_format import open_chat_format
+from export.calibration.distillation import Distillation
 from export.calibration.examples import Examples
 from export.calibration.gradients import Gradients
 from export.calibration.inputs import Embedder, embed_examples
@@ -50,7 +51,8 @@ _WIDE = 1_000_000_000  # parameters from which matrices are multiplied in bfloat
 _COPIED = (".json", ".jinja", ".txt", ".model")
 _PASSING = "*.st"  # what is needed only on the way; not *.safetensors: these are no weights
 _INPUTS = "inputs.st"
-_TOLD = ("seed", "examples", "gradients", "forecast", "gap")  # by the manifest
+_FIRST_INPUTS = "first_inputs.st"  # those of the first block, for a distillation
+_TOLD = ("seed", "examples", "gradients", "distilled", "forecast", "gap")  # by the manifest
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,11 @@ def calibrate(
     The result stands under `root`, and is taken from there if the same was done before.
     """
     wanted = {parameter.name: job.plan.specs[parameter.name] for parameter in job.plan.calibrated}
-    said = {**_describe(given, job.described), "gradients": config.gradients}
+    said = {
+        **_describe(given, job.described),
+        "gradients": config.gradients,
+        "distilled": config.distill,
+    }
     if job.plan.budget is not None:
         said["budget"] = config.quant
     key = _key(job, wanted, said, config.device)
@@ -83,7 +89,7 @@ def calibrate(
         _copy_files(job.folder, partial)
         if given is not None:
             compute = _compute(job.described, config.device)
-            work = _Work(job, partial, compute, config.gradients)
+            work = _Work(job, partial, compute, config.gradients, config.distill)
             chosen = work.run(given, wanted, report)
         for path in partial.glob(_PASSING):
             path.unlink()
@@ -155,6 +161,7 @@ class _Work:
     target: Path
     compute: Compute
     gradients: bool
+    distill: int
 
     def run(
         self, examples: Examples, specs: Mapping[str, QuantSpec], report: Report
@@ -189,6 +196,11 @@ class _Work:
             inputs = self._finish(source, runner, inputs, specs, gradients)
             inputs.save(self.target / _INPUTS)
             pace.tell(inputs.block)
+        if self.distill:
+            first = Inputs.load(self.target / _FIRST_INPUTS)
+            assert first is not None, "they were kept"
+            files = [self._path(block) for block in range(count)]
+            Distillation(runner, source, files, first, self.distill, self.target).complete(report)
         return said
 
     def _start(self, examples: Examples, source: RotatedSource) -> Inputs:
@@ -196,6 +208,8 @@ class _Work:
         embedder = Embedder(source, self.job.described, self.compute)
         chat_format = open_chat_format(self.job.folder)
         inputs = Inputs.of_texts(embed_examples(examples, chat_format, embedder))
+        if self.distill:
+            inputs.save(self.target / _FIRST_INPUTS)
         inputs.save(self.target / _INPUTS)
         return inputs
 
@@ -227,7 +241,11 @@ class _Work:
                 finished.put(name, spec, (rows, columns), partial(weights.__getitem__, name))
 
         after = runner.run(inputs, finished, quantize)
-        path = self.target / f"block_{inputs.block:03d}.safetensors"
+        path = self._path(inputs.block)
         save_weights(weights, finished.weights, path)
         write_json(path.with_suffix(".json"), shrinkages)
         return after
+
+    def _path(self, block: int) -> Path:
+        """Of a block's matrices, which a distillation has yet to tune."""
+        return self.target / f"block_{block:03d}{'.st' if self.distill else '.safetensors'}"

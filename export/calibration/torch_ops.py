@@ -6,7 +6,7 @@ several texts may stand one after the other; only `causal_attention` tells them 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,7 +35,7 @@ class Compute:
 
 class TorchOps:
     """`Ops` that compute at once. `observe` sees the inputs of every matrix, `gradients` what a
-    loss's gradient is at its outputs."""
+    loss's gradient is at its outputs. The weights in `loaded` are taken from there, by name."""
 
     def __init__(
         self,
@@ -43,10 +43,11 @@ class TorchOps:
         compute: Compute,
         observe: Observe | None = None,
         gradients: ObserveGradient | None = None,
+        loaded: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._source, self._compute = source, compute
         self._observe, self._gradients = observe, gradients
-        self._loaded: dict[str, Tensor] = {}
+        self._loaded: dict[str, Tensor] = dict(loaded or {})
 
     def linear(self, x: Tensor, weight: Parameter, bias: Parameter | None = None) -> Tensor:
         """x · weightᵀ + bias."""

@@ -74,11 +74,13 @@ def _prepared(prepared: Mapping[str, Any] | None) -> str:
     rotated = f"The residual stream is rotated (seed {prepared['seed']}).\n"
     if (examples := prepared["examples"]) is None:
         return rotated
+    steps = prepared.get("distilled", 0)
+    distilled = f"Tables and scales were tuned by distillation, {steps} steps.\n" if steps else ""
     weighted = ", weighted by gradients" if prepared.get("gradients") else ""
     return (
         f"{rotated}The decoder's weights were chosen by error feedback on {examples['chats']} "
         f"chats and {examples['texts']} texts{weighted},\n"
-        f"`{examples['name']}`, SHA-256 `{examples['sha256']}`.\n"
+        f"`{examples['name']}`, SHA-256 `{examples['sha256']}`.\n{distilled}"
     )
 
 

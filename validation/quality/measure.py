@@ -1,12 +1,12 @@
 """Runs bundles and their checkpoint on the same tokens, and compares what they expect next.
 
-A text is cut into stretches, each read from an empty cache. For each token both give a distribution
-of the next one; the distance is KL(checkpoint ‖ bundle) in nats.
+For each token both give a distribution of the next one; the distance is KL(checkpoint ‖ bundle) in
+nats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,26 +15,29 @@ import numpy as np
 
 from mobile_runtime.bundle import Manifest
 from mobile_runtime.engines import EngineOptions
+from mobile_runtime.pictures.preprocess import check_view
 from mobile_runtime.session import Session
 from validation.parity.metrics import log_softmax
-from validation.perplexity import bundle_logits, first_tokens, reference_logits, stretches
+from validation.quality.passages import Passage
 from validation.reference.reference import Reference
 from validation.sources import OpenCheckpoint, check_source
 
 Array = np.ndarray
-_STRETCH = 512  # tokens
 TOP = (1, 5)
 
 
 @dataclass(frozen=True)
 class Scores:
     """Figures of single tokens (n,): the distance, whether the bundle's first token and five first
-    tokens hold the checkpoint's first one, and the loss of the text's own token under both."""
+    tokens hold the checkpoint's first one, the loss of the token that follows under both, and
+    whether each expects that one first."""
 
     kl: Array
     top: Mapping[int, Array]
     loss: Array
     reference_loss: Array
+    right: Array
+    reference_right: Array
 
     @classmethod
     def of(cls, logits: Array, reference: Array, targets: Array) -> Scores:
@@ -47,28 +50,36 @@ class Scores:
             top={k: better < k for k in TOP},
             loss=-q[rows, targets],
             reference_loss=-p[rows, targets],
+            right=q.argmax(-1) == targets,
+            reference_right=first == targets,
         )
 
     @classmethod
     def joined(cls, parts: Sequence[Scores]) -> Scores:
-        """Those of several stretches."""
+        """Those of several passages."""
+
+        def join(field: Callable[[Scores], Array]) -> Array:
+            return np.concatenate([field(part) for part in parts])
+
         return cls(
-            kl=np.concatenate([part.kl for part in parts]),
-            top={k: np.concatenate([part.top[k] for part in parts]) for k in TOP},
-            loss=np.concatenate([part.loss for part in parts]),
-            reference_loss=np.concatenate([part.reference_loss for part in parts]),
+            kl=join(lambda part: part.kl),
+            top={k: join(lambda part, k=k: part.top[k]) for k in TOP},  # type: ignore[misc]
+            loss=join(lambda part: part.loss),
+            reference_loss=join(lambda part: part.reference_loss),
+            right=join(lambda part: part.right),
+            reference_right=join(lambda part: part.reference_right),
         )
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that is measured. `logits` (n, V) come after each of n token ids that it reads from
-    an empty cache, at most `longest` of them. `bits` are those of a weight of the decoder."""
+    """A model that is measured. `logits` (m, V) are those after the m judged positions of a
+    passage of at most `longest` tokens. `bits` are those of a weight of the decoder."""
 
     name: str
     bits: float
     longest: int
-    logits: Callable[[Array], Array]
+    logits: Callable[[Passage], Array]
 
 
 def open_candidates(
@@ -93,20 +104,41 @@ def bits_per_weight(manifest: Manifest) -> float:
     return 8 * sum(g.weight_bytes for g in packages) / sum(g.parameters for g in packages)
 
 
-def measure_text(
-    candidates: Sequence[Candidate], source: OpenCheckpoint, text: str, tokens: int
-) -> dict[str, Scores]:
-    """Scores by candidate for the first `tokens` tokens of a text.
+def bundle_logits(session: Session, passage: Passage) -> Array:
+    """Logits (m, V) of a bundle after the judged positions, its own vision tower before them."""
+    embed, prompt = session.model.embedding, passage.prompt
+    if prompt is None:
+        embeddings = embed(passage.ids)
+    else:
+        for view in (view for group in prompt.groups for view in group):
+            check_view(view, session.manifest.preprocessing)
+        begun = session.prompt_embeddings(prompt)
+        embeddings = np.concatenate([begun, embed(passage.ids[len(begun) :])])
+    session.model.decoder.reset()
+    logits = session.model.decoder.logits_of(embeddings)
+    return np.asarray(logits[passage.scored])
 
-    Raises `InputError` for a text of fewer than two tokens.
-    """
-    ids = first_tokens(source.chat_format.tokenizer.encode_text(text), tokens)
-    length = min([_STRETCH, *(candidate.longest for candidate in candidates)])
+
+def reference_logits(reference: Reference, passage: Passage) -> Array:
+    """Logits (m, V) of PyTorch after the judged positions."""
+    embeddings = reference.embed(passage.ids)
+    if passage.prompt is not None:
+        (embeds,) = reference.image_embeds([passage.prompt])
+        begun = reference.splice(passage.prompt, embeds)
+        embeddings[: len(begun)] = begun
+    text = reference.start(embeddings)
+    (ended,) = reference.run_layers([text], range(reference.config.decoder.num_layers))
+    return reference.logits(ended.hidden[passage.scored])
+
+
+def measure(
+    candidates: Sequence[Candidate], source: OpenCheckpoint, passages: Sequence[Passage]
+) -> Iterator[dict[str, Scores]]:
+    """Yield the scores by candidate for each passage."""
     reference = Reference(source.config, source.checkpoint)
-    found: dict[str, list[Scores]] = {candidate.name: [] for candidate in candidates}
-    for part in stretches(ids, length):
-        wanted = reference_logits(reference, part[:-1])
-        for candidate in candidates:
-            logits = candidate.logits(part[:-1])
-            found[candidate.name].append(Scores.of(logits, wanted, part[1:]))
-    return {name: Scores.joined(parts) for name, parts in found.items()}
+    for passage in passages:
+        wanted = reference_logits(reference, passage)
+        yield {
+            candidate.name: Scores.of(candidate.logits(passage), wanted, passage.targets)
+            for candidate in candidates
+        }
