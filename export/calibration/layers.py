@@ -31,7 +31,6 @@ from mobile_runtime.model.positions import rope_tables
 
 # What was done to a block, blocks done, of how many, seconds that are left.
 Report = Callable[[str, int, int, float], None]
-_STRIP = 1024  # rows of a matrix of second moments that are computed together
 _TOGETHER = 4096  # positions that a gradient goes back through together
 
 
@@ -106,21 +105,17 @@ def measure(
         inputs = x[part].float()
         if counts is not None:
             inputs = inputs * counts[part, None].sqrt()
-        means.append(_second_moments(inputs).cpu().numpy())
+        means.append(_second_moments(inputs))
         means[-1] /= np.float32(len(inputs))
     return Statistics(tuple(means), tuple(len(x[part]) for part in parts), independent)
 
 
-def _second_moments(x: Tensor) -> Tensor:
-    """xᵀ · x, of which the products on and above the diagonal are computed."""
-    size = x.shape[1]
-    moments = torch.empty((size, size), device=x.device)
-    for begin in range(0, size, _STRIP):
-        end = min(begin + _STRIP, size)
-        strip = x[:, begin:end].T @ x[:, begin:]
-        moments[begin:end, begin:] = strip
-        moments[begin:, begin:end] = strip.T
-    return moments
+def _second_moments(x: Tensor) -> np.ndarray:
+    """xᵀ · x. numpy sees that it is symmetric, and computes one half."""
+    if x.device.type == "cpu":
+        values = x.numpy()
+        return np.asarray(values.T @ values)
+    return np.asarray((x.T @ x).cpu().numpy())
 
 
 @dataclass(frozen=True)

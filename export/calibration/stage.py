@@ -39,16 +39,17 @@ from export.checkpoint.source import content_sha256
 from export.config import ExportConfig
 from export.graphs.graph import Parameter
 from export.quant.budget import choose
-from export.quant.feedback import quantize_with_feedback
+from export.quant.feedback import PLAIN, quantize_with_feedback
 from export.quant.recipe import QuantRecipe, QuantSpec
 from export.quant.weights import Weight
 from export.releases.release import ModelDescription
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import write_json
+from mobile_runtime.files import load_json, write_json
 
 SEED = 0  # of the rotation
 _WIDE = 1_000_000_000  # parameters from which matrices are multiplied in bfloat16
 _COPIED = (".json", ".jinja", ".txt", ".model")
+_SEARCHED = 4  # in one block of so many the best shrinkage is searched for: they hardly differ
 _PASSING = "*.st"  # what is needed only on the way; not *.safetensors: these are no weights
 _INPUTS = "inputs.st"
 _FIRST_INPUTS = "first_inputs.st"  # those of the first block, for a distillation
@@ -225,6 +226,7 @@ class _Work:
         finished = CalibratedSource(source)
         weights: dict[str, Weight] = {}
         shrinkages: dict[str, float] = {}
+        before = self._shrinkages_before(inputs.block)
 
         def quantize(parameters: Sequence[Parameter], x: Tensor) -> None:
             names = [parameter.name for parameter in parameters if parameter.name in specs]
@@ -233,9 +235,9 @@ class _Work:
             counts = None if gradients is None else gradients.counts(inputs.block, names, x)
             statistics = measure(x, inputs.split, source.diagonal_part_of(names[0]), counts)
             for name in names:
-                spec = specs[name]
+                spec, expected = specs[name], before.get(_below(name, inputs.block))
                 weights[name], shrinkages[name] = quantize_with_feedback(
-                    source.read(name), spec, statistics, name=name
+                    source.read(name), spec, statistics, name=name, expected=expected
                 )
                 rows, columns = weights[name].shape
                 finished.put(name, spec, (rows, columns), partial(weights.__getitem__, name))
@@ -246,6 +248,18 @@ class _Work:
         write_json(path.with_suffix(".json"), shrinkages)
         return after
 
+    def _shrinkages_before(self, block: int) -> Mapping[str, float]:
+        """Those of the block before, by matrix, unless this block is to search for its own."""
+        if block % _SEARCHED == 0:
+            return {}
+        found = load_json(self._path(block - 1).with_suffix(".json"), "calibrate again")
+        return {name: shrinkage for name, shrinkage in found.items() if shrinkage != PLAIN}
+
     def _path(self, block: int) -> Path:
         """Of a block's matrices, which a distillation has yet to tune."""
         return self.target / f"block_{block:03d}{'.st' if self.distill else '.safetensors'}"
+
+
+def _below(name: str, block: int) -> str:
+    """The matrix of the block before that does the same."""
+    return name.replace(f".{block}.", f".{block - 1}.")

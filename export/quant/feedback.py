@@ -40,7 +40,7 @@ SHRINKAGES = (0.03, 0.1, 0.3, 1.0)
 PLAIN = -1.0  # stands for a shrinkage: nothing is fed back
 _DAMPING = 0.01  # of the mean of M's diagonal, added to it
 _BLOCK = 128  # columns between two matrix products
-_FACTOR_BLOCK = 512  # columns that are factorized together
+_FACTOR_BLOCK = 256  # columns that are factorized together
 _STRIP = 1024  # rows that are updated together
 _TRIAL_ROWS = 128  # rows on which a shrinkage is tried
 _ROWS_PER_TASK = 64
@@ -73,19 +73,18 @@ def feedback_of(moments: Float32) -> Feedback:
 def factorize(matrix: Float32) -> None:
     """Replace a positive definite matrix M by the upper triangular C with C · Cᵀ = M, in place.
 
-    By blocks of columns, so that nearly all is matrix products on all cores: numpy's own
-    factorization of a wide layer's moments takes several times as long.
+    By blocks of columns, the last one first, so that nearly all is matrix products on all cores:
+    numpy's own factorization of a wide layer's moments takes several times as long.
     """
     size = len(matrix)
     for end in range(size, 0, -_FACTOR_BLOCK):
         begin = max(end - _FACTOR_BLOCK, 0)
-        corner, above = matrix[begin:end, begin:end], matrix[:begin, begin:end]
+        panel = matrix[:end, begin:end]
+        panel -= matrix[:end, end:] @ matrix[begin:end, end:].T
+        corner, above = panel[begin:], panel[:begin]
         corner[:] = np.linalg.cholesky(corner[::-1, ::-1])[::-1, ::-1]
         inverse = np.linalg.inv(corner.astype(np.float64)).astype(np.float32)
         above[:] = above @ inverse.T
-        for row in range(0, begin, _STRIP):  # of the rest only the upper triangle is needed
-            last = min(row + _STRIP, begin)
-            matrix[row:last, row:begin] -= above[row:last] @ above[row:].T
         matrix[begin:end, :begin] = 0
 
 
@@ -139,15 +138,17 @@ def quantize_with_feedback(
     *,
     name: str,
     threads: int | None = None,
+    expected: float | None = None,
 ) -> tuple[LutWeight | BlockWeight, float]:
     """Quantize a matrix (rows, columns) as `spec` says; return it with the shrinkage chosen, or
     `PLAIN`.
 
-    The result is the same for any number of `threads` (default: one per core).
+    Of the `SHRINKAGES` only that which is `expected`, if one is, is compared with `PLAIN`. The
+    result is the same for any number of `threads` (default: one per core).
     """
     values = to_float32(array)
     levels = _levels(values, spec, statistics, name, threads)
-    shrinkage = _choose_shrinkage(values, levels, statistics, threads)
+    shrinkage = _choose_shrinkage(values, levels, statistics, threads, expected)
     feedback = _feedback(statistics, WHOLE, shrinkage)
     chosen, _ = _round(values, levels, feedback, threads)
     return levels.weight(_restored(chosen, feedback.order)), shrinkage
@@ -185,12 +186,16 @@ def trial_rows(count: int, group: int) -> NDArray[np.intp]:
 
 
 def _choose_shrinkage(
-    values: Float32, levels: _Levels, statistics: Statistics, threads: int | None
+    values: Float32,
+    levels: _Levels,
+    statistics: Statistics,
+    threads: int | None,
+    expected: float | None,
 ) -> float:
     """The shrinkage, or `PLAIN`, with which one half of the tokens gives the least error on the
     other half."""
     if not statistics.has_halves:
-        return SHRINKAGES[1]
+        return SHRINKAGES[1] if expected is None else expected
     held_out = statistics.second_moments(1)
     group = levels.spec.group_size if levels.luts is not None else 1
     rows = trial_rows(len(values), group)
@@ -201,6 +206,8 @@ def _choose_shrinkage(
         errors = _errors(some, some_levels, _feedback(statistics, 0, tried), threads)
         return float(np.einsum("rc,rc->", errors @ held_out, errors, dtype=np.float64))
 
+    if expected is not None:
+        return expected if loss(expected) < loss(PLAIN) else PLAIN
     # Without a rotation, the moments of uncorrelated channels feed nothing back either.
     shrinkages = SHRINKAGES[:-1] if statistics.independent is diagonal_part else SHRINKAGES
     found, least = _descend(shrinkages, loss)
