@@ -1,4 +1,4 @@
-"""Four bits a weight as other programs store them, computed in numpy from their documentation.
+"""Four bits a weight as other programs store them, by their own quantizers or documentation.
 
 A format turns a matrix (rows, columns) into the values that the program computes with.
 """
@@ -43,9 +43,23 @@ def _mlx(matrix: Array) -> Array:
     return restored
 
 
+def _hqq(matrix: Array) -> Array:
+    """onnxruntime's own half-quadratic quantizer: groups of 64 of a row, (q - zero) · scale with
+    both numbers in float16."""
+    import torch
+    from onnxruntime.quantization import matmul_nbits_quantizer as peer
+
+    quantizer = peer.HQQWeightOnlyQuantizer(peer.HQQWeightOnlyQuantConfig())
+    q, scale, zero = quantizer.quantize_internal(torch.from_numpy(matrix), bits=4, group_size=64)
+    groups = q.reshape(len(matrix), -1, 64).float()
+    scale, zero = (part.half().float()[..., None] for part in (scale, zero))
+    return np.asarray(((groups - zero) * scale).reshape(matrix.shape).numpy())
+
+
 FORMATS: Mapping[str, Format] = {
     "llama.cpp Q4_0": Format(4.5, _q4_0),
     "MLX 4-bit, groups of 64": Format(4.5, _mlx),
+    "onnxruntime HQQ, groups of 64": Format(4.5, _hqq),
 }
 
 

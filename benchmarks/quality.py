@@ -8,6 +8,7 @@ onnxruntime. Other formats keep embeddings and head in float32, which bundles do
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,8 +56,13 @@ _CALIBRATED = {"calibration": _EXAMPLES}
 _FAST = {"quant": "int4-fast"}
 RECIPES: Mapping[str, Recipe] = {
     "Core ML int8": Recipe("coreml", {"quant": "int8"}),
+    "Core ML auto:4.25bpw": Recipe("coreml", {**_CALIBRATED, "quant": "auto:4.25bpw"}),
     "Core ML int4": Recipe("coreml", _CALIBRATED),
+    "Core ML int4, groups of 64": Recipe(
+        "coreml", {**_CALIBRATED, "override": {"decoder": "int4g64"}}
+    ),
     "Core ML int4-fast": Recipe("coreml", _FAST),
+    "Core ML int3": Recipe("coreml", {**_CALIBRATED, "quant": "int3"}),
     "ONNX int4": Recipe("onnx", _CALIBRATED),
     "ONNX int4-fast": Recipe("onnx", _FAST),
     "ONNX int4, blocks of 32": Recipe("onnx", {**_CALIBRATED, "override": {"decoder": "int4"}}),
@@ -95,7 +101,7 @@ def _open(name: str, folder: Path, checkpoint: Path, source: OpenCheckpoint) -> 
     recipe = RECIPES[name]
     config = ExportConfig(
         checkpoint=str(checkpoint),
-        output=folder / name.replace(" ", "-").replace(",", ""),
+        output=folder / checkpoint.name / re.sub(r"[ ,:]+", "-", name),
         context_length=_CONTEXT,
         overwrite=True,
         jobs=1,  # other processes would not know the release

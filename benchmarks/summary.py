@@ -75,13 +75,20 @@ def _quantizing(results: Mapping[str, Report]) -> list[tuple[str, str, str]]:
 
 def _exporting(results: Mapping[str, Report]) -> list[tuple[str, str, str]]:
     coreml, onnx = results["full-export"], results["onnx-full"]["export"]
+    calibrated = results["full-calibrated"]
     floor = sum(coreml["floor"].values())
     size = coreml["checkpoint_bytes"] / 1e9
 
     def cost(run: Report) -> str:
         return f"{run['seconds_with_start']:.0f} s, {run['usage']['own'] / 1e9:.1f} GB"
 
+    minutes, memory = calibrated["seconds_with_start"] / 60, calibrated["usage"]["own"] / 1e9
     return [
+        (
+            f"export all {size:.1f} GB for Core ML, `int4`, calibration included",
+            f"{minutes:.0f} min, {memory:.1f} GB",
+            "–",
+        ),
         (
             f"export all {size:.1f} GB for Core ML, `int4-fast`",
             cost(coreml),

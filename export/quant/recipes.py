@@ -104,7 +104,9 @@ LOOKUP_TABLES = Precisions(
         "int8": QuantSpec("lut", 8, _GROUP),
         "int6": QuantSpec("lut", 6, _GROUP),
         "int4": QuantSpec("lut", 4, _GROUP),
+        "int4g32": QuantSpec("lut", 4, 32),
         "int4g64": QuantSpec("lut", 4, 64),
+        "int4g128": QuantSpec("lut", 4, 128),
         "int3": QuantSpec("lut", 3, _GROUP),
     },
     recipes={

@@ -78,6 +78,19 @@ def test_groups_keep_their_least_and_greatest_values():
     assert max(len(np.unique(group)) for group in restored.reshape(8, 64)) <= 16
 
 
+def test_the_peer_of_onnxruntime_has_sixteen_steps_in_a_group():
+    pytest.importorskip("onnx_ir", reason="onnxruntime's quantizer needs it")
+    matrix = np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)
+    name = "onnxruntime HQQ, groups of 64"
+    restored = FORMATS[name].restored(matrix)
+    assert max(len(np.unique(group)) for group in restored.reshape(8, 64)) <= 16
+    # It minimizes mean |e|^0.7, not the largest error, which the least and greatest value give.
+    errors = [
+        np.abs(x - matrix) for x in (restored, FORMATS["MLX 4-bit, groups of 64"].restored(matrix))
+    ]
+    assert (errors[0] ** 0.7).mean() < (errors[1] ** 0.7).mean() and errors[0].max() < 0.5
+
+
 def test_a_format_changes_the_matrices_of_the_decoder_only(tmp_path):
     write_random_checkpoint(tmp_path / "checkpoint")
     origin = open_checkpoint(str(tmp_path / "checkpoint")).checkpoint
@@ -95,7 +108,7 @@ def test_a_format_changes_the_matrices_of_the_decoder_only(tmp_path):
 def test_recipes_are_exports():
     for recipe in RECIPES.values():
         precisions = BACKENDS[recipe.backend].precisions
-        assert recipe.options.get("quant", "int4") in precisions.recipes
+        precisions.parts(recipe.options.get("quant", "int4"))
         assert set(recipe.options.get("override", {}).values()) <= precisions.named.keys()
 
 
@@ -105,6 +118,7 @@ def test_the_table_gives_means_over_the_texts():
         "bits_per_weight": 4.02,
         "reference_perplexity": 10.0,
         "kl_error": 0.01,
+        "tokens": 99,
         "top1": 0.5,
     }
     rows = [
@@ -114,3 +128,5 @@ def test_the_table_gives_means_over_the_texts():
     first, *_, line = quality_table({"rows": rows}).splitlines()
     assert first == "some:"
     assert line == "| int4 | 4.02 | **0.200** | 0.100 ± 0.010 | 0.300 ± 0.010 | 4.00 | 50.0 % |"
+    with pytest.raises(SystemExit, match=r"a was read to \[98, 99\] tokens"):
+        quality_table({"rows": [*rows, {**rows[0], "bundle": "int8", "tokens": 98}]})

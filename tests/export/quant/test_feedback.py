@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import export.quant.feedback as feedback_module
 from export.quant.feedback import PLAIN, factorize, feedback_of, quantize_with_feedback
 from export.quant.kmeans import palettize, weighted_tables
 from export.quant.methods import FEEDBACK, Values, quantize
@@ -111,6 +112,8 @@ def test_nothing_is_fed_back_if_the_held_out_half_says_so(values):
     nearest = np.abs(values[..., None] - tables[:, None]).min(axis=-1)
     assert shrinkage == PLAIN
     np.testing.assert_array_equal(np.abs(values - weight.dequantize()), nearest)
+    _, shrinkage = quantize_with_feedback(values, LUT, flipped, name="w", expected=0.03)
+    assert shrinkage == PLAIN, "an expected one must do better as well"
 
 
 def test_values_that_are_table_entries_stay(statistics):
@@ -169,3 +172,15 @@ def test_weighted_tables_are_the_best_ones():
 def test_error_feedback_needs_statistics(values):
     with pytest.raises(InputError, match="needs a calibration; give --calibration"):
         quantize(Values(values, "w", ROWS), LUT)
+
+
+def test_an_expected_shrinkage_is_the_only_one_that_is_tried(values, statistics, monkeypatch):
+    tried = []
+
+    def feedback(statistics, part, shrinkage, plain=feedback_module._feedback):
+        tried.append(shrinkage)
+        return plain(statistics, part, shrinkage)
+
+    monkeypatch.setattr(feedback_module, "_feedback", feedback)
+    _, shrinkage = quantize_with_feedback(values, LUT, statistics, name="w", expected=0.3)
+    assert shrinkage == 0.3 and tried == [0.6, PLAIN, 0.3]
