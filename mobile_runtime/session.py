@@ -1,13 +1,16 @@
 """A conversation with a bundle: messages in, a stream of text out.
 
 The key/value cache is kept between calls: whatever the new prompt shares with the last one, token
-by token and picture by picture, is not computed again.
+by token and picture by picture, is not computed again. The cache belongs to the answer that was
+begun last: an earlier one that is read on is refused. Of several threads one computes at a time.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -97,6 +100,8 @@ class Session:
         self.model = open_model(bundle, manifest, options)
         self._cached: list[Key] = []
         self._image_embeds: dict[bytes, Array] = {}
+        self._owner: ChatStream | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def load(
@@ -112,8 +117,24 @@ class Session:
 
     def reset(self) -> None:
         """Forget the conversation."""
-        self._cached, self._image_embeds = [], {}
-        self.model.decoder.reset()
+        with self._owned_by(None):
+            self._cached, self._image_embeds = [], {}
+            self.model.decoder.reset()
+
+    @contextmanager
+    def _owned_by(self, stream: ChatStream | None, begins: bool = True) -> Iterator[None]:
+        """One computation on the cache, by one thread at a time. From here on the cache belongs to
+        `stream`, or for None to no stream. One that does not begin here must own it already: raises
+        `InputError` if it does not."""
+        with self._lock:
+            if begins:
+                self._owner = stream
+            elif self._owner is not stream:
+                raise InputError(
+                    "the session was asked something else before this answer was read to its end; "
+                    "read one answer at a time, or load a session for each conversation."
+                )
+            yield
 
     def prepare(
         self,
@@ -168,7 +189,10 @@ class Session:
 
     def prefill(self, prompt: PreparedPrompt, statistics: Statistics | None = None) -> Array:
         """Run the prompt, reusing the cache; return logits (vocab_size,) of its last position."""
-        statistics = statistics or Statistics()
+        with self._owned_by(None):
+            return self._prefill(prompt, statistics or Statistics())
+
+    def _prefill(self, prompt: PreparedPrompt, statistics: Statistics) -> Array:
         start = self.model.decoder.rewind(self._shared_length(prompt.keys))
         statistics.prompt_tokens, statistics.reused_tokens = len(prompt.keys), start
         begin = time.perf_counter()
@@ -193,6 +217,10 @@ class Session:
 
     def decode(self, token: int) -> Array:
         """Append one token to the cache; return the logits (vocab_size,) of the next."""
+        with self._owned_by(None):
+            return self._decode(token)
+
+    def _decode(self, token: int) -> Array:
         embedding = self.model.embedding(np.array([token]))
         logits = self.model.decoder.next_logits(embedding, len(self._cached))
         self._cached.append(token)
@@ -206,12 +234,17 @@ class Session:
     ) -> ChatStream:
         """Answer a conversation: the stream computes each piece when it is read.
 
-        Raises `InputError` here, before the first piece. The stream's `finish_reason` becomes
-        "stop", "length" (`max_new_tokens`), "context_full" or "cancelled".
+        Raises `InputError` here, before the first piece, and again when a stream is read on after
+        another one was begun, or the session was used otherwise. The stream's `finish_reason`
+        becomes "stop", "length" (`max_new_tokens`), "context_full" or "cancelled".
         """
-        prompt = self.prepare(messages, options, folder)
+        limit = options.max_new_tokens
+        if limit is None:
+            limit = self.manifest.generation.max_new_tokens
+        if limit < 1:
+            raise InputError(f"max_new_tokens is {limit}; give 1 or more.")
         sampler = self._sampler(options)
-        limit = options.max_new_tokens or self.manifest.generation.max_new_tokens
+        prompt = self.prepare(messages, options, folder)
         thinking = options.prompt.enable_thinking is True
         return ChatStream(partial(self._generate, prompt, sampler, limit, thinking))
 
@@ -239,7 +272,8 @@ class Session:
         thinking: bool,
         stream: ChatStream,
     ) -> Iterator[str]:
-        logits = self.prefill(prompt, stream.statistics)
+        with self._owned_by(stream):
+            logits = self._prefill(prompt, stream.statistics)
         # As published: only the terminators are hidden, <box> and its like belong to the answer.
         text = StreamDecoder(self.tokenizer, skip_special=False)
         if thinking:
@@ -255,7 +289,8 @@ class Session:
             if piece := text.push(token):
                 yield piece
             if stream.finish_reason is None:
-                logits = self.decode(token)
+                with self._owned_by(stream, begins=False):
+                    logits = self._decode(token)
             stream.statistics.decode_seconds = time.perf_counter() - begin
         if rest := text.flush():
             yield rest

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,9 +172,9 @@ def _frame_groups(
 def check_temporal_ids(
     temporal_ids: Sequence[Sequence[int]], frame_count: int
 ) -> list[tuple[int, ...]]:
-    """Return the groups as tuples. Raises `InputError` if a group does not have 1 to 6 ids, or all
-    groups together not `frame_count`."""
-    groups = [tuple(int(time) for time in group) for group in temporal_ids]
+    """Return the groups as tuples. Raises `InputError` if they are no lists of integers, a group
+    does not have 1 to 6 ids, or all groups together not `frame_count`."""
+    groups = [_group(group) for group in temporal_ids]
     for group in groups:
         if not 1 <= len(group) <= MAX_FRAMES_PER_GROUP or min(group) < -1:
             raise InputError(
@@ -186,6 +187,17 @@ def check_temporal_ids(
             "give one id for each picture."
         )
     return groups
+
+
+def _group(given: Any) -> tuple[int, ...]:
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        ids = [time.item() if isinstance(time, np.integer) else time for time in given]
+        if all(type(time) is int for time in ids):
+            return tuple(ids)
+    raise InputError(
+        f"temporal_ids has the group {str(given)[:40]}; a group is a list of integers, as in "
+        "[[0, 1, 2], [3, 4]]."
+    )
 
 
 def _view_groups(

@@ -63,7 +63,7 @@ def test_interrupt_ends_cleanly(bundle, monkeypatch, capsys):
     def interrupt(self, token):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Session, "decode", interrupt)
+    monkeypatch.setattr(Session, "_decode", interrupt)
     assert main(["chat", str(bundle), "Hello"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 

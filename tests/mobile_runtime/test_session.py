@@ -1,6 +1,7 @@
 """A session over a saved bundle: blocks, caches, turns, limits."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -158,9 +159,89 @@ def test_a_stream_cancelled_before_it_is_read_is_empty(session):
     assert (stream.cancelled, stream.finish_reason, stream.token_ids) == (True, "cancelled", [])
 
 
+LOST = "asked something else before this answer was read to its end"
+
+
+def question(n, tokens=6):
+    return [user(f"Question {n}?")], ChatOptions(temperature=0.0, max_new_tokens=tokens)
+
+
+def answer(session, n):
+    return "".join(session.chat(*question(n)))
+
+
+def test_streams_that_are_read_in_turns_are_refused_and_the_last_one_is_right(session):
+    expected = answer(session, 2)
+    first, second = (iter(session.chat(*question(n))) for n in (1, 2))
+    next(first)
+    pieces = [next(second)]
+    with pytest.raises(InputError, match=LOST):
+        list(first)
+    assert "".join([*pieces, *second]) == expected
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda session, prompt: session.reset(),
+        lambda session, prompt: session.prefill(prompt),
+        lambda session, prompt: session.decode(5),
+        lambda session, prompt: answer(session, 3),
+    ],
+    ids=["reset", "prefill", "decode", "answer"],
+)
+def test_a_stream_that_lost_the_cache_is_refused(session, use):
+    prompt = session.prepare([user("Another?")])
+    stream = session.chat(*question(1))
+    next(iter(stream))
+    use(session, prompt)
+    with pytest.raises(InputError, match=LOST):
+        list(stream)
+    expected = answer(session, 1)
+    session.reset()
+    assert answer(session, 1) == expected, "the refusal has harmed nothing"
+
+
+def test_closed_and_failed_streams_leave_a_session_that_answers(session, monkeypatch):
+    expected = answer(session, 1)
+    stream = session.chat(*question(2))
+    next(iter(stream))
+    stream.pieces.close()
+    assert answer(session, 1) == expected
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(type(session.model.decoder), "next_logits", fail)
+        answer(session, 2)
+    assert answer(session, 1) == expected
+
+
+def test_threads_get_right_answers_or_the_refusal(session):
+    expected = {n: answer(session, n) for n in range(4)}
+
+    def ask(n):
+        try:
+            return n, answer(session, n)
+        except InputError as error:
+            return n, str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, list(range(4)) * 3))
+    assert all(said == expected[n] or LOST in said for n, said in found)
+    assert any(said == expected[n] for n, said in found)
+
+
+@pytest.mark.parametrize("limit", [0, -5])
+def test_an_answer_of_no_tokens_is_refused(session, limit):
+    with pytest.raises(InputError, match=f"max_new_tokens is {limit}; give 1 or more"):
+        session.chat([user("Hi")], ChatOptions(max_new_tokens=limit))
+
+
 def test_a_stop_token_ends_the_answer(session, monkeypatch):
     stop = session.manifest.prompt.stop_token_ids[0]
-    decode = session.decode
+    decode = session._decode
     steps = []
 
     def stop_after_three(token):
@@ -171,7 +252,7 @@ def test_a_stop_token_ends_the_answer(session, monkeypatch):
             logits[stop] = logits.max() + 1
         return logits
 
-    monkeypatch.setattr(session, "decode", stop_after_three)
+    monkeypatch.setattr(session, "_decode", stop_after_three)
     stream = session.chat([user("Hi")], ChatOptions(temperature=0, repetition_penalty=1.0))
     list(stream)
     assert (stream.finish_reason, len(stream.token_ids)) == ("stop", 3)

@@ -3,6 +3,7 @@ import json
 import random
 from itertools import chain
 
+import numpy as np
 import pytest
 
 from mobile_runtime.bundle import SpecialToken
@@ -296,11 +297,21 @@ def test_layouts_must_match_the_pictures(tiny, preprocessing):
         ([[0, 1, 2], []], "1 to 6"),
         ([[-2, 1, 2]], "−1 or more"),
         ([list(range(7))], "1 to 6"),
+        ([0, 1, 2], "the group 0; a group is a list of integers"),
+        (["012"], "the group 012; a group is a list of integers"),
+        ([[0, "a", 2]], "a group is a list of integers"),
+        ([[0, 1.5, 2]], "a group is a list of integers"),
+        ([[0, True, 2]], "a group is a list of integers"),
+        ([[0, None, 2]], "a group is a list of integers"),
     ],
 )
 def test_wrong_temporal_ids_are_refused(temporal_ids, match):
     with pytest.raises(InputError, match=match):
         check_temporal_ids(temporal_ids, 3)
+
+
+def test_arrays_of_numpy_are_groups():
+    assert check_temporal_ids([np.arange(3)], 3) == [(0, 1, 2)]
 
 
 def test_manifest_and_tokenizer_must_agree(tiny):
