@@ -62,7 +62,12 @@ def _add_ort(parser: argparse.ArgumentParser) -> None:
 
 def _add_chat(parser: argparse.ArgumentParser) -> None:
     _add_bundle(parser)
-    parser.add_argument("question", nargs="?", help="leave it out for a dialogue")
+    parser.add_argument(
+        "question",
+        nargs="?",
+        help="leave it out for a dialogue, in which /drop forgets the oldest question and its "
+        "answer, /reset all of them",
+    )
     parser.add_argument("--image", action="append", default=[], help="may be repeated")
     parser.add_argument("--video", action="append", default=[], help="may be repeated")
     parser.add_argument("--system", help="system prompt")
@@ -123,9 +128,30 @@ def _chat(options: argparse.Namespace) -> int:
     if options.question is not None:
         return _answer(session, messages, [*parts, _text(options.question)], options)
     while (question := _read_line()) is not None:
-        if question and _answer_turn(session, messages, [*parts, _text(question)], options):
+        if question in _FORGET:
+            _FORGET[question](messages)
+        elif question and _answer_turn(session, messages, [*parts, _text(question)], options):
             parts = []
     return 0
+
+
+def _forget_all(messages: list[dict[str, Any]]) -> None:
+    """What is left is the system prompt, if there is one."""
+    del messages[_first_turn(messages) :]
+
+
+def _forget_oldest(messages: list[dict[str, Any]]) -> None:
+    """The oldest question and its answer go, with their pictures."""
+    first = _first_turn(messages)
+    del messages[first : first + 2]
+
+
+def _first_turn(messages: list[dict[str, Any]]) -> int:
+    return 1 if messages and messages[0]["role"] == "system" else 0
+
+
+# Instead of a question in a dialogue.
+_FORGET = {"/reset": _forget_all, "/drop": _forget_oldest}
 
 
 def _answer_turn(
@@ -141,6 +167,8 @@ def _answer_turn(
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         del messages[turns:]
+        if turns > _first_turn(messages):
+            print("(/drop forgets the oldest question, /reset all of them)", file=sys.stderr)
         return False
     return True
 

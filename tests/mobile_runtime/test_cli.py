@@ -53,10 +53,24 @@ def test_dialogue_reuses_the_cache_and_survives_a_mistake(bundle, monkeypatch, c
     assert main(arguments) == 0
     errors = capsys.readouterr().err.splitlines()
     assert any(line.startswith("error: the prompt has") for line in errors)
+    assert "(/drop forgets the oldest question, /reset all of them)" in errors
     counts = [line for line in errors if "prompt tokens" in line]
     assert len(counts) == 2
     assert "(0 reused)" in counts[0]
     assert "(0 reused)" not in counts[1]
+
+
+def test_a_dialogue_forgets_what_it_is_told_to(bundle, monkeypatch, capsys):
+    """After /reset it answers as at first; after /drop as if the oldest question had not been."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("/drop\nOne\n/reset\nTwo\nThree\n/drop\nTwo\n"))
+    arguments = ["chat", str(bundle), "--max-new-tokens", "3", "--greedy", "--statistics"]
+    assert main([*arguments, "--system", "Be brief."]) == 0
+    first = [int(line.split()[0]) for line in capsys.readouterr().err.splitlines()]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Two\nThree\n"))
+    assert main([*arguments, "--system", "Be brief."]) == 0
+    two, three = [int(line.split()[0]) for line in capsys.readouterr().err.splitlines()]
+    assert first[1:3] == [two, three] and first[3] < three + two
+    assert len(first) == 4
 
 
 def test_interrupt_ends_cleanly(bundle, monkeypatch, capsys):
