@@ -34,7 +34,7 @@ from export.host.card import write_card
 from export.host.tables import describe_tables
 from export.host.tokenizer import build_tokenizer_files
 from export.models.config import ModelConfig
-from export.models.tensors import EMBED_TOKENS
+from export.models.tensors import EMBED_TOKENS, TIED
 from export.quant.recipes import CALIBRATED_RECIPES, UNCALIBRATED_RECIPE
 from export.releases import find_release, published_release, read_config
 from export.releases.release import ReleaseFacts, load_facts
@@ -96,7 +96,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         progress.estimate(estimate(job, default_jobs(config, job.parameters)))
         return target
     shapes = job.release.tensor_shapes(job.model)
-    check_tensors(job.source, shapes, str(job.folder), job.release.title)
+    check_tensors(job.source, shapes, str(job.folder), job.release.title, TIED)
     _check_calibration(job, config)
     origin = _Origin(folder.resolve().name if local else Path(str(config.checkpoint)).name, facts)
     with (

@@ -12,6 +12,7 @@ from export.checkpoint.locate import DEFAULT_CHECKPOINT, locate_checkpoint
 from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import TensorSource, check_tensors, content_sha256
 from export.models.config import ModelConfig
+from export.models.tensors import TIED
 from export.quant.methods import FEEDBACK
 from export.quant.recipe import QuantRecipe
 from export.releases import ModelDescription, describe_model
@@ -103,6 +104,6 @@ def open_checkpoint(given: str | None) -> OpenCheckpoint:
     folder = locate_checkpoint(given)
     described, checkpoint = describe_model(folder), open_source(folder)
     shapes = described.release.tensor_shapes(described.config)
-    check_tensors(checkpoint, shapes, str(folder), described.release.title)
+    check_tensors(checkpoint, shapes, str(folder), described.release.title, TIED)
     chat_format = open_chat_format(folder)
     return OpenCheckpoint(folder, checkpoint, described, chat_format, checkpoint)

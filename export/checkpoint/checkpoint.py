@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from export.checkpoint.shards import Shard
+from export.checkpoint.shards import Shard, is_buffer
 from export.checkpoint.source import TensorInfo, bytes_of, some_of
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_ADAPTER = "adapter_config.json"
 _BLOCK_BYTES = 1 << 26  # read at once for a digest
 
 
@@ -90,6 +91,11 @@ def _shard_names(folder: Path) -> dict[str, frozenset[str] | None]:
     if not (folder / _INDEX).is_file():
         if (folder / _SINGLE).is_file():
             return {_SINGLE: None}
+        if (folder / _ADAPTER).is_file():
+            raise InputError(
+                f"{folder} holds an adapter (LoRA or its like), not a model; merge it into its "
+                "base model and save that, then give the folder that was saved."
+            )
         raise InputError(
             f"{folder} holds neither {_INDEX} nor {_SINGLE}; "
             "give a checkpoint in safetensors format (pickled weights are not read)."
@@ -104,5 +110,8 @@ def _shard_names(folder: Path) -> dict[str, frozenset[str] | None]:
                 f"{folder / _INDEX} names the shard {shard!r} outside the folder; "
                 "download it again."
             )
-        shards.setdefault(shard, set()).add(name)
+        if not is_buffer(name):
+            shards.setdefault(shard, set()).add(name)
+    if (folder / _SINGLE).is_file() and not any((folder / shard).is_file() for shard in shards):
+        return {_SINGLE: None}  # the index is of shards that were there before
     return {shard: frozenset(names) for shard, names in sorted(shards.items())}

@@ -7,6 +7,7 @@ checks the file and its header; this module reads only where each tensor's bytes
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from export.checkpoint.source import TensorInfo
 from mobile_runtime.errors import InputError
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+# Numbers of positions, and tables of sines and cosines.
+_BUFFERS = (
+    "*.position_ids",
+    "*.rotary_emb.inv_freq",
+    "resampler.pos_embed",
+    "resampler.temporal_pos_embed",
+)
 _LENGTH_BYTES = 8  # the file begins with the header's length, little-endian
 
 
@@ -37,6 +45,7 @@ class Shard:
         length = int.from_bytes(self._file.read(_LENGTH_BYTES), "little")
         header = json.loads(self._file.read(length))
         self._first = _LENGTH_BYTES + length
+        names = [name for name in names if not is_buffer(name)]
         self._begins: dict[str, int] = {n: header[n]["data_offsets"][0] for n in names}
         self.tensors = {name: _info(name, header[name], path.name) for name in names}
 
@@ -59,6 +68,11 @@ class Shard:
         file: Any = self._file
         mapped = np.memmap(file, np.dtype(f"u{dtype.itemsize}"), "c", offset, shape)
         return np.asarray(mapped).view(dtype)
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor is computed from the configuration: some programs save such ones too."""
+    return any(fnmatchcase(name, pattern) for pattern in _BUFFERS)
 
 
 def _info(name: str, entry: dict[str, Any], shard: str) -> TensorInfo:

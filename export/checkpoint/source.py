@@ -125,19 +125,32 @@ def content_sha256(source: TensorSource, known: Mapping[str, str] | None = None)
 
 
 def check_tensors(
-    source: TensorSource, expected: Mapping[str, tuple[int, ...]], where: str, wanted: str
+    source: TensorSource,
+    expected: Mapping[str, tuple[int, ...]],
+    where: str,
+    wanted: str,
+    tied: Mapping[str, str] | None = None,
 ) -> None:
-    """Raises `InputError` unless the names and shapes of the tensors are those of `expected`.
+    """Raises `InputError` unless the names and shapes of the tensors are those of `expected`. A
+    tensor that is `tied` to another one may stand beside them if it equals that.
 
     The error lists what is missing, unexpected or of another shape, and names the checkpoint
     (`where`) and the release that was `wanted`.
     """
     found = source.tensors
     problems = []
+    unexpected = found.keys() - expected.keys()
+    for name, other in (tied or {}).items():
+        if name in unexpected and _are_equal(source, name, other):
+            unexpected.remove(name)
+        elif name in unexpected:
+            problems.append(f"{name} is not {other}, to which tie_word_embeddings ties it")
     if missing := expected.keys() - found.keys():
         problems.append(f"missing: {some_of(missing)}")
-    if unexpected := found.keys() - expected.keys():
+    if unexpected:
         problems.append(f"unexpected: {some_of(unexpected)}")
+    if missing and (prefix := _prefix(found, expected)):
+        problems = [f"its names begin with {prefix!r}, as those of a model inside another do"]
     wrong = [
         f"{name} is {list(found[name].shape)}, expected {list(shape)}"
         for name, shape in expected.items()
@@ -150,6 +163,21 @@ def check_tensors(
             f"{where} does not fit its config.json; {'; '.join(problems)}; "
             f"give a complete {wanted} checkpoint."
         )
+
+
+def _are_equal(source: TensorSource, name: str, other: str) -> bool:
+    first, second = (source.tensors.get(one) for one in (name, other))
+    if first is None or first != second:
+        return False
+    rows = first.shape[0]
+    return source.digest(name, 0, rows) == source.digest(other, 0, rows)
+
+
+def _prefix(found: Iterable[str], expected: Iterable[str]) -> str:
+    """What all expected names have before them, as a wrapped model's do; "" if nothing."""
+    names, wanted = set(found), list(expected)
+    ends = (name.removesuffix(wanted[0]) for name in names if name.endswith(wanted[0]))
+    return next((p for p in ends if p and all(p + name in names for name in wanted)), "")
 
 
 def some_of(names: Iterable[str]) -> str:

@@ -44,6 +44,9 @@ class ChatRules:
     template_sha256: tuple[str, ...]
 
     def supports(self, template: str) -> bool:
-        """Whether the runtime's own rendering agrees with `template`."""
-        digest = hashlib.sha256(template.encode()).hexdigest()
-        return template == self.default_template or digest in self.template_sha256
+        """Whether the runtime's own rendering agrees with `template`. Its lines may end as in
+        another system, and the last one may have an end or not: both print the same."""
+        text = template.replace("\r\n", "\n").removesuffix("\n")
+        same = (text, f"{text}\n")
+        digests = {hashlib.sha256(one.encode()).hexdigest() for one in same}
+        return self.default_template in same or not digests.isdisjoint(self.template_sha256)

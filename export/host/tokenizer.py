@@ -24,6 +24,7 @@ WORD_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _REMEDY = "download the checkpoint's tokenizer files"
+_DECLARED = "added_tokens_decoder"
 _COPIED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -46,7 +47,7 @@ def build_tokenizer_files(
     config = read_json(settings, _REMEDY) if settings.is_file() or not given.is_file() else {}
     template = _chat_template(checkpoint_dir, config, rules)
     tokenizer = _load(given) if given.is_file() else _build(checkpoint_dir, config)
-    if config:
+    if _DECLARED in config:  # newer libraries declare them in tokenizer.json only
         _check_added_tokens(tokenizer, config)
     _check_vocab_size(tokenizer, vocab_size)
     special_tokens = _special_tokens(tokenizer, rules)
@@ -117,10 +118,10 @@ def _build(checkpoint_dir: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 
 def _declared_tokens(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    entries = config.get("added_tokens_decoder")
+    entries = config.get(_DECLARED)
     if not isinstance(entries, dict) or not entries:
         raise InputError(
-            "tokenizer_config.json has no added_tokens_decoder; give the published file."
+            f"tokenizer_config.json has no {_DECLARED}; give the published file, or tokenizer.json."
         )
     return {int(token_id): entry for token_id, entry in entries.items()}
 

@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from export.models.known_keys import NO_EFFECT, UNCHANGED, with_published_keys
 from mobile_runtime.errors import InputError
 
 # Constants of the resampler that no configuration file holds.
 LAYER_NORM_EPS = 1e-6
 
-_NO_EFFECT = frozenset(
-    "_name_or_path _attn_implementation architectures auto_map attention_dropout "
-    "batch_3d_resampler batch_vision_input dtype eos_token_id bos_token_id pad_token_id "
-    "image_size initializer_range max_window_layers slice_config slice_mode torch_dtype "
-    "transformers_version use_cache use_image_id vision_batch_size".split()
+_OF_PICTURES = frozenset(  # how a picture is cut is read from preprocessor_config.json
+    "batch_3d_resampler batch_vision_input image_size slice_config slice_mode use_image_id "
+    "vision_batch_size".split()
 )
 _NAMES_RELEASE = frozenset(("model_type", "version"))  # read before the rules are known
 _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
@@ -31,13 +30,16 @@ _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "drop_vision_last_layer": (False, True),
     "tie_word_embeddings": (False, True),
     "quantization_config": (None,),
+    **UNCHANGED,
 }
 _VISION_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "model_type": ("siglip", "siglip_vision_model"),
     "hidden_act": ("gelu_pytorch_tanh",),
     "num_channels": (3,),
+    **UNCHANGED,
 }
-_VISION_NO_EFFECT = frozenset("attention_dropout dtype torch_dtype transformers_version".split())
+# The published tower has no pooling head, whatever transformers' own configuration says of one.
+_VISION_NO_EFFECT = NO_EFFECT | {"vision_use_head", "projection_dim"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def parse_config(values: Mapping[str, Any], rules: ConfigRules) -> ModelConfig:
     vision_values = values.get("vision_config")
     if not isinstance(vision_values, dict):
         raise InputError(f"config.json needs an object 'vision_config'; is this a {rules.title}?")
-    known = _NO_EFFECT | rules.no_effect | _NAMES_RELEASE | {"vision_config"}
+    values = with_published_keys(values)
+    known = NO_EFFECT | _OF_PICTURES | rules.no_effect | _NAMES_RELEASE | {"vision_config"}
     top = _Reader(values, "config.json", {**_SUPPORTED, **rules.supported}, known, rules.title)
     vision = _Reader(
         vision_values, "vision_config", _VISION_SUPPORTED, _VISION_NO_EFFECT, rules.title

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.checkpoint.rotation import ResidualStream
 from export.models.config import ModelConfig
-from export.models.tensors import EMBED_TOKENS, FINAL_NORM, LM_HEAD
+from export.models.tensors import EMBED_TOKENS, FINAL_NORM, LM_HEAD, TIED
 
 
 def residual_stream(model: ModelConfig) -> ResidualStream:
@@ -22,5 +22,5 @@ def residual_stream(model: ModelConfig) -> ResidualStream:
         readers=readers,
         writers=tuple(writers),
         rows=(EMBED_TOKENS, "resampler.proj"),
-        tied={LM_HEAD: EMBED_TOKENS},
+        tied=TIED,
     )

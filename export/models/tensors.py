@@ -7,6 +7,7 @@ from export.models.config import DecoderConfig, ModelConfig, VisionConfig
 Shapes = dict[str, tuple[int, ...]]
 EMBED_TOKENS = "llm.model.embed_tokens.weight"
 LM_HEAD = "llm.lm_head.weight"
+TIED = {LM_HEAD: EMBED_TOKENS}  # if the configuration says so
 FINAL_NORM = "llm.model.norm.weight"
 _BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
 POSITION_EMBEDDING = "vpm.embeddings.position_embedding.weight"

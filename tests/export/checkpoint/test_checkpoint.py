@@ -286,3 +286,60 @@ def test_path_that_is_absent_never_reaches_the_hub(hub, given, tmp_path, monkeyp
     with pytest.raises(InputError, match="no checkpoint at"):
         locate_checkpoint(given)
     assert not asked
+
+
+def test_buffers_that_were_saved_are_left_out_whatever_their_type(tmp_path):
+    """Positions, frequencies and tables of sines are computed, not learned."""
+    buffers = {
+        "vpm.embeddings.position_ids": np.arange(4)[None],
+        "llm.model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32),
+        "resampler.pos_embed": np.ones((2, 2), np.float32),
+    }
+    single = Checkpoint(write_single(tmp_path / "single", {**sample(), **buffers}))
+    sharded = write_shards(tmp_path / "shards", {"a.safetensors": {**sample(), **buffers}})
+    plain = Checkpoint(write_single(tmp_path / "plain", sample()))
+    for checkpoint in (single, Checkpoint(sharded)):
+        assert checkpoint.tensors == plain.tensors
+        assert content_sha256(checkpoint) == content_sha256(plain)
+
+
+def test_an_index_of_shards_that_are_gone_gives_way_to_the_single_file(tmp_path):
+    """As after saving a fine-tune into the folder of a sharded model."""
+    folder = write_shards(tmp_path / "it", {"model-00001-of-00001.safetensors": sample()})
+    other = {name: values[:1] for name, values in sample().items()}
+    write_single(folder, other)
+    assert Checkpoint(folder).tensors["a.weight"].shape == (6, 4), "the shards are there"
+    (folder / "model-00001-of-00001.safetensors").unlink()
+    assert Checkpoint(folder).tensors["a.weight"].shape == (1, 4)
+
+
+def test_an_adapter_is_called_one(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    save_file(
+        {"base_model.model.a.lora_A.weight": np.ones(2)}, tmp_path / "adapter_model.safetensors"
+    )
+    with pytest.raises(InputError, match=r"holds an adapter .* merge it into its base model"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "base_model.model."])
+def test_a_wrapped_model_is_called_one(tmp_path, prefix):
+    tensors = {f"{prefix}{name}": values for name, values in sample().items()}
+    checkpoint = Checkpoint(write_single(tmp_path / "it", tensors))
+    expected = {name: values.shape for name, values in sample().items()}
+    with pytest.raises(InputError, match=f"its names begin with '{prefix}'"):
+        check_tensors(checkpoint, expected, "the folder", "whole")
+
+
+def test_a_tied_tensor_may_stand_beside_its_equal(tmp_path):
+    expected = {"a.weight": (6, 4), "b.bias": (4,), "c.weight": (3, 4)}
+    tied = {"head.weight": "a.weight"}
+    same = {**sample(), "head.weight": sample()["a.weight"]}
+    check_tensors(Checkpoint(write_single(tmp_path / "same", same)), expected, "it", "whole", tied)
+    check_tensors(Checkpoint(write_single(tmp_path / "none", sample())), expected, "it", "w", tied)
+    own = {**sample(), "head.weight": -sample()["a.weight"]}
+    with pytest.raises(InputError, match=r"head.weight is not a.weight, to which tie_word_embeddi"):
+        check_tensors(Checkpoint(write_single(tmp_path / "own", own)), expected, "it", "w", tied)
+    check_tensors(
+        Checkpoint(tmp_path / "own"), {**expected, "head.weight": (6, 4)}, "it", "w", tied
+    )

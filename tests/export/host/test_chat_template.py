@@ -92,7 +92,14 @@ def test_both_templates_are_supported_and_no_other(chat_template):
     assert is_supported(chat_template)
 
 
-@pytest.mark.parametrize("change", [" ", "\n", "{# #}"])
+def test_ends_of_lines_make_no_other_template(chat_template):
+    for template in (chat_template, COMPACT):
+        for same in (template.removesuffix("\n"), template.removesuffix("\n") + "\n"):
+            assert is_supported(same)
+            assert is_supported(same.replace("\n", "\r\n"))
+
+
+@pytest.mark.parametrize("change", [" ", "\n\n", "{# #}"])
 def test_changed_template_is_not_supported(chat_template, change):
     assert not is_supported(chat_template + change)
     assert not is_supported(COMPACT + change)

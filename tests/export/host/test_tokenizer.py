@@ -123,6 +123,16 @@ def test_a_tokenizer_json_needs_no_other_file(checkpoint, tmp_path):
     assert build_tokenizer_files(alone, tmp_path / "out", 315, DEFAULT_RELEASE.chat) == expected
 
 
+def test_settings_of_a_newer_library_declare_no_tokens(checkpoint, tmp_path):
+    """Those stand in tokenizer.json then, which is needed."""
+    expected = build_tokenizer_files(checkpoint, tmp_path / "whole", 315, DEFAULT_RELEASE.chat)
+    _edit(checkpoint / "tokenizer_config.json", lambda c: c.pop("added_tokens_decoder"))
+    with pytest.raises(InputError, match=r"no added_tokens_decoder; .* or tokenizer.json"):
+        build_tokenizer_files(checkpoint, tmp_path / "out", 315, DEFAULT_RELEASE.chat)
+    (checkpoint / "tokenizer.json").write_bytes((tmp_path / "whole/tokenizer.json").read_bytes())
+    assert build_tokenizer_files(checkpoint, tmp_path / "o", 315, DEFAULT_RELEASE.chat) == expected
+
+
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json", "tokenizer_config.json"])
 def test_damaged_file_is_named(name, checkpoint, tmp_path):
     (checkpoint / name).write_text('{"model": ')

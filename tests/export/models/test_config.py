@@ -44,6 +44,13 @@ def test_published_file_is_understood(shared, published_model):
     [
         ("hidden_act", "gelu"),
         ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
+        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": 1e6, "factor": 2.0}),
+        ("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e6}),
+        ("layer_types", ["full_attention"] * 35 + ["sliding_attention"]),
+        ("layer_types", "full_attention"),
+        ("is_encoder_decoder", True),
+        ("pruned_heads", {"0": [1]}),
         ("attention_bias", True),
         ("sliding_window", 4096),
         ("use_sliding_window", True),
@@ -94,6 +101,48 @@ def test_unknown_key_that_switches_nothing_on_is_tolerated(
 ):
     published_values["use_new_thing"] = value
     published_values["vision_config"]["use_new_thing"] = value
+    assert parse_config(published_values) == published_model
+
+
+def test_what_training_libraries_save_besides_changes_nothing(published_values, published_model):
+    """transformers 4 and 5, unsloth, LLaMA-Factory, ms-swift."""
+    saved = {
+        "layer_types": ["full_attention"] * 36,
+        "id2label": {"0": "LABEL_0"},
+        "return_dict": True,
+        "temperature": 0.7,
+        "unsloth_version": "2026.1.1",
+        "unsloth_fixed": True,
+        "_attn_implementation_autoset": True,
+        "dtype": "bfloat16",
+        "use_cache": True,
+        "pruned_heads": {},
+        "is_decoder": True,
+    }
+    published_values |= saved
+    published_values["vision_config"] |= {"return_dict": True, "vision_use_head": True, **saved}
+    del published_values["vision_config"]["layer_types"]
+    assert parse_config(published_values) == published_model
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["both keys", "the new key"])
+def test_rotary_parameters_of_transformers_5_are_read(published_values, published_model, kept):
+    theta = published_values["rope_theta"]
+    if not kept:
+        del published_values["rope_theta"]
+        del published_values["rope_scaling"]
+    published_values["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
+    assert parse_config(published_values) == published_model
+    published_values["rope_parameters"]["rope_theta"] = 5e5
+    if kept:
+        with pytest.raises(InputError, match=r"rope_theta = 1000000 and, in rope_parameters, 5"):
+            parse_config(published_values)
+    else:
+        assert parse_config(published_values).decoder.rope_theta == 5e5
+
+
+def test_a_default_scaling_of_the_rotary_embedding_is_none(published_values, published_model):
+    published_values["rope_scaling"] = {"rope_type": "default", "type": "default"}
     assert parse_config(published_values) == published_model
 
 
