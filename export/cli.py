@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from export.config import ExportConfig
 from export.pipeline import export_bundle
 from export.quant.recipes import CALIBRATED_RECIPES, SHIPPED_EXAMPLES, UNCALIBRATED_RECIPE
 from export.releases import DEFAULT_RELEASE
+from mobile_runtime.command import run_command
 from mobile_runtime.errors import InputError
 
 
@@ -24,18 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = vars(_parser().parse_args(arguments))
     backend, quiet = BACKENDS[options.pop("backend")], options.pop("quiet")
-    try:
+
+    def run() -> int:
         config = ExportConfig(**options | {"override": _overrides(options["override"])})
         bundle = export_bundle(config, backend, Progress(quiet))
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
-    if not config.plan:
-        print(bundle)
-    return 0
+        if not config.plan:
+            print(bundle)
+        return 0
+
+    return run_command(run, "interrupted; run the same command again to continue")
 
 
 def _parser() -> argparse.ArgumentParser:

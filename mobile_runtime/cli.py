@@ -13,12 +13,12 @@ from rich.table import Table
 
 from mobile_runtime.bundle import Manifest, read_manifest, verify_files
 from mobile_runtime.chat.prompt import PromptOptions
+from mobile_runtime.command import INTERRUPTED, run_command
 from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.formats import format_of, require_engine
 from mobile_runtime.session import ChatOptions, ChatStream, Session
 
-_INTERRUPTED = 130
 # Bytes per number in the key/value cache. Core ML keeps float16 in both of its forms.
 _CACHE_ITEM_BYTES = {"state": 2, "io": 2, "float32": 4, "int8": 1}
 
@@ -41,14 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     build(own)
     # Intermixed: the question may stand before or after the options.
     options = own.parse_intermixed_args(chosen.arguments)
-    try:
-        return run(options)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return _INTERRUPTED
+    return run_command(lambda: run(options))
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -178,7 +171,9 @@ def _text(text: str) -> dict[str, str]:
 
 
 def _read_line() -> str | None:
-    """Return the next question, None at the end of the input."""
+    """Return the next question, None at the end of the input, or if there is none."""
+    if sys.stdin is None:
+        return None
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:
@@ -202,7 +197,7 @@ def _answer(
         stream.cancel()
         print("\ninterrupted", file=sys.stderr)
         if options.question is not None:
-            return _INTERRUPTED
+            return INTERRUPTED
     print()
     messages.append({"role": "assistant", "content": answer})
     _report(stream, options.statistics)

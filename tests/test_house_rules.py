@@ -42,7 +42,17 @@ ROOMS = {
         *("checkpoint", "quant", "config"),
     ),
     "mobile_runtime": (
-        *("cli", "session", "model", "chat", "pictures", "engines", "mlprogram", "sampling"),
+        *(
+            "cli",
+            "command",
+            "session",
+            "model",
+            "chat",
+            "pictures",
+            "engines",
+            "mlprogram",
+            "sampling",
+        ),
         *("bundle", "strict_json", "files", "errors"),
     ),
     "validation": (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
+from mobile_runtime.command import run_command
 from mobile_runtime.errors import InputError
 from validation.commands import (
     answers,
@@ -32,21 +32,17 @@ COMMANDS: Mapping[str, ModuleType] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 1 if a stage fails, 2 for a user's mistake, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return int(options.run(options))
     except ModuleNotFoundError as missing:
-        print(
-            f"error: {missing.name} is not installed; "
-            "run pip install -e '.[export,coreml,onnx,validation]'.",
-            file=sys.stderr,
-        )
-        return 2
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+        raise InputError(
+            f"{missing.name} is not installed; run pip install -e "
+            "'.[export,coreml,onnx,validation]'."
+        ) from missing
 
 
 def _parser() -> argparse.ArgumentParser:

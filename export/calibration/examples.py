@@ -20,6 +20,7 @@ from mobile_runtime.chat.messages import collect_media, read_turns
 from mobile_runtime.chat.prompt import can_think
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import load_json
+from mobile_runtime.pictures.sources import locate
 
 _FOLDER = Path(__file__).parent / "data"
 _SHIPPED = ("texts.json", "pictures.json")
@@ -81,8 +82,8 @@ def _media(chat: Chat) -> Iterator[Path]:
     messages that are not valid."""
     for media in collect_media(read_turns(chat.messages)):
         if isinstance(media.source, str):
-            path = (chat.folder or Path()) / media.source
-            if path.is_file():
+            path = locate(media.source, chat.folder)
+            if isinstance(path, Path) and path.is_file():  # a data URI is in the file itself
                 yield path
 
 

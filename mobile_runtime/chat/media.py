@@ -6,7 +6,7 @@ Knows files and the image processor; knows neither tokens nor graphs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mobile_runtime.chat.prompt import MediaLayout
 from mobile_runtime.errors import InputError
 from mobile_runtime.pictures.images import load_image, to_rgb
 from mobile_runtime.pictures.preprocess import View, cut_image, plan_slices
+from mobile_runtime.pictures.sources import locate
 from mobile_runtime.pictures.video import (
     MAX_FRAMES_PER_GROUP,
     VideoOptions,
@@ -56,15 +57,13 @@ def load_frames(
 
 
 def _open_image(source: Any, folder: Path | None) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return to_rgb(source, "the given picture")
-    return load_image(_locate(source, folder))
+    return to_rgb(source) if isinstance(source, Image.Image) else load_image(_find(source, folder))
 
 
-def _locate(source: Any, folder: Path | None) -> Path:
+def _find(source: Any, folder: Path | None) -> Path | bytes:
     if not isinstance(source, str | Path):
         raise InputError(f"A picture or video is a path, not {str(source)[:80]!r}.")
-    return Path(source) if folder is None else folder / source
+    return locate(source, folder)
 
 
 def _load_video(source: Any, config: Preprocessing, slices: int, folder: Path | None) -> Frames:
@@ -73,9 +72,11 @@ def _load_video(source: Any, config: Preprocessing, slices: int, folder: Path | 
         if not images:
             raise InputError("A video given as a list of frames needs at least one frame.")
         return _cut(images, config, slices, _groups_of_frames(len(images)))
-    path = _locate(source, folder)
+    path = _find(source, folder)
+    if isinstance(path, bytes):
+        raise InputError("a video in a data URI is not read; save it and give the file.")
     plan = plan_frames(probe_video(path))
-    return _cut(list(read_frames(path, plan.indices)), config, slices, plan.temporal_ids)
+    return _cut(read_frames(path, plan.indices), config, slices, plan.temporal_ids)
 
 
 def _groups_of_frames(count: int) -> tuple[tuple[int, ...], ...]:
@@ -91,16 +92,18 @@ def _groups_of_frames(count: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _cut(
-    images: Sequence[Image.Image],
+    images: Iterable[Image.Image],
     config: Preprocessing,
     max_slice_nums: int | None,
     temporal_ids: Sequence[Sequence[int]] | None,
 ) -> Frames:
-    plans = [plan_slices(*image.size, config, max_slice_nums) for image in images]
-    views = tuple(
-        tuple(cut_image(image, plan, config)) for image, plan in zip(images, plans, strict=True)
-    )
-    return Frames(views, MediaLayout(tuple(plan.grid for plan in plans), temporal_ids))
+    """Cut pictures or frames one by one: those of a long video would not fit in memory."""
+    views, grids = [], []
+    for image in images:
+        plan = plan_slices(*image.size, config, max_slice_nums)
+        views.append(tuple(cut_image(image, plan, config)))
+        grids.append(plan.grid)
+    return Frames(tuple(views), MediaLayout(tuple(grids), temporal_ids))
 
 
 def view_digest(view: View) -> bytes:

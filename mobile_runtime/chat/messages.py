@@ -13,6 +13,12 @@ from typing import Any, Literal
 from mobile_runtime.errors import InputError
 
 ROLES = ("system", "user", "assistant")
+# What the parts of each type may hold.
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "image": ("image", "path", "url"),
+    "video": ("video", "path", "url"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ def collect_media(turns: Sequence[Turn]) -> list[Media]:
 
 def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
     """Return the messages as turns. Raises `InputError` for the first thing that is not valid."""
-    if isinstance(messages, (str, Mapping)) or len(messages) == 0:
+    listed = isinstance(messages, Sequence) and not isinstance(messages, str)
+    if not listed or len(messages) == 0:
         raise InputError('Messages must be a list such as [{"role": "user", "content": "Hi"}].')
     return [_read_turn(message) for message in messages]
 
@@ -76,14 +83,26 @@ def _read_turn(message: Mapping[str, Any]) -> Turn:
 
 
 def _read_part(part: Any) -> str | Media:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in ("text", "image", "video") or kind not in part:
+    kind: Any = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise InputError(
             'A content part must be {"type": "text", "text": …}, {"type": "image", "image": …} or '
             f'{{"type": "video", "video": …}}, not one of type {kind or type(part).__name__!r}.'
         )
+    keys = part.keys() - {"type"}
+    if unknown := sorted(map(str, keys - set(_KEYS[kind]))):
+        raise InputError(
+            f"A part of type {kind!r} has {', '.join(unknown)}; there may be one of "
+            f"{', '.join(_KEYS[kind])}."
+        )
+    if len(keys) != 1:
+        raise InputError(
+            f"A part of type {kind!r} has {', '.join(sorted(keys)) or 'nothing else'}; give one of "
+            f"{', '.join(_KEYS[kind])}."
+        )
+    (value,) = (part[key] for key in keys)
     if kind != "text":
-        return Media(kind, part[kind])
-    if not isinstance(part["text"], str):
-        raise InputError(f"A text part must hold text, not {type(part['text']).__name__}.")
-    return str(part["text"])
+        return Media("video" if kind == "video" else "image", value)
+    if not isinstance(value, str):
+        raise InputError(f"A text part must hold text, not {type(value).__name__}.")
+    return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,30 @@ import numpy as np
 from PIL import Image
 
 from mobile_runtime.errors import InputError
+from mobile_runtime.pictures.sources import check_file
 
 TIME_SCALE = 0.1  # seconds per temporal id
 MAX_FRAMES_PER_GROUP = 6  # what the 3D resampler was trained on
+_SAME_RATE = 0.01  # of a rate, by which a measured one may differ from it
+_CONTAINERS = (
+    *(
+        "mov",
+        "matroska",
+        "webm",
+        "avi",
+        "mpeg",
+        "mpegts",
+        "mpegvideo",
+        "h264",
+        "hevc",
+        "flv",
+        "asf",
+    ),
+    *("gif", "apng", "ogg", "nut", "mxf", "dv", "ivf", "obu", "m4v", "yuv4mpegpipe", "wtv", "rm"),
+    *("webp_pipe", "png_pipe", "jpeg_pipe", "image2", "bmp_pipe", "tiff_pipe"),
+    *("mp3", "wav", "flac", "aac", "srt", "tty"),  # to be told apart from what is no media file
+)
+_LOCAL = {"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS)}
 
 
 @dataclass(frozen=True)
@@ -87,6 +109,10 @@ def _check_packing(name: str, value: int) -> None:
 
 def _count_and_packing(duration: float, fps: float, options: VideoOptions) -> tuple[int, int]:
     limit, most = options.max_num_frames, options.max_num_packing
+    if round(fps) < 1:  # slow slides, of which the published sampler takes none
+        return max(
+            1, min(limit * most, round(duration * fps))
+        ), 1 if duration * fps <= limit else most
     if options.choose_fps * int(duration) <= limit:
         return max(1, round(min(options.choose_fps, round(fps)) * min(limit, duration))), 1
     packing = math.ceil(duration * options.choose_fps / limit)
@@ -119,52 +145,77 @@ def group_frames(ids: Sequence[int], packing: int) -> tuple[tuple[int, ...], ...
 
 
 def probe_video(path: str | Path) -> VideoInfo:
-    """Count the frames of a video's first picture stream without decoding them.
+    """Count the frames of a film without decoding them. Their rate is that of their times: what a
+    file says of it may be missing, or be that of a clock.
 
     Raises `InputError` if the file is not a readable video, or PyAV is not installed.
     """
     av = _import_av()
-    with _open(av, Path(path)) as container:
+    with _open(av, Path(path)) as (container, film):
         try:
-            stream = container.streams.video[0]
-            count = sum(
-                1 for packet in container.demux(stream) if packet.size and not packet.is_discard
-            )
+            packets = [p for p in container.demux(film) if p.size and not p.is_discard]
         except av.FFmpegError as error:
             raise InputError(f"{path} is damaged ({error}); give another video.") from error
-        rate = stream.average_rate or stream.guessed_rate
-    if not count or not rate:
+        rate = _rate(packets, film)
+    if not packets or not rate:
         raise InputError(f"{path} holds no frames; give another video.")
-    return VideoInfo(count, float(rate))
+    return VideoInfo(len(packets), rate)
+
+
+def _rate(packets: Sequence[Any], film: Any) -> float | None:
+    """Frames per second by the times of the packets, or as the file says where these agree, or
+    have no times."""
+    said = film.average_rate or film.guessed_rate
+    times = sorted((p.pts, p.duration or 0) for p in packets if p.pts is not None)
+    if len(times) < max(2, len(packets)) or not film.time_base:
+        return float(said) if said else None
+    span = times[-1][0] - times[0][0]
+    last = times[-1][1] or span / (len(times) - 1)
+    seconds = float((span + last) * film.time_base)
+    if seconds <= 0:
+        return float(said) if said else None
+    measured = len(times) / seconds
+    agrees = film.average_rate and abs(measured / float(said) - 1) < _SAME_RATE
+    return float(said) if agrees else measured
 
 
 def read_frames(path: str | Path, indices: Sequence[int]) -> Iterator[Image.Image]:
     """Decode the frames with these ascending numbers, upright, one by one.
 
-    Frames between them are decoded but not converted: samples lie closer than key frames do.
-    A stream that ends early (frames listed but not decodable) repeats its last frame.
+    Frames between them are decoded but not converted: samples lie closer than key frames do. A
+    damaged packet costs its frames: those after it move up, and a stream that so ends early repeats
+    its last one. Raises `InputError` if no frame can be decoded.
     """
     av = _import_av()
     wanted = iter(indices)
     target = next(wanted, None)
     frame = None
-    with _open(av, Path(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        try:
-            for number, frame in enumerate(container.decode(stream)):
-                while target == number:
-                    yield _upright(frame)
-                    target = next(wanted, None)
-                if target is None:
-                    return
-        except av.FFmpegError as error:
-            raise InputError(f"{path} cannot be decoded ({error}); give another video.") from error
+    with _open(av, Path(path)) as (container, film):
+        film.thread_type = "AUTO"
+        for number, frame in enumerate(_decode(av, container, film)):
+            while target == number:
+                yield _upright(frame)
+                target = next(wanted, None)
+            if target is None:
+                return
         if frame is None:
             raise InputError(f"{path} holds no frame that can be decoded; give another video.")
         while target is not None:
             yield _upright(frame)
             target = next(wanted, None)
+
+
+def _decode(av: Any, container: Any, film: Any) -> Iterator[Any]:
+    packets = container.demux(film)
+    while True:
+        try:
+            packet = next(packets, None)
+            frames = [] if packet is None else packet.decode()
+        except av.FFmpegError:
+            continue
+        if packet is None:
+            return
+        yield from frames
 
 
 def _import_av() -> Any:
@@ -177,18 +228,24 @@ def _import_av() -> Any:
     return av
 
 
-def _open(av: Any, path: Path) -> Any:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {what}; give a video file.")
+@contextmanager
+def _open(av: Any, path: Path) -> Iterator[tuple[Any, Any]]:
+    """The open file and its film, which a cover is not."""
+    check_file(path, "a video file")
     try:
-        container = av.open(str(path))
+        # A name is a file's, whatever it looks like, and what it holds names no other file.
+        container = av.open(f"file:{path}", options=_LOCAL)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a video ({error}); give another.") from error
-    if not container.streams.video:
-        container.close()
-        raise InputError(f"{path} holds no pictures, only sound or text; give a video.")
-    return container
+    with container:
+        films = [s for s in container.streams.video if not s.disposition & _cover(av)]
+        if not films:
+            raise InputError(f"{path} holds no film, only sound, text or a cover; give a video.")
+        yield container, films[0]
+
+
+def _cover(av: Any) -> Any:
+    return av.stream.Disposition.attached_pic
 
 
 def _upright(frame: Any) -> Image.Image:

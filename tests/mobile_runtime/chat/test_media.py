@@ -1,13 +1,16 @@
 """A video given as a list of frames, without times: how many fit, and how they are grouped."""
 
 import dataclasses
+import weakref
 
 import pytest
 from PIL import Image
 
+from mobile_runtime.chat import media
 from mobile_runtime.chat.media import load_frames
 from mobile_runtime.chat.messages import Media, Turn
 from mobile_runtime.errors import InputError
+from mobile_runtime.pictures.video import VideoInfo
 
 
 def load(preprocessing, count):
@@ -34,3 +37,20 @@ def test_frames_are_grouped_when_they_are_more_than_the_groups(preprocessing, co
 def test_no_frames_and_too_many_are_refused(preprocessing, count, text):
     with pytest.raises(InputError, match=text):
         load(preprocessing, count)
+
+
+def test_frames_of_a_file_are_cut_one_by_one(preprocessing, monkeypatch):
+    """So that a film of any length takes the memory of few frames."""
+    alive = []
+
+    def read(path, indices):
+        for _ in indices:
+            frame = Image.new("RGB", (40, 30))
+            alive.append(weakref.ref(frame))
+            assert sum(one() is not None for one in alive) <= 3
+            yield frame
+
+    monkeypatch.setattr(media, "probe_video", lambda path: VideoInfo(100, 10))
+    monkeypatch.setattr(media, "read_frames", read)
+    (frames,) = load_frames([Turn("user", (Media("video", "film.mp4"),), None)], preprocessing)
+    assert len(frames.views) == len(alive) == 50

@@ -31,7 +31,13 @@ def test_media_come_in_the_order_of_the_conversation():
         ([{"role": "assistant", "content": "", "tool_calls": []}], "tool_calls"),
         ([{"role": "user", "content": None}], "NoneType"),
         ([_user({"type": "image_url", "image_url": "x"})], "type 'image_url'"),
-        ([_user({"type": "image", "path": "x"})], "type 'image'"),
+        ([_user({"type": "image", "file": "x"})], "has file; there may be one of image, path, url"),
+        ([_user({"type": "image", "image": "x", "max_pixels": 9})], "has max_pixels; there may be"),
+        ([_user({"type": "video", "video": "x", "fps": 1, "nframes": 2})], "has fps, nframes;"),
+        ([_user({"type": "image", "image": "x", "url": "y"})], "has image, url; give one of"),
+        ([_user({"type": "image"})], "has nothing else; give one of image, path, url"),
+        ([_user({"type": ["image"], "image": "x"})], r"not one of type \['image'\]"),
+        (iter([]), "must be a list"),
         ([_user("Hi")], "type 'str'"),
         ([_user({"type": "text", "text": 5})], "not int"),
         ([{"role": "system", "content": [{"type": "image", "image": 1}]}], "role system"),
@@ -41,3 +47,10 @@ def test_media_come_in_the_order_of_the_conversation():
 def test_message_that_cannot_be_said_is_named(messages, match):
     with pytest.raises(InputError, match=match):
         collect_media(read_turns(messages))
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize("key", ["path", "url", None])
+def test_the_keys_of_transformers_name_a_source(kind, key):
+    (turn,) = read_turns([_user({"type": kind, key or kind: "x"})])
+    assert turn.parts == (Media(kind, "x"),)

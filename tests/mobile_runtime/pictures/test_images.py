@@ -1,8 +1,11 @@
+import os
 import random
+import struct
+import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from mobile_runtime.errors import InputError
 from mobile_runtime.pictures.images import load_image, to_rgb
@@ -170,3 +173,115 @@ def test_large_photo_below_the_limit_is_read_without_a_warning(tmp_path, monkeyp
     Image.new("L", (400, 400)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
     assert load_image(path).size == (400, 400)
+
+
+def exif_block(*entries):
+    """An EXIF block of entries (tag, type, count, four bytes of value or offset), little-endian."""
+    body = b"".join(struct.pack("<HHI4s", *entry) for entry in sorted(entries))
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4)
+
+
+ORIENTED = (0x0112, 3, 1, struct.pack("<H2x", 6))
+ENTRIES = {
+    "x": 0x011A,
+    "y": 0x011B,
+    "unit": 0x0128,
+    "software": 0x0131,
+    "time": 0x0132,
+    "exif": 0x8769,
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", range(1, 14))
+@pytest.mark.parametrize("tag", ENTRIES.values(), ids=ENTRIES)
+def test_entries_of_a_wrong_type_cost_neither_picture_nor_orientation(tag, kind, tmp_path):
+    block = exif_block(ORIENTED, (tag, kind, 1, b"\x48\0\0\0"))
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (12, 8), (250, 0, 0)).save(path, exif=block)
+    assert load_image(path).size == (8, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own, of the same entries
+        with Image.open(path) as given:
+            assert to_rgb(given).size == (8, 12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_damaged_block_never_costs_the_picture(tmp_path):
+    rng = random.Random(0)
+    path = tmp_path / "photo.jpg"
+    for _ in range(400):
+        entries = [ORIENTED]
+        for _ in range(rng.randint(1, 5)):
+            tag = rng.choice([*ENTRIES.values(), rng.randrange(1 << 16)])
+            kind, count = rng.randrange(16), rng.choice([0, 1, 4, 1 << 20, 0xFFFFFFFF])
+            entries.append((tag, kind, count, rng.randbytes(4)))
+        block = bytearray(exif_block(*entries))
+        for _ in range(rng.randint(0, 3)):
+            block[rng.randrange(6, len(block))] = rng.randrange(256)
+        Image.new("RGB", (12, 8), (250, 0, 0)).save(path, exif=bytes(block))
+        assert load_image(path).size in {(12, 8), (8, 12)}
+
+
+@pytest.mark.parametrize("kind", ["profile", "text", "both"])
+def test_large_profiles_and_texts_cost_no_picture(kind, tmp_path):
+    path, texts = tmp_path / "photo.png", PngImagePlugin.PngInfo()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 8, 3), np.uint8)
+    options = {}
+    if kind != "profile":
+        texts.add_text("note", "word " * 600_000, zip=True)
+        options["pnginfo"] = texts
+    if kind != "text":
+        options["icc_profile"] = bytes(2_000_000)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise).save(path, exif=exif, **options)
+    np.testing.assert_array_equal(np.asarray(load_image(path)), UPRIGHT[6](noise))
+    np.testing.assert_array_equal(np.asarray(load_image(path.read_bytes())), UPRIGHT[6](noise))
+
+
+def test_a_picture_that_was_opened_is_turned_like_its_file_and_a_changed_one_is_not(tmp_path):
+    path, exif = tmp_path / "photo.jpg", Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (12, 8)).save(path, exif=exif)
+    with Image.open(path) as opened:
+        assert to_rgb(opened).size == load_image(path).size == (8, 12)
+        turned = opened.transpose(Image.Transpose.ROTATE_270)
+    assert to_rgb(turned).size == (8, 12)
+
+
+def test_damaged_and_closed_pictures_are_named(tmp_path):
+    path = tmp_path / "photo.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    with Image.open(path) as closed:
+        pass
+    with pytest.raises(InputError, match="the given picture was closed before it was read"):
+        to_rgb(closed)
+    path.write_bytes(path.read_bytes()[:-200])
+    with (
+        Image.open(path) as cut,
+        pytest.raises(InputError, match="the given picture is damaged or incomplete"),
+    ):
+        to_rgb(cut)
+
+
+def test_16_bits_are_scaled_strip_by_strip(tmp_path):
+    """A picture higher than a strip; memory is bounded by one."""
+    levels = np.arange(700 * 3, dtype=np.uint16).reshape(700, 3) * 31
+    grey = np.asarray(to_rgb(Image.fromarray(levels)))[..., 0]
+    np.testing.assert_array_equal(grey, np.rint(levels / 257).astype(np.uint8))
+
+
+def test_names_that_no_system_takes_are_named_briefly(tmp_path):
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(InputError, match="give a picture file") as raised:
+            load_image(tmp_path / name)
+        assert len(str(raised.value)) < 400
+
+
+def test_a_pipe_is_no_regular_file(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="is no regular file"):
+        load_image(path)

@@ -1,6 +1,7 @@
 import builtins
 import math
 import struct
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -200,6 +201,137 @@ def test_sound_alone_is_refused(tmp_path):
         frame.rate = 8000
         container.mux(stream.encode(frame))
     with pytest.raises(InputError, match="only sound"):
+        probe_video(path)
+
+
+def _write_timed(path, milliseconds, rate=1000):
+    """Encode a frame at each of the times; the file says `rate` frames a second."""
+    av = pytest.importorskip("av", reason="encodes a clip")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, time in enumerate(milliseconds):
+            pixels = np.full((48, 64, 3), 10 + i % 40 * 6, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_a_clock_is_not_a_rate(tmp_path):
+    """As a browser records: 60 frames in 2.83 s, at times of a millisecond clock."""
+    rng = np.random.default_rng(0)
+    times = np.sort(rng.choice(np.arange(1, 2780), 59, replace=False)).tolist()
+    _write_timed(tmp_path / "clip.mkv", [0, *times])
+    info = probe_video(tmp_path / "clip.mkv")
+    assert info.frame_count == 60 and info.fps == pytest.approx(60 / 2.83, rel=0.03)
+    ids = [time for group in plan_frames(info).temporal_ids for time in group]
+    assert len(ids) == 14 and ids[0] <= 1 and 26 <= ids[-1] <= 28
+
+
+def test_a_recording_that_stands_still_lasts_as_long_as_it_does(tmp_path):
+    """Three seconds of motion, twenty without a frame, three of motion."""
+    moving = [round(n * 1000 / 30) for n in range(90)]
+    _write_timed(tmp_path / "clip.mkv", [*moving, *(23_000 + time for time in moving)], rate=30)
+    info = probe_video(tmp_path / "clip.mkv")
+    assert info.frame_count == 180 and info.fps == pytest.approx(180 / 26, rel=0.01)
+    ids = [time for group in plan_frames(info).temporal_ids for time in group]
+    assert len(ids) == 130 and ids[-1] == pytest.approx(258, abs=2)
+
+
+@pytest.mark.parametrize("count", [2, 10, 300, 2000])
+def test_of_slow_slides_each_is_taken(count):
+    plan = plan_frames(VideoInfo(count, 0.25))
+    assert len(plan.indices) == min(count, 540)
+    assert len(plan.temporal_ids) <= 180 and len(set(plan.indices)) == len(plan.indices)
+
+
+@pytest.mark.parametrize("name", ["2024-05-01T10:30.mp4", "a b#c?d.mp4", "100%.mp4", "http:x.mp4"])
+def test_a_name_is_that_of_a_file(name, tmp_path, monkeypatch):
+    _write_clip(tmp_path / "clip.mp4", 5)
+    (tmp_path / "clip.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for path in (name, f"./{name}", tmp_path / name):
+        assert probe_video(path).frame_count == 5
+        assert len(list(read_frames(path, [0, 4]))) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nclip.mp4\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile clip.mp4\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+    ],
+    ids=["m3u8", "concat", "dash", "sdp"],
+)
+@pytest.mark.parametrize("suffix", ["mp4", "own"])
+def test_a_list_of_other_files_is_no_video(content, suffix, tmp_path):
+    _write_clip(tmp_path / "clip.mp4", 5)
+    path = tmp_path / f"list.{suffix}"
+    path.write_text(content)
+    with pytest.raises(InputError, match=path.name):
+        probe_video(path)
+
+
+def test_a_damaged_packet_costs_its_frames_and_not_the_film(tmp_path):
+    path = tmp_path / "clip.mp4"
+    _write_clip(path, 40)
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"mdat")
+    size = int.from_bytes(content[begin - 4 : begin], "big")
+    middle = begin + size // 2
+    content[middle : middle + size // 8] = bytes(n % 256 for n in range(size // 8))
+    path.write_bytes(content)
+    info = probe_video(path)
+    frames = list(read_frames(path, plan_frames(info).indices))
+    assert info.frame_count == 40 and len(frames) == 20
+    assert abs(_level(frames[0]) - 22) < 20
+
+
+def _with_cover(path, film):
+    """A file whose first stream is a cover, with a film or a sound after it."""
+    av = pytest.importorskip("av", reason="encodes a clip")
+    with av.open(str(path), "w", format="mp4") as container:
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
+        try:
+            cover.disposition = av.stream.Disposition.attached_pic
+        except AttributeError:
+            pytest.skip("this PyAV writes no covers")
+        if film:
+            other = container.add_stream("mpeg4", rate=10)
+            other.width, other.height, other.pix_fmt = 64, 48, "yuv420p"
+        else:
+            other = container.add_stream("aac", rate=44100, layout="mono")
+        white = np.full((32, 32, 3), 255, np.uint8)
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(white, format="rgb24")))
+        container.mux(cover.encode())
+        for i in range(10):
+            if film:
+                pixels = np.full((48, 64, 3), 10 + i, np.uint8)
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            else:
+                frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+                frame.rate = 44100
+            container.mux(other.encode(frame))
+        container.mux(other.encode())
+
+
+def test_a_cover_is_not_the_film(tmp_path):
+    path = tmp_path / "clip.mp4"
+    _with_cover(path, film=True)
+    assert probe_video(path).frame_count == 10
+    (frame,) = read_frames(path, [0])
+    assert frame.size == (64, 48)
+
+
+def test_a_song_with_a_cover_has_no_film(tmp_path):
+    path = tmp_path / "song.m4a"
+    _with_cover(path, film=False)
+    with pytest.raises(InputError, match=r"song.m4a holds no film"):
         probe_video(path)
 
 
