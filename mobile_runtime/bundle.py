@@ -11,11 +11,11 @@ import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import load_json, write_json
+from mobile_runtime.files import load_json, path_inside, write_json
 from mobile_runtime.strict_json import decode
 
 SCHEMA_VERSION = 2
@@ -296,16 +296,11 @@ def write_manifest(bundle: Path, manifest: Manifest) -> None:
 
 
 def resolve_inside(bundle: Path, name: str) -> Path:
-    """Return the path of `name` inside `bundle`. Raises `InputError` for absolute paths, '..', and
-    links that lead out."""
-    pure = PurePosixPath(name)
-    root = bundle.resolve()
-    plain = not (pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name)
-    try:
-        path = (root / pure).resolve() if plain else None
-    except (OSError, RuntimeError):  # links in a loop
-        path = None
-    if path is None or not path.is_relative_to(root):
+    """Return the path of `name` inside `bundle`, or in the blobs beside it that a snapshot of the
+    Hugging Face hub's cache is made of. Raises `InputError` for absolute paths, '..', and links
+    that lead elsewhere."""
+    path = path_inside(bundle, name)
+    if path is None:
         raise InputError(f"{MANIFEST_NAME} names {name!r}, which leaves the bundle; do not use it.")
     return path
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mobile_runtime.errors import InputError
@@ -104,3 +104,24 @@ def replace_folder(new: Path, target: Path) -> None:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def path_inside(root: Path, name: str) -> Path | None:
+    """The path of `name` inside the folder `root`, links followed; None for absolute paths, '..',
+    and links that lead out. A folder in a snapshot of the Hugging Face hub's cache is made of links
+    to the blobs of its repository, which count as inside."""
+    pure, root = PurePosixPath(name), root.resolve()
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+        return None
+    try:
+        path = (root / pure).resolve()
+    except (OSError, RuntimeError):  # links in a loop
+        return None
+    inside = any(path.is_relative_to(home) for home in (root, *_blobs(root)))
+    return path if inside else None
+
+
+def _blobs(root: Path) -> list[Path]:
+    """Of the repository in whose snapshot a folder lies: …/blobs for …/snapshots/REVISION/…"""
+    homes = [parent.parent / "blobs" for parent in root.parents if parent.name == "snapshots"]
+    return [home for home in homes if home.is_dir() and not home.is_symlink()]

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 
 from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import path_inside
 from mobile_runtime.mlprogram.blob import BlobFile
 from mobile_runtime.mlprogram.dtypes import BY_PROGRAM_CODE, STRING_CODE, Array, ElementType
 from mobile_runtime.mlprogram.packing import decode
@@ -147,10 +148,10 @@ def _model_path(package: Path) -> Path:
 
 
 def _inside(root: Path, name: str) -> Path:
-    path = (root / name).resolve()
-    if "\\" in name or not path.is_relative_to(root.resolve()):
+    """The path where the package has it: beside a link lie the links to its other files."""
+    if path_inside(root, name) is None:
         raise InputError(f"The package names {name!r}, which leads out of it; do not use it.")
-    return path
+    return root / name
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """A session over a saved bundle: blocks, caches, turns, limits."""
 
+import hashlib
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from export.cli import main as export_main
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
@@ -378,3 +381,43 @@ def test_a_link_that_leaves_the_bundle_is_refused(make_bundle, tmp_path):
     bundle = damage(make_bundle("none", "state", CONTEXT), tmp_path, link)
     with pytest.raises(InputError, match="leaves the bundle"):
         Session.load(bundle, FP32)
+
+
+def snapshot(bundle, cache):
+    """A bundle as the hub's client leaves it: links to files that are called by their digests."""
+    repository = cache / "models--me--it"
+    root, blobs = repository / "snapshots" / "abc" / "bundle", repository / "blobs"
+    blobs.mkdir(parents=True)
+    for path in (path for path in bundle.rglob("*") if path.is_file()):
+        blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.copyfile(path, blob)
+        link = root / path.relative_to(bundle)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return root
+
+
+@pytest.mark.parametrize("backend", ["coreml", "onnx"])
+def test_a_bundle_in_the_hubs_cache_opens(backend, random_checkpoint, tmp_path):
+    output = ["--output", str(tmp_path / "out"), "--no-cache", "--quiet"]
+    flags = ["--checkpoint", str(random_checkpoint), "--quant", "int4-fast"]
+    assert export_main([backend, *flags, *output]) == 0
+    (bundle,) = (tmp_path / "out").iterdir()
+    linked = snapshot(bundle, tmp_path / "hub")
+    first, second = (Session.load(path, FP32) for path in (bundle, linked))
+    message = user(gradient(30, 20), "What?")
+    options = ChatOptions(temperature=0.0, max_new_tokens=4)
+    answers = ["".join(session.chat([message], options)) for session in (first, second)]
+    assert answers[0] == answers[1]
+
+
+def test_a_link_to_the_blobs_of_another_repository_is_refused(make_bundle, tmp_path):
+    linked = snapshot(make_bundle("none"), tmp_path / "hub")
+    other = tmp_path / "hub" / "models--me--other" / "blobs"
+    other.mkdir(parents=True)
+    tokenizer = linked / "tokenizer" / "tokenizer.json"
+    shutil.copyfile(tokenizer, other / "x")
+    tokenizer.unlink()
+    tokenizer.symlink_to(other / "x")
+    with pytest.raises(InputError, match="leaves the bundle"):
+        Session.load(linked, FP32)
