@@ -84,7 +84,7 @@ class CalibratedSource:
             described = json.loads(file.metadata()["weights"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} holds no calibrated weights ({error}); {_REMEDY}.") from error
-        identity = status.st_ino, status.st_size, status.st_mtime_ns
+        identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         for name, entry in described.items():
             spec, shape = QuantSpec(**entry["spec"]), (entry["shape"][0], entry["shape"][1])
             self.put(name, spec, shape, partial(_load, file, name, spec, shape))

@@ -42,7 +42,12 @@ class Checkpoint:
         shard = Shard(path)
         self._shards[name] = shard
         status = path.stat()
-        self._identities[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+        self._identities[name] = (
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
         if indexed is not None and shard.tensors.keys() != indexed:
             raise InputError(
                 f"{name} does not hold the tensors that the index lists for it "
@@ -60,8 +65,8 @@ class Checkpoint:
         return self._shards[self._shard_of[name]].read_rows(name, begin, end)
 
     def identity(self, name: str) -> tuple[int, ...]:
-        """Return (inode, bytes, modification time in ns) of the tensor's shard, which change
-        whenever the shard is replaced or written to."""
+        """Return (inode, bytes, times of modification and of change in ns) of the tensor's shard,
+        which change whenever the shard is replaced or written to, even if its time is put back."""
         return self._identities[self._shard_of[name]]
 
     def digest(self, name: str, begin: int, end: int) -> str:

@@ -15,6 +15,8 @@ from mobile_runtime.errors import InputError
 
 # Constants of the resampler that no configuration file holds.
 LAYER_NORM_EPS = 1e-6
+# Numbers beyond these are damage.
+_LARGEST, _LARGEST_SIZE, _MOST_LAYERS = 1e12, 1 << 21, 1024
 
 _OF_PICTURES = frozenset(  # how a picture is cut is read from preprocessor_config.json
     "batch_3d_resampler batch_vision_input image_size slice_config slice_mode use_image_id "
@@ -146,7 +148,7 @@ def parse_config(values: Mapping[str, Any], rules: ConfigRules) -> ModelConfig:
 def _vision(reader: _Reader, drop_last: bool) -> VisionConfig:
     return VisionConfig(
         hidden_size=reader.integer("hidden_size"),
-        num_layers=reader.integer("num_hidden_layers") - int(drop_last),
+        num_layers=reader.integer("num_hidden_layers", most=_MOST_LAYERS) - int(drop_last),
         num_heads=reader.integer("num_attention_heads"),
         intermediate_size=reader.integer("intermediate_size"),
         image_size=reader.integer("image_size"),
@@ -159,7 +161,7 @@ def _decoder(reader: _Reader, rules: ConfigRules) -> DecoderConfig:
     hidden_size, num_heads = reader.integer("hidden_size"), reader.integer("num_attention_heads")
     return DecoderConfig(
         hidden_size=hidden_size,
-        num_layers=reader.integer("num_hidden_layers"),
+        num_layers=reader.integer("num_hidden_layers", most=_MOST_LAYERS),
         num_heads=num_heads,
         num_kv_heads=reader.integer("num_key_value_heads"),
         head_dim=reader.integer("head_dim", rules.default_head_dim(hidden_size, num_heads)),
@@ -198,18 +200,22 @@ class _Reader:
         """A positive number."""
         self._known.add(key)
         value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if not numeric or not 0 < value <= _LARGEST:  # neither is NaN
             raise InputError(
-                f"{self.where} needs a positive number {key!r}, but has {value!r}; "
+                f"{self.where} needs a positive number {key!r}, but has {str(value)[:40]}; "
                 f"is this a {self._title} checkpoint?"
             )
         return float(value)
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        """A positive whole number."""
+    def integer(self, key: str, default: int | None = None, *, most: int = _LARGEST_SIZE) -> int:
+        """A positive whole number, at most `most`: a model is planned from it before its tensors
+        are looked at."""
         value = self.number(key, default)
         if not value.is_integer():
             raise InputError(f"{self.where} needs a whole number {key!r}, but has {value!r}.")
+        if value > most:
+            raise InputError(f"{self.where} has {key} = {value:.0f}; at most {most} is supported.")
         return int(value)
 
     def refuse_unknown(self) -> None:

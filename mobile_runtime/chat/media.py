@@ -18,7 +18,7 @@ from mobile_runtime.chat.messages import Turn, collect_media
 from mobile_runtime.chat.prompt import MediaLayout
 from mobile_runtime.errors import InputError
 from mobile_runtime.pictures.images import load_image, to_rgb
-from mobile_runtime.pictures.preprocess import View, cut_image, plan_slices
+from mobile_runtime.pictures.preprocess import View, check_plan, cut_image, plan_slices
 from mobile_runtime.pictures.sources import locate
 from mobile_runtime.pictures.video import (
     MAX_FRAMES_PER_GROUP,
@@ -101,6 +101,7 @@ def _cut(
     views, grids = [], []
     for image in images:
         plan = plan_slices(*image.size, config, max_slice_nums)
+        check_plan(plan, config)
         views.append(tuple(cut_image(image, plan, config)))
         grids.append(plan.grid)
     return Frames(tuple(views), MediaLayout(tuple(grids), temporal_ids))

@@ -20,6 +20,9 @@ from mobile_runtime.errors import InputError
 Size = tuple[int, int]  # (width, height) or (columns, rows), as in Pillow
 
 
+_LONGEST_SIDE = 1_000_000  # pixels: scaling takes memory by the length of a side
+
+
 @dataclass(frozen=True)
 class SlicePlan:
     """Sizes in pixels; `grid` is (columns, rows), None if the overview is the only view."""
@@ -43,11 +46,12 @@ def plan_slices(
     """Decide how a picture of `width` × `height` pixels is scaled and sliced.
 
     `max_slice_nums` (≥ 1) replaces the published limit; video frames use 1. Raises `InputError` for
-    a picture without pixels, or a limit below 1.
+    a picture without pixels or with a side beyond `_LONGEST_SIDE`, or a limit below 1.
     """
-    if width < 1 or height < 1:
+    if not (1 <= width <= _LONGEST_SIDE and 1 <= height <= _LONGEST_SIDE):
         raise InputError(
-            f"The picture is {width}×{height} pixels; give one with at least one pixel."
+            f"The picture is {width}×{height} pixels; give one with sides of 1 to "
+            f"{_LONGEST_SIDE:,}."
         )
     limit = config.max_slice_nums if max_slice_nums is None else max_slice_nums
     if limit < 1:
@@ -133,9 +137,23 @@ def patches(view: View) -> NDArray[np.float32]:
     return tiles.transpose(0, 1, 3, 2).reshape(channels * patch * patch, width // patch)
 
 
+def check_plan(plan: SlicePlan, config: Preprocessing) -> None:
+    """Raises `InputError` if a view would have more patches than the exported vision graph takes:
+    before anything is scaled, which may take more memory than there is."""
+    sizes = [plan.overview_size]
+    if plan.grid is not None and plan.refine_size is not None:
+        (columns, rows), (width, height) = plan.grid, plan.refine_size
+        sizes.append((width // columns, height // rows))
+    for width, height in sizes:
+        _check_patches(height // config.patch_size, width // config.patch_size, config)
+
+
 def check_view(view: View, config: Preprocessing) -> None:
     """Raises `InputError` for a view with more patches than the exported vision graph takes."""
-    h, w = view.tgt_size
+    _check_patches(*view.tgt_size, config)
+
+
+def _check_patches(h: int, w: int, config: Preprocessing) -> None:
     if h * w > config.max_patches:
         patch = config.patch_size
         raise InputError(

@@ -21,6 +21,7 @@ from mobile_runtime.pictures.sources import check_file
 
 TIME_SCALE = 0.1  # seconds per temporal id
 MAX_FRAMES_PER_GROUP = 6  # what the 3D resampler was trained on
+_LONGEST = 1_000_000  # seconds: longer ones are damaged
 _SAME_RATE = 0.01  # of a rate, by which a measured one may differ from it
 _CONTAINERS = (
     *(
@@ -82,6 +83,10 @@ def plan_frames(info: VideoInfo, options: VideoOptions = VideoOptions()) -> Fram
             f"The video has {info.frame_count} frames at {info.fps} a second; give one with frames."
         )
     duration = info.frame_count / info.fps
+    if duration > _LONGEST:
+        raise InputError(
+            f"The video says that it lasts {duration:.0f} s; give one of at most {_LONGEST:,} s."
+        )
     count, packing = _count_and_packing(duration, info.fps, options)
     if options.force_packing is not None:
         packing = min(options.force_packing, options.max_num_packing)

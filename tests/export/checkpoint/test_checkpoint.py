@@ -1,6 +1,7 @@
 """Checkpoint folders: sharding, damage, types, digests, the hub."""
 
 import json
+import os
 from fnmatch import fnmatch
 
 import ml_dtypes
@@ -343,3 +344,17 @@ def test_a_tied_tensor_may_stand_beside_its_equal(tmp_path):
     check_tensors(
         Checkpoint(tmp_path / "own"), {**expected, "head.weight": (6, 4)}, "it", "w", tied
     )
+
+
+def test_a_shard_that_is_written_to_is_another_even_if_its_time_is_put_back(tmp_path):
+    folder = write_single(tmp_path / "it", sample())
+    before, path = Checkpoint(folder).identity("a.weight"), folder / "model.safetensors"
+    status = path.stat()
+    assert Checkpoint(folder).identity("a.weight") == before
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    assert Checkpoint(folder).identity("a.weight") != before

@@ -82,6 +82,25 @@ def test_unsupported_vision_value_is_refused_by_name(published_values, key, valu
         parse_config(published_values)
 
 
+@pytest.mark.parametrize("part", ["config.json", "vision_config"])
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "intermediate_size"])
+@pytest.mark.parametrize("value", [10**5 + 0.5, 10**9, 10**400, float("nan"), float("inf"), True])
+def test_numbers_that_no_model_has_are_refused_at_once(published_values, part, key, value):
+    where = published_values if part == "config.json" else published_values["vision_config"]
+    where[key] = value
+    with pytest.raises(InputError, match=f"{part} .*{key}") as raised:
+        parse_config(published_values)
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("key", ["rms_norm_eps", "rope_theta"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0])
+def test_constants_are_positive_numbers(published_values, key, value):
+    published_values[key] = value
+    with pytest.raises(InputError, match=f"needs a positive number '{key}'"):
+        parse_config(published_values)
+
+
 def test_version_may_be_text(published_values, published_model):
     published_values["version"] = "4.5"
     assert parse_config(published_values) == published_model

@@ -54,3 +54,18 @@ def test_frames_of_a_file_are_cut_one_by_one(preprocessing, monkeypatch):
     monkeypatch.setattr(media, "read_frames", read)
     (frames,) = load_frames([Turn("user", (Media("video", "film.mp4"),), None)], preprocessing)
     assert len(frames.views) == len(alive) == 50
+
+
+@pytest.mark.parametrize("size", [(20_000_000, 1), (1, 20_000_000)])
+def test_a_line_of_pixels_is_refused_before_it_is_scaled(preprocessing, size, monkeypatch):
+    monkeypatch.setattr(media, "cut_image", None)
+    line = Media("image", Image.new("L", size))
+    with pytest.raises(InputError, match="give one with sides of 1 to 1,000,000"):
+        load_frames([Turn("user", (line,), None)], preprocessing)
+
+
+def test_a_view_of_too_many_patches_is_refused_before_it_is_cut(preprocessing, monkeypatch):
+    monkeypatch.setattr(media, "cut_image", None)
+    line = Media("image", Image.new("L", (1, 9000)))
+    with pytest.raises(InputError, match="crop the picture to a less extreme aspect"):
+        load_frames([Turn("user", (line,), None)], preprocessing)

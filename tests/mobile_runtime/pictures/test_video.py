@@ -107,6 +107,11 @@ def test_impossible_plan_is_refused(info, options):
         plan_frames(info, options)
 
 
+def test_a_video_of_years_is_refused():
+    with pytest.raises(InputError, match="says that it lasts"):
+        plan_frames(VideoInfo(2, 1 / (2**31 - 1)))
+
+
 def test_group_frames_splits_consecutive_ids():
     assert group_frames(range(5), 2) == ((0, 1), (2, 3), (4,))
     assert group_frames([], 3) == ()
