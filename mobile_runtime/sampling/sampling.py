@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from mobile_runtime.errors import InputError
 from mobile_runtime.sampling.xoshiro import MAX_SEED, Xoshiro256StarStar
 
+# Of factors: with others, quotients leave float32.
+_LEAST, _MOST = 1e-4, 1e4
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -33,10 +36,18 @@ class Sampler:
 
     def __post_init__(self) -> None:
         bounds = (
-            ("temperature", 0 <= self.temperature < np.inf, "0 (the best token) or more"),
+            (
+                "temperature",
+                self.temperature == 0 or _LEAST <= self.temperature <= _MOST,
+                f"0 (the best token) or {_LEAST:g} to {_MOST:g}",
+            ),
             ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < np.inf, "above 0"),
+            (
+                "repetition_penalty",
+                _LEAST <= self.repetition_penalty <= _MOST,
+                f"{_LEAST:g} to {_MOST:g}",
+            ),
             ("seed", self.seed is None or 0 <= self.seed <= MAX_SEED, "0 to 2⁶⁴ − 1"),
         )
         for name, good, allowed in bounds:

@@ -113,10 +113,13 @@ def test_masked_tokens_are_never_drawn():
     [
         ((-0.1, 0, 1.0, 1.0), "temperature"),
         ((float("nan"), 0, 1.0, 1.0), "temperature"),
+        ((1e-40, 0, 1.0, 1.0), "temperature is 1e-40; it must be 0 .* or 0.0001 to 10000"),
+        ((1e300, 0, 1.0, 1.0), "temperature"),
         ((1.0, -1, 1.0, 1.0), "top_k"),
         ((1.0, 0, 0.0, 1.0), "top_p"),
         ((1.0, 0, 1.1, 1.0), "top_p"),
         ((1.0, 0, 1.0, 0.0), "repetition_penalty"),
+        ((1.0, 0, 1.0, 1e308), "repetition_penalty"),
         ((1.0, 0, 1.0, 1.0, -1), "seed"),
         ((1.0, 0, 1.0, 1.0, 1 << 64), "seed"),
     ],
@@ -124,3 +127,12 @@ def test_masked_tokens_are_never_drawn():
 def test_impossible_setting_is_named(settings, name):
     with pytest.raises(InputError, match=name):
         Sampler(*settings)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [1e-4, 1e4])
+@pytest.mark.parametrize("penalty", [1e-4, 1e4])
+def test_settings_at_their_bounds_draw_a_token(temperature, penalty):
+    logits = np.array([-300.0, -1.0, 0.0, 2.0, 300.0], np.float32)
+    sampler = Sampler(temperature, 0, 1.0, penalty, seed=0)
+    assert {sampler.next_token(logits, [0, 4]) for _ in range(50)} <= set(range(5))

@@ -11,6 +11,8 @@ public struct Sampler: Sendable {
     private let topP: Double
     private let repetitionPenalty: Double
     private var generator: Xoshiro256StarStar
+    /// With factors beyond these, quotients leave `Float`.
+    private static let factors = 1e-4...1e4
 
     /// A sampler that draws the same tokens each time with a `seed`, others without.
     ///
@@ -20,13 +22,13 @@ public struct Sampler: Sendable {
         seed: UInt64? = nil
     ) throws {
         try Self.require(
-            temperature >= 0 && temperature < .infinity, "temperature", temperature,
-            "0 (the best token) or more")
+            temperature == 0 || Self.factors.contains(temperature), "temperature", temperature,
+            "0 (the best token) or 0.0001 to 10000")
         try Self.require(topK >= 0, "top_k", topK, "0 (all tokens) or more")
         try Self.require(topP > 0 && topP <= 1, "top_p", topP, "above 0 and at most 1")
         try Self.require(
-            repetitionPenalty > 0 && repetitionPenalty < .infinity, "repetition_penalty",
-            repetitionPenalty, "above 0")
+            Self.factors.contains(repetitionPenalty), "repetition_penalty", repetitionPenalty,
+            "0.0001 to 10000")
         self.temperature = temperature
         self.topK = topK
         self.topP = topP
