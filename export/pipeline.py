@@ -117,9 +117,11 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
 
 
 def _label(config: ExportConfig, backend: Backend) -> str:
-    """The recipe and what prepared its weights besides, for the bundle's name."""
+    """The recipe, what is stored otherwise, and what prepared its weights besides, for the bundle's
+    name."""
     by_default = backend.precisions.examples(config.quant, None)
     recipe = config.quant.replace(":", "-")  # which file names of other systems cannot have
+    recipe = "-".join([recipe, *(f"{p}-{precision}" for p, precision in config.override.items())])
     if config.gradients or config.distill or config.calibration not in (None, by_default):
         return f"{recipe}-calibrated"
     return f"{recipe}-rotated" if config.rotate and by_default is None else recipe

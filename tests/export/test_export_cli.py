@@ -93,6 +93,7 @@ def test_flags_reach_the_manifest(run):
     decoding = manifest.decoding
     assert (decoding.context_length, decoding.prefill_length, decoding.kv_cache) == (64, 4, "io")
     assert manifest.recipe["name"] == "int4-fast+lm_head=int8+vision_encoder=int6"
+    assert Path(out[-1]).name.endswith("-int4-fast-lm_head-int8-vision_encoder-int6")
     rules = {rule["pattern"]: rule["spec"] for rule in manifest.recipe["rules"]}
     assert rules["llm.lm_head.*"]["bits"] == 8
     assert rules["vpm.*"]["bits"] == 6
