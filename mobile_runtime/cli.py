@@ -63,6 +63,14 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--image", action="append", default=[], help="may be repeated")
     parser.add_argument("--video", action="append", default=[], help="may be repeated")
+    parser.add_argument("--fps", type=int, help="frames that are read of a second of video")
+    parser.add_argument("--max-frames", type=int, help="most frames that are read of a video")
+    parser.add_argument(
+        "--packing",
+        type=int,
+        help="frames that share the tokens of one, up to 6; without these three, as many frames as "
+        "the published chat() reads, or as fit the context",
+    )
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--thinking", action="store_true", help="let the model think first")
     parser.add_argument("--max-slice-nums", type=int, help="most slices per picture")
@@ -116,8 +124,10 @@ def _chat(options: argparse.Namespace) -> int:
     messages: list[dict[str, Any]] = []
     if options.system:
         messages.append({"role": "system", "content": options.system})
-    parts = [{"type": "image", "image": path} for path in options.image]
-    parts += [{"type": "video", "video": path} for path in options.video]
+    parts: list[dict[str, Any]] = [{"type": "image", "image": path} for path in options.image]
+    sampling = {key: getattr(options, key) for key in ("fps", "max_frames", "packing")}
+    sampling = {key: value for key, value in sampling.items() if value is not None}
+    parts += [{"type": "video", "video": path, **sampling} for path in options.video]
     if options.question is not None:
         return _answer(session, messages, [*parts, _text(options.question)], options)
     while (question := _read_line()) is not None:
@@ -150,7 +160,7 @@ _FORGET = {"/reset": _forget_all, "/drop": _forget_oldest}
 def _answer_turn(
     session: Session,
     messages: list[dict[str, Any]],
-    parts: list[dict[str, str]],
+    parts: list[dict[str, Any]],
     options: argparse.Namespace,
 ) -> bool:
     """Run one turn of a dialogue. If its input is wrong, print the error and drop the turn."""
@@ -183,7 +193,7 @@ def _read_line() -> str | None:
 def _answer(
     session: Session,
     messages: list[dict[str, Any]],
-    parts: list[dict[str, str]],
+    parts: list[dict[str, Any]],
     options: argparse.Namespace,
 ) -> int:
     messages.append({"role": "user", "content": parts})
@@ -218,6 +228,8 @@ def _chat_options(options: argparse.Namespace) -> ChatOptions:
 
 
 def _report(stream: ChatStream, wanted: bool) -> None:
+    if frames := stream.statistics.video_frames:
+        print(f"({frames} frame{'s' * (frames > 1)} of video read)", file=sys.stderr)
     if stream.finish_reason == "context_full":
         print("(the context is full: the answer was cut)", file=sys.stderr)
     if wanted:

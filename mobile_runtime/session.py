@@ -50,11 +50,13 @@ GREEDY = ChatOptions(temperature=0.0, repetition_penalty=1.0)
 
 @dataclass
 class Statistics:
-    """Counts of tokens and times in seconds of one answer."""
+    """Counts of tokens and times in seconds of one answer, and of the frames of videos that the
+    model has seen for it."""
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
     new_tokens: int = 0
+    video_frames: int = 0
     vision_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -149,8 +151,9 @@ class Session:
         """
         config = self.manifest.preprocessing
         chat_format = ChatFormat(self.tokenizer, self.manifest.prompt, config)
+        room = self.manifest.decoding.context_length
         prompt = prepare_prompt(
-            messages, chat_format, options.prompt, options.max_slice_nums, folder
+            messages, chat_format, options.prompt, options.max_slice_nums, folder, room
         )
         for view in (view for group in prompt.groups for view in group):
             check_view(view, config)
@@ -195,6 +198,7 @@ class Session:
     def _prefill(self, prompt: PreparedPrompt, statistics: Statistics) -> Array:
         start = self.model.decoder.rewind(self._shared_length(prompt.keys))
         statistics.prompt_tokens, statistics.reused_tokens = len(prompt.keys), start
+        statistics.video_frames = prompt.encoded.video_frames
         begin = time.perf_counter()
         embeddings = self.prompt_embeddings(prompt, start)
         statistics.vision_seconds = time.perf_counter() - begin

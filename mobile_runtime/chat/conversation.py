@@ -49,14 +49,18 @@ def prepare_prompt(
     options: PromptOptions,
     max_slice_nums: int | None = None,
     folder: Path | None = None,
+    room: int | None = None,
 ) -> PreparedPrompt:
-    """Read the pictures and build the prompt; relative paths start at `folder`.
+    """Read the pictures and build the prompt; relative paths start at `folder`. Films that would
+    not fit in `room` tokens are read as fewer frames, as `load_frames` says.
 
     Raises `InputError` for messages or pictures that are not valid.
     """
     config = chat_format.preprocessing
     turns = read_turns(messages)
-    media = load_frames(turns, config, max_slice_nums, folder)
+    if options.temporal_ids is not None:
+        room = None  # these say how many frames there are
+    media = load_frames(turns, config, max_slice_nums, folder, room)
     encoded = encode_prompt(
         turns,
         [frames.layout for frames in media],

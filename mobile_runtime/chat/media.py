@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mobile_runtime.bundle import Preprocessing
-from mobile_runtime.chat.messages import Turn, collect_media
+from mobile_runtime.chat.messages import Media, Turn, collect_media
 from mobile_runtime.chat.prompt import MediaLayout
 from mobile_runtime.errors import InputError
 from mobile_runtime.pictures.images import load_image, to_rgb
@@ -23,6 +23,7 @@ from mobile_runtime.pictures.sources import locate
 from mobile_runtime.pictures.video import (
     MAX_FRAMES_PER_GROUP,
     VideoOptions,
+    fit_frames,
     group_frames,
     plan_frames,
     probe_video,
@@ -30,6 +31,8 @@ from mobile_runtime.pictures.video import (
 )
 
 _VIDEO_SLICES = 1  # the published setting: a frame is one view
+_RESERVED = 512  # tokens of a conversation for questions and answers
+_AROUND = 3  # tokens around those of a view
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,43 @@ def load_frames(
     config: Preprocessing,
     max_slice_nums: int | None = None,
     folder: Path | None = None,
+    room: int | None = None,
 ) -> list[Frames]:
-    """Read and cut everything that the turns show; relative paths start at `folder`."""
+    """Read and cut everything that the turns show; relative paths start at `folder`.
+
+    `room` is the number of tokens of a whole conversation. Films share what pictures leave of it:
+    those that would take more give more frames to a group, and then fewer frames. Raises
+    `InputError` for a film whose part says which frames are read if these do not fit: before they
+    are decoded.
+    """
     video_slices = _VIDEO_SLICES if max_slice_nums is None else max_slice_nums
-    return [
-        _load_video(media.source, config, video_slices, folder)
-        if media.kind == "video"
-        else _cut([_open_image(media.source, folder)], config, max_slice_nums, None)
-        for media in collect_media(turns)
+    media = collect_media(turns)
+    loaded = [
+        None
+        if _is_film(one)
+        else _load_listed(one.source, config, video_slices, folder)
+        if one.kind == "video"
+        else _cut([_open_image(one.source, folder)], config, max_slice_nums, None)
+        for one in media
     ]
+    if room is not None:
+        taken = sum(_tokens(frames, config) for frames in loaded if frames is not None)
+        room = (room - _RESERVED - taken) // max(1, loaded.count(None))
+    return [
+        _load_film(one, config, video_slices, folder, room) if frames is None else frames
+        for one, frames in zip(media, loaded, strict=True)
+    ]
+
+
+def _is_film(media: Media) -> bool:
+    return media.kind == "video" and not isinstance(media.source, list | tuple)
+
+
+def _tokens(frames: Frames, config: Preprocessing) -> int:
+    """Of one picture, or of a list of frames, about."""
+    groups = frames.layout.temporal_ids
+    views = sum(map(len, frames.views)) if groups is None else len(groups) * len(frames.views[0])
+    return views * (config.num_queries + _AROUND)
 
 
 def _open_image(source: Any, folder: Path | None) -> Image.Image:
@@ -66,16 +97,33 @@ def _find(source: Any, folder: Path | None) -> Path | bytes:
     return locate(source, folder)
 
 
-def _load_video(source: Any, config: Preprocessing, slices: int, folder: Path | None) -> Frames:
-    if isinstance(source, list | tuple):
-        images = [_open_image(frame, folder) for frame in source]
-        if not images:
-            raise InputError("A video given as a list of frames needs at least one frame.")
-        return _cut(images, config, slices, _groups_of_frames(len(images)))
-    path = _find(source, folder)
+def _load_listed(
+    source: Sequence[Any], config: Preprocessing, slices: int, folder: Path | None
+) -> Frames:
+    """A video that is given as a list of pictures."""
+    images = [_open_image(frame, folder) for frame in source]
+    if not images:
+        raise InputError("A video given as a list of frames needs at least one frame.")
+    return _cut(images, config, slices, _groups_of_frames(len(images)))
+
+
+def _load_film(
+    media: Media, config: Preprocessing, slices: int, folder: Path | None, room: int | None
+) -> Frames:
+    path = _find(media.source, folder)
     if isinstance(path, bytes):
         raise InputError("a video in a data URI is not read; save it and give the file.")
-    plan = plan_frames(probe_video(path))
+    info, options = probe_video(path), VideoOptions.of_part(media.sampling)
+    plan = plan_frames(info, options)
+    groups = None if room is None else max(1, room // (slices * (config.num_queries + _AROUND)))
+    if groups is not None and len(plan.temporal_ids) > groups:
+        if media.sampling:
+            raise InputError(
+                f"{path} would be read as {len(plan.indices)} frames in {len(plan.temporal_ids)} "
+                f"groups, and the context has room for {groups}; lower fps or max_frames, or give "
+                f"a packing of up to {MAX_FRAMES_PER_GROUP}."
+            )
+        plan = fit_frames(info, options, groups)
     return _cut(read_frames(path, plan.indices), config, slices, plan.temporal_ids)
 
 

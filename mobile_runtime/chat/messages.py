@@ -6,13 +6,14 @@ It refuses what the chat format cannot express (tools, unknown parts). It knows 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
 from mobile_runtime.errors import InputError
 
 ROLES = ("system", "user", "assistant")
+_SAMPLING = ("fps", "max_frames", "packing")  # of a film
 # What the parts of each type may hold.
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "text": ("text",),
@@ -23,10 +24,12 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Media:
-    """A picture or video found in a message; `source` is whatever the message gives."""
+    """A picture or video found in a message; `source` is whatever the message gives. `sampling`
+    says which frames of a film are read: `fps`, `max_frames`, `packing`."""
 
     kind: Literal["image", "video"]
     source: Any
+    sampling: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,15 @@ def _read_turn(message: Mapping[str, Any]) -> Turn:
     return Turn(role, parts, reasoning)
 
 
+def _checked(sampling: Mapping[str, Any]) -> dict[str, int]:
+    for key, value in sampling.items():
+        if type(value) is not int or value < 1:
+            raise InputError(
+                f"{key} of a video is {str(value)[:40]}; give a whole number from 1 on."
+            )
+    return dict(sampling)
+
+
 def _read_part(part: Any) -> str | Media:
     kind: Any = part.get("type") if isinstance(part, Mapping) else None
     if not isinstance(kind, str) or kind not in _KEYS:
@@ -89,11 +101,13 @@ def _read_part(part: Any) -> str | Media:
             'A content part must be {"type": "text", "text": …}, {"type": "image", "image": …} or '
             f'{{"type": "video", "video": …}}, not one of type {kind or type(part).__name__!r}.'
         )
-    keys = part.keys() - {"type"}
+    sampling = {key: part[key] for key in _SAMPLING if kind == "video" and key in part}
+    keys = part.keys() - {"type"} - sampling.keys()
     if unknown := sorted(map(str, keys - set(_KEYS[kind]))):
+        besides = f", and {', '.join(_SAMPLING)}" if kind == "video" else ""
         raise InputError(
             f"A part of type {kind!r} has {', '.join(unknown)}; there may be one of "
-            f"{', '.join(_KEYS[kind])}."
+            f"{', '.join(_KEYS[kind])}{besides}."
         )
     if len(keys) != 1:
         raise InputError(
@@ -102,7 +116,7 @@ def _read_part(part: Any) -> str | Media:
         )
     (value,) = (part[key] for key in keys)
     if kind != "text":
-        return Media("video" if kind == "video" else "image", value)
+        return Media("video" if kind == "video" else "image", value, _checked(sampling))
     if not isinstance(value, str):
         raise InputError(f"A text part must hold text, not {type(value).__name__}.")
     return value

@@ -65,6 +65,11 @@ class EncodedPrompt:
     groups: tuple[ViewGroup, ...]
     text: str
 
+    @property
+    def video_frames(self) -> int:
+        """Number of frames that have times."""
+        return len({frame for g in self.groups if max(g.temporal_ids) >= 0 for frame in g.frames})
+
 
 @dataclass(frozen=True)
 class _Control:

@@ -7,9 +7,9 @@ published sampler's arithmetic) is separate from decoding and needs no video.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,26 @@ _LOCAL = {"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS
 @dataclass(frozen=True)
 class VideoOptions:
     """The published sampler's settings: frames per second, most groups, most frames per group (1 to
-    6), and a fixed number of frames per group (capped by that maximum; None: automatic)."""
+    6), and a fixed number of frames per group (capped by that maximum; None: automatic). `most` is
+    the number of frames at most, which the published one has not."""
 
     choose_fps: int = 5
     max_num_frames: int = 180
     max_num_packing: int = 3
     force_packing: int | None = None
+    most: int | None = None
+
+    @classmethod
+    def of_part(cls, given: Mapping[str, int]) -> VideoOptions:
+        """The settings that a message's part gives: `fps`, `max_frames`, `packing`."""
+        published = cls()
+        packing = given.get("packing")
+        return cls(
+            choose_fps=given.get("fps", published.choose_fps),
+            max_num_packing=max(published.max_num_packing, packing or 1),
+            force_packing=packing,
+            most=given.get("max_frames"),
+        )
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,7 @@ def plan_frames(info: VideoInfo, options: VideoOptions = VideoOptions()) -> Fram
             f"The video says that it lasts {duration:.0f} s; give one of at most {_LONGEST:,} s."
         )
     count, packing = _count_and_packing(duration, info.fps, options)
+    count = count if options.most is None else min(count, options.most)
     if options.force_packing is not None:
         packing = min(options.force_packing, options.max_num_packing)
     gap = info.frame_count / count
@@ -95,16 +110,35 @@ def plan_frames(info: VideoInfo, options: VideoOptions = VideoOptions()) -> Fram
     return FramePlan(indices, group_frames(_snap(indices, info.fps, duration), packing))
 
 
+def fit_frames(info: VideoInfo, options: VideoOptions, groups: int) -> FramePlan:
+    """The plan of `plan_frames` if it has at most `groups` groups. Else there are more frames in a
+    group, as many as the resampler knows, and if that is not enough, fewer frames."""
+    plan = plan_frames(info, options)
+    packing, most = len(plan.temporal_ids[0]), len(plan.indices)
+    while len(plan.temporal_ids) > groups and packing < MAX_FRAMES_PER_GROUP:
+        packing += 1
+        options = replace(
+            options, force_packing=packing, max_num_packing=MAX_FRAMES_PER_GROUP, most=most
+        )
+        plan = plan_frames(info, options)
+    if len(plan.temporal_ids) > groups:
+        plan = plan_frames(info, replace(options, most=groups * packing))
+    return plan
+
+
 def _check_options(options: VideoOptions) -> None:
     packings = {"max_num_packing": options.max_num_packing, "force_packing": options.force_packing}
     for name, value in packings.items():
         if value is not None:
             _check_packing(name, value)
-    if options.choose_fps < 1 or options.max_num_frames < 1:
-        raise InputError(
-            f"choose_fps is {options.choose_fps} and max_num_frames {options.max_num_frames}; "
-            "both must be at least 1."
-        )
+    counts = {
+        "choose_fps": options.choose_fps,
+        "max_num_frames": options.max_num_frames,
+        "the number of frames": options.most,
+    }
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1.")
 
 
 def _check_packing(name: str, value: int) -> None:

@@ -69,3 +69,37 @@ def test_a_view_of_too_many_patches_is_refused_before_it_is_cut(preprocessing, m
     line = Media("image", Image.new("L", (1, 9000)))
     with pytest.raises(InputError, match="crop the picture to a less extreme aspect"):
         load_frames([Turn("user", (line,), None)], preprocessing)
+
+
+def film(monkeypatch, seconds, **sampling):
+    """A film of so many seconds whose frames are black."""
+    monkeypatch.setattr(media, "probe_video", lambda path: VideoInfo(30 * seconds, 30))
+    black = Image.new("RGB", (40, 30))
+    monkeypatch.setattr(media, "read_frames", lambda path, indices: (black for _ in indices))
+    return Turn("user", (Media("video", "film.mp4", sampling),), None)
+
+
+@pytest.mark.parametrize("seconds", [1, 6, 30, 600])
+@pytest.mark.parametrize("films", [1, 2])
+@pytest.mark.parametrize("pictures", [0, 2])
+def test_films_of_any_length_fit_the_room(preprocessing, monkeypatch, seconds, films, pictures):
+    turn = film(monkeypatch, seconds)
+    photo = Turn("user", (Media("image", Image.new("RGB", (40, 30))),), None)
+    found = load_frames([photo] * pictures + [turn] * films, preprocessing, room=2048)
+    tokens = 0
+    for frames in found:
+        groups = frames.layout.temporal_ids
+        tokens += 66 * (len(frames.views) if groups is None else len(groups))
+    assert tokens <= 2048 - 500
+    if seconds == 600:
+        assert tokens > 1200, "the room is used"
+
+
+def test_frames_that_were_asked_for_are_refused_before_they_are_decoded(preprocessing, monkeypatch):
+    turn = film(monkeypatch, 30, fps=5)
+    monkeypatch.setattr(media, "read_frames", None)
+    with pytest.raises(InputError, match="read as 150 frames in 150 groups, and the context has"):
+        load_frames([turn], preprocessing, room=2048)
+    turn = film(monkeypatch, 30, fps=2, packing=3)
+    (frames,) = load_frames([turn], preprocessing, room=2048)
+    assert len(frames.views) == 60 and len(frames.layout.temporal_ids) == 20

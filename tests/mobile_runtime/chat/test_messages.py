@@ -33,7 +33,11 @@ def test_media_come_in_the_order_of_the_conversation():
         ([_user({"type": "image_url", "image_url": "x"})], "type 'image_url'"),
         ([_user({"type": "image", "file": "x"})], "has file; there may be one of image, path, url"),
         ([_user({"type": "image", "image": "x", "max_pixels": 9})], "has max_pixels; there may be"),
-        ([_user({"type": "video", "video": "x", "fps": 1, "nframes": 2})], "has fps, nframes;"),
+        ([_user({"type": "video", "video": "x", "fps": 1, "nframes": 2})], "has nframes;"),
+        ([_user({"type": "video", "video": "x", "fps": 0})], "fps of a video is 0; give a whole"),
+        ([_user({"type": "video", "video": "x", "packing": True})], "packing of a video is True"),
+        ([_user({"type": "video", "video": "x", "max_frames": "9"})], "max_frames of a video is 9"),
+        ([_user({"type": "image", "image": "x", "fps": 1})], "has fps; there may be one of"),
         ([_user({"type": "image", "image": "x", "url": "y"})], "has image, url; give one of"),
         ([_user({"type": "image"})], "has nothing else; give one of image, path, url"),
         ([_user({"type": ["image"], "image": "x"})], r"not one of type \['image'\]"),
@@ -54,3 +58,9 @@ def test_message_that_cannot_be_said_is_named(messages, match):
 def test_the_keys_of_transformers_name_a_source(kind, key):
     (turn,) = read_turns([_user({"type": kind, key or kind: "x"})])
     assert turn.parts == (Media(kind, "x"),)
+
+
+def test_settings_of_a_video_are_kept():
+    part = {"type": "video", "video": "x", "fps": 2, "max_frames": 9, "packing": 3}
+    (turn,) = read_turns([_user(part)])
+    assert turn.parts == (Media("video", "x", {"fps": 2, "max_frames": 9, "packing": 3}),)

@@ -10,6 +10,7 @@ from mobile_runtime.errors import InputError
 from mobile_runtime.pictures.video import (
     VideoInfo,
     VideoOptions,
+    fit_frames,
     group_frames,
     plan_frames,
     probe_video,
@@ -105,6 +106,40 @@ def test_very_short_video_gives_one_frame(info):
 def test_impossible_plan_is_refused(info, options):
     with pytest.raises(InputError):
         plan_frames(info, options)
+
+
+def test_a_plan_that_fits_is_the_published_one():
+    info = VideoInfo(300, 30)
+    assert fit_frames(info, VideoOptions(), 50) == plan_frames(info)
+
+
+@pytest.mark.parametrize("seconds", [7, 20, 60, 600, 100_000])
+@pytest.mark.parametrize("groups", [1, 2, 23, 100])
+def test_a_plan_is_made_to_fit(seconds, groups):
+    """With more frames in a group before there are fewer of them."""
+    info = VideoInfo(30 * seconds, 30)
+    published, plan = plan_frames(info), fit_frames(info, VideoOptions(), groups)
+    assert len(plan.temporal_ids) <= groups
+    packings = {len(group) for group in plan.temporal_ids[:-1]} or {len(plan.temporal_ids[0])}
+    if len(plan.indices) < len(published.indices):
+        assert packings == {6} and len(plan.indices) == 6 * groups
+    else:
+        assert plan.indices == published.indices
+        least = len(published.temporal_ids[0])
+        fewer = len(plan.temporal_ids[0]) - 1
+        assert fewer < least or -(-len(plan.indices) // fewer) > groups
+    ids = [time for group in plan.temporal_ids for time in group]
+    assert ids == sorted(ids) and ids[-1] <= 10 * seconds
+
+
+def test_settings_of_a_part_are_the_samplers():
+    info = VideoInfo(300, 30)
+    assert plan_frames(info, VideoOptions.of_part({})) == plan_frames(info)
+    plan = plan_frames(info, VideoOptions.of_part({"fps": 2, "packing": 5}))
+    assert len(plan.indices) == 20 and [len(group) for group in plan.temporal_ids] == [5] * 4
+    assert len(plan_frames(info, VideoOptions.of_part({"max_frames": 7})).indices) == 7
+    with pytest.raises(InputError, match="packing is 7; it must be 1 to 6"):
+        plan_frames(info, VideoOptions.of_part({"packing": 7}))
 
 
 def test_a_video_of_years_is_refused():
