@@ -19,6 +19,7 @@ from mobile_runtime.files import load_json, path_inside, write_json
 from mobile_runtime.strict_json import decode
 
 SCHEMA_VERSION = 2
+TEXT_ROLE = "text_"
 MANIFEST_NAME = "manifest.json"
 _HASH_BLOCK = 1 << 22
 _ITEM_SIZES = {"int8": 1, "float16": 2, "float32": 4}
@@ -149,7 +150,10 @@ class SpecialToken:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Chat format: special tokens by role, the ids that end an answer, the published template."""
+    """Chat format: special tokens by role, the ids that end an answer, the published template.
+
+    Texts may spell the tokens whose roles begin with `TEXT_ROLE`, and no others.
+    """
 
     special_tokens: Mapping[str, SpecialToken]
     stop_token_ids: tuple[int, ...]

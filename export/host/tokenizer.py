@@ -153,4 +153,6 @@ def _special_tokens(tokenizer: Tokenizer, rules: ChatRules) -> dict[str, Special
             f"The tokenizer lacks the special tokens {', '.join(missing)}; "
             f"use the tokenizer files of {rules.title}."
         )
-    return {role: SpecialToken(text, added[text]) for role, text in rules.special_tokens.items()}
+    spoken = {role: text for role, text in rules.text_tokens.items() if text in added}
+    named = {**rules.special_tokens, **spoken}
+    return {role: SpecialToken(text, added[text]) for role, text in named.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.graphs.bodies import SIGLIP_RESAMPLER_QWEN
 from export.graphs.parameters import KEY_QUERY
-from export.host.chat_format import SPECIAL_TOKENS, ChatRules
+from export.host.chat_format import SPECIAL_TOKENS, TEXT_TOKENS, ChatRules
 from export.host.chat_template import COMPACT, PUBLISHED_SHA256
 from export.models.config import ConfigRules
 from export.models.residual import residual_stream
@@ -58,6 +58,7 @@ MINICPMV_4_5 = Release(
         stop_roles=("message_end", "end_of_text"),
         default_template=COMPACT,
         template_sha256=(PUBLISHED_SHA256,),
+        text_tokens=TEXT_TOKENS,
     ),
     text_type="qwen3",
 )

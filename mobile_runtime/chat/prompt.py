@@ -6,6 +6,7 @@ the views that belong there come out. It decodes no picture and holds no token i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobile_runtime.bundle import Preprocessing, Prompt
+from mobile_runtime.bundle import TEXT_ROLE, Preprocessing, Prompt
 from mobile_runtime.chat.messages import Turn, collect_media
 from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.errors import InputError
@@ -129,8 +130,8 @@ def encode_prompt(
     """Encode a conversation and the opening of the answer.
 
     `media` holds one layout for each picture and video, in the order of `collect_media`. Text never
-    becomes a special token, whatever it spells. Raises `InputError` for options that the model or
-    the layouts do not allow.
+    becomes a special token, whatever it spells, but those whose roles begin with `TEXT_ROLE`.
+    Raises `InputError` for options that the model or the layouts do not allow.
     """
     if (wanted := len(collect_media(turns))) != len(media):
         raise InputError(
@@ -335,6 +336,24 @@ def _strip(chunk: list[_Item]) -> list[_Item]:
     return chunk
 
 
+def _encode_text(text: str, tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """The ids of a text, with those of the tokens that texts may spell."""
+    spoken = {
+        token.content: token.id
+        for role, token in prompt.special_tokens.items()
+        if role.startswith(TEXT_ROLE)
+    }
+    if not spoken:
+        return tokenizer.encode_text(text)
+    ids: list[int] = []
+    for piece in re.split(f"({'|'.join(map(re.escape, spoken))})", text):
+        if piece in spoken:
+            ids.append(spoken[piece])
+        elif piece:
+            ids += tokenizer.encode_text(piece)
+    return ids
+
+
 def _encode(
     items: Iterable[_Item], groups: tuple[ViewGroup, ...], tokenizer: Tokenizer, prompt: Prompt
 ) -> EncodedPrompt:
@@ -343,7 +362,7 @@ def _encode(
     shown: list[str] = []
     for item in _merge_texts(items):
         if isinstance(item, str):
-            ids += tokenizer.encode_text(item)
+            ids += _encode_text(item, tokenizer, prompt)
             shown.append(item)
         elif isinstance(item, _Control):
             token = prompt.special_tokens[item.role]

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from export.host.chat_format import TEXT_TOKENS
 from mobile_runtime.bundle import Preprocessing
 from mobile_runtime.chat.messages import collect_media, read_turns
 from mobile_runtime.chat.prompt import MediaLayout, PromptOptions, encode_prompt
@@ -200,6 +201,28 @@ def test_what_python_refuses_is_refused_with_its_sentence(minicpmv_json, chat):
             assert plan["error"].startswith(shown)
         else:
             assert plan == wanted
+
+
+def test_places_in_a_picture_are_tokens_alike(minicpmv_json, chat):
+    bundle, tokenizer, prompt, config = chat
+    rng = random.Random(0)
+    pieces = [
+        *TEXT_TOKENS.values(),
+        "book",
+        " 10 20",
+        " ",
+        "<",
+        "</ref",
+        "e\u0301",
+        "\u0301",
+        "<image>",
+    ]
+    texts = ["".join(rng.choices(pieces, k=rng.randint(1, 12))) for _ in range(200)]
+    lines = [_line([_user(_text(text))]) for text in [*texts, "Find <ref>book</ref>."]]
+    plans = minicpmv_json("plan-prompt", bundle, values=lines)
+    for line, plan in zip(lines, plans, strict=True):
+        assert plan == _expected(line, [], tokenizer, prompt, config)
+    assert {151671, 151672} < set(plans[-1]["input_ids"])
 
 
 def test_an_exported_bundle_is_served_too(minicpmv_json, make_bundle):

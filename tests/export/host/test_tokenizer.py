@@ -1,12 +1,16 @@
 import json
+import random
 import shutil
 
 import pytest
 from tokenizers import Tokenizer
 
+from export.host.chat_format import TEXT_TOKENS
 from export.host.chat_template import COMPACT
 from export.host.tokenizer import build_tokenizer_files
 from export.releases import DEFAULT_RELEASE
+from mobile_runtime.chat.prompt import _encode_text
+from mobile_runtime.chat.tokenizer import Tokenizer as RuntimeTokenizer
 from mobile_runtime.errors import InputError
 from tests.paths import GOLDEN, UPSTREAM
 
@@ -43,6 +47,14 @@ def test_published_ids_and_golden_prompts(tmp_path):
         "<image_id>": 151681,
         "</image_id>": 151682,
         "<unk>": 128244,
+        "<ref>": 151671,
+        "</ref>": 151672,
+        "<box>": 151673,
+        "</box>": 151674,
+        "<quad>": 151675,
+        "</quad>": 151676,
+        "<point>": 151677,
+        "</point>": 151678,
     }
     assert prompt.stop_token_ids == (151645, 151643)
     library = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -50,6 +62,34 @@ def test_published_ids_and_golden_prompts(tmp_path):
     for entry in json.loads((GOLDEN / "prompts.json").read_text(encoding="utf-8")):
         text = library.decode(entry["input_ids"], skip_special_tokens=False)
         assert library.encode(text, add_special_tokens=False).ids == entry["input_ids"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_places_in_a_picture_are_tokens_as_published(shared, seed, tmp_path):
+    """The library keeps all added tokens out of texts; these are the ones that belong there."""
+    prompt = build_tokenizer_files(shared / "upstream", tmp_path, 151748, DEFAULT_RELEASE.chat)
+    library = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    runtime = RuntimeTokenizer.load(tmp_path / "tokenizer.json")
+    rng = random.Random(seed)
+    pieces = [
+        *TEXT_TOKENS.values(),
+        "book",
+        " 10 20 30 40",
+        " ",
+        "\n",
+        "<",
+        "</",
+        "ref>",
+        "<re",
+        "博",
+    ]
+    for _ in range(200):
+        text = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+        ids = _encode_text(text, runtime, prompt)
+        assert ids == library.encode(text, add_special_tokens=False).ids
+        assert runtime.decode(ids, skip_special=False) == text
+    assert _encode_text("<ref>book</ref>", runtime, prompt) == [151671, 2190, 151672]
+    assert max(_encode_text("<image><unk><|im_start|>", runtime, prompt)) < 151646
 
 
 def test_files_of_the_checkpoint_are_copied(checkpoint, tmp_path):

@@ -167,6 +167,24 @@ def test_random_groups_are_placed_as_published(seed, tiny, preprocessing, templa
         assert [list(group.frames) for group in encoded.groups] == groups
 
 
+def test_an_answer_with_places_comes_back_unchanged(published, preprocessing):
+    """Its ids are those that the model gave; so the cache holds them already."""
+    tokenizer, prompt = published
+    given = [151671, 2190, 151672, 151673, 16, 15, 220, 17, 15, 151674]
+    question = _user(_text("Where is <ref>the book</ref>?"))
+    answer = {"role": "assistant", "content": tokenizer.decode(given, skip_special=False)}
+
+    def encode(*messages):
+        encoded = encode_prompt(read_turns(messages), [], tokenizer, prompt, preprocessing)
+        return encoded.input_ids.tolist()
+
+    before = encode(question)
+    assert before.count(151671) == before.count(151672) == 1
+    after = encode(question, answer, _user(_text("And now?")))
+    answered = "".join(map(chr, given))
+    assert answered in "".join(map(chr, after))
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_special_tokens_in_text_change_no_bound_and_no_control_token(seed, tiny, preprocessing):
     tokenizer, prompt = tiny

@@ -2,10 +2,13 @@
 ///
 /// Messages and the slice grids of their pictures go in; ids, the places of the vision embeddings
 /// and the views that belong there come out. It looks at no picture and holds no token id of its
-/// own. Text never becomes a special token, whatever it spells.
+/// own. Text never becomes a special token, whatever it spells, but those whose roles begin with
+/// `text_`.
 public struct PromptEncoder: Sendable {
     private let tokenizer: Tokenizer
     private let tokens: [ControlToken: SpecialToken]
+    /// Special tokens that a text may spell, as published: places in a picture.
+    private let textTokens: [SpecialToken]
     private let preprocessing: Preprocessing
 
     /// Check that the manifest names every special token and that the tokenizer agrees.
@@ -32,6 +35,7 @@ public struct PromptEncoder: Sendable {
         }
         self.tokenizer = tokenizer
         self.tokens = tokens
+        textTokens = prompt.specialTokens.filter { $0.key.hasPrefix("text_") }.map(\.value)
         self.preprocessing = preprocessing
     }
 
@@ -134,7 +138,7 @@ public struct PromptEncoder: Sendable {
         var start = 0
         // Neighbouring texts are one to the tokenizer, as published.
         func encodeText() {
-            ids += tokenizer.encode(text)
+            ids += self.ids(of: text)
             shown += text
             text = ""
         }
@@ -153,5 +157,30 @@ public struct PromptEncoder: Sendable {
         }
         encodeText()
         return EncodedPrompt(inputIds: ids, imageBound: bounds, groups: groups, text: shown)
+    }
+
+    /// The ids of a text, with those of the tokens that texts may spell.
+    private func ids(of text: String) -> [Int] {
+        guard !textTokens.isEmpty else { return tokenizer.encode(text) }
+        let scalars = text.unicodeScalars
+        var ids: [Int] = []
+        var place = scalars.startIndex
+        var begin = place
+        func encodePlain() {
+            if begin < place { ids += tokenizer.encode(String(scalars[begin..<place])) }
+        }
+        while place < scalars.endIndex {
+            let rest = scalars[place...]
+            if let token = textTokens.first(where: { rest.starts(with: $0.content.unicodeScalars) }) {
+                encodePlain()
+                ids.append(token.id)
+                place = scalars.index(place, offsetBy: token.content.unicodeScalars.count)
+                begin = place
+            } else {
+                place = scalars.index(after: place)
+            }
+        }
+        encodePlain()
+        return ids
     }
 }
