@@ -285,7 +285,8 @@ class Session:
         begin = time.perf_counter()
         while stream.finish_reason is None:
             token = sampler.next_token(logits, stream.token_ids)
-            stream.finish_reason = self._finish_reason(token, stream, limit)
+            position = len(prompt.keys) + len(stream.token_ids)
+            stream.finish_reason = self._finish_reason(token, stream, limit, position)
             if stream.finish_reason in ("stop", "cancelled"):
                 break
             stream.token_ids.append(token)
@@ -299,14 +300,16 @@ class Session:
         if rest := text.flush():
             yield rest
 
-    def _finish_reason(self, token: int, stream: ChatStream, limit: int) -> str | None:
+    def _finish_reason(
+        self, token: int, stream: ChatStream, limit: int, position: int
+    ) -> str | None:
         if stream.cancelled:
             return "cancelled"
         if token in self.manifest.prompt.stop_token_ids:
             return "stop"
         if len(stream.token_ids) + 1 >= limit:
             return "length"
-        if len(self._cached) >= self.manifest.decoding.context_length:
+        if position >= self.manifest.decoding.context_length:
             return "context_full"
         return None
 

@@ -57,9 +57,9 @@ class Progress:
             )
 
     def block(self, what: str, done: int, count: int, left: float) -> None:
-        """Print one line for a block of the decoder to which `what` was done; `left` is in
-        seconds."""
-        self._console.print(f"{what} block {done} of {count}, about {left:.0f} s left")
+        """Print one line for a block of the decoder, or another step, to which `what` was done;
+        `left` is in seconds."""
+        self._console.print(f"{what} {done} of {count}, about {left:.0f} s left")
 
     def estimate(self, estimate: Estimate) -> None:
         """Print the time and space that the export will take."""

@@ -202,7 +202,7 @@ class Distillation:
     def _go_on(self, blocks: Sequence[Block], state: _State, report: Report) -> None:
         teacher = self._teacher()
         head = Head(self.source, self.runner.compute, self.runner.described.config.decoder)
-        pace = Pace(report, "distilled by step", self.steps, state.step)
+        pace = Pace(report, "distillation: step", self.steps, state.step)
         for texts in itertools.islice(_drawn(self.inputs.lengths), state.step, self.steps):
             drawn = self.inputs.some(texts), teacher.some(texts)
             gradients = self._gradients(blocks, state, *drawn, head)

@@ -47,7 +47,7 @@ class Gradients:
             last = self._run_forward(inputs, count)
             gradient = replace(last, hidden=self._end(last))
             gradient.save(self.folder / _GRADIENT)
-        pace = Pace(report, "gradients of", count, count - gradient.block)
+        pace = Pace(report, "gradients of block", count, count - gradient.block)
         while gradient.block > 0:
             block = gradient.block - 1
             reached = Inputs.load(self._inputs(block))

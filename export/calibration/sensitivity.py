@@ -49,7 +49,7 @@ class Sensitivity:
         of those `together` that have the same inputs."""
         inputs = Inputs.load(self.folder / "sensed.st") or inputs
         count = self.runner.described.config.decoder.num_layers
-        pace = Pace(report, "measured", count, inputs.block)
+        pace = Pace(report, "measured block", count, inputs.block)
         while inputs.block < count:
             inputs = self._sense(inputs)
             inputs.save(self.folder / "sensed.st")

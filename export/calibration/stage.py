@@ -192,7 +192,7 @@ class _Work:
             said = {"recipe": recipe.as_json(), "forecast": choice.loss, "gap": choice.gap}
         gradients = measured if self.gradients else None
         count = described.config.decoder.num_layers
-        pace = Pace(report, "calibrated", count, inputs.block)
+        pace = Pace(report, "calibrated block", count, inputs.block)
         while inputs.block < count:
             inputs = self._finish(source, runner, inputs, specs, gradients)
             inputs.save(self.target / _INPUTS)

@@ -15,11 +15,12 @@ import numpy as np
 
 from mobile_runtime.bundle import Preprocessing, Prompt
 from mobile_runtime.chat.media import Frames, load_frames, view_digest
-from mobile_runtime.chat.messages import read_turns
+from mobile_runtime.chat.messages import Turn, read_turns
 from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, encode_prompt
 from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.pictures.preprocess import View
 
+_AROUND_TURN = 8  # tokens around a turn's text
 Key = int | tuple[bytes, int]  # a token id, or (digest of a group of views, embedding)
 
 
@@ -52,7 +53,8 @@ def prepare_prompt(
     room: int | None = None,
 ) -> PreparedPrompt:
     """Read the pictures and build the prompt; relative paths start at `folder`. Films that would
-    not fit in `room` tokens are read as fewer frames, as `load_frames` says.
+    not fit in `room` tokens, with what is said up to them, are read as fewer frames, as
+    `load_frames` says.
 
     Raises `InputError` for messages or pictures that are not valid.
     """
@@ -60,6 +62,8 @@ def prepare_prompt(
     turns = read_turns(messages)
     if options.temporal_ids is not None:
         room = None  # these say how many frames there are
+    if room is not None:
+        room -= _tokens_before(turns, chat_format.tokenizer)
     media = load_frames(turns, config, max_slice_nums, folder, room)
     encoded = encode_prompt(
         turns,
@@ -73,6 +77,14 @@ def prepare_prompt(
     sizes = [view.tgt_size for item in media for views in item.views for view in views]
     tgt_sizes = np.array(sizes, np.int32).reshape(-1, 2)
     return PreparedPrompt(encoded, groups, tgt_sizes, _keys(encoded, groups))
+
+
+def _tokens_before(turns: Sequence[Turn], tokenizer: Tokenizer) -> int:
+    """Tokens of the texts up to the turn with the last film, about. Later ones do not count: the
+    frames of a film would change with every question about it."""
+    films = [n for n, turn in enumerate(turns) if any(m.kind == "video" for m in turn.media)]
+    told = turns[: films[-1] + 1] if films else []
+    return sum(len(tokenizer.encode_text(turn.text())) + _AROUND_TURN for turn in told)
 
 
 def _group_views(media: Sequence[Frames], encoded: EncodedPrompt) -> tuple[tuple[View, ...], ...]:

@@ -31,7 +31,7 @@ from mobile_runtime.pictures.video import (
 )
 
 _VIDEO_SLICES = 1  # the published setting: a frame is one view
-_RESERVED = 512  # tokens of a conversation for questions and answers
+_RESERVED = 512  # tokens for what is said after a film, or a quarter of what there is
 _AROUND = 3  # tokens around those of a view
 
 
@@ -52,26 +52,27 @@ def load_frames(
 ) -> list[Frames]:
     """Read and cut everything that the turns show; relative paths start at `folder`.
 
-    `room` is the number of tokens of a whole conversation. Films share what pictures leave of it:
-    those that would take more give more frames to a group, and then fewer frames. Raises
-    `InputError` for a film whose part says which frames are read if these do not fit: before they
-    are decoded.
+    `room` is the number of tokens that pictures, films and what is said later may take. Films share
+    what pictures leave of it, but for a reserve: those that would take more give more frames to a
+    group, and then fewer frames. Raises `InputError` for a film whose part says which frames are
+    read if these do not fit, reserve included: before they are decoded.
     """
     video_slices = _VIDEO_SLICES if max_slice_nums is None else max_slice_nums
     media = collect_media(turns)
     loaded = [
         None
         if _is_film(one)
-        else _load_listed(one.source, config, video_slices, folder)
+        else _load_listed(one, config, video_slices, folder)
         if one.kind == "video"
         else _cut([_open_image(one.source, folder)], config, max_slice_nums, None)
         for one in media
     ]
-    if room is not None:
+    share = None
+    if room is not None and None in loaded:
         taken = sum(_tokens(frames, config) for frames in loaded if frames is not None)
-        room = (room - _RESERVED - taken) // max(1, loaded.count(None))
+        share = (room - taken) // loaded.count(None)
     return [
-        _load_film(one, config, video_slices, folder, room) if frames is None else frames
+        _load_film(one, config, video_slices, folder, share) if frames is None else frames
         for one, frames in zip(media, loaded, strict=True)
     ]
 
@@ -97,27 +98,33 @@ def _find(source: Any, folder: Path | None) -> Path | bytes:
     return locate(source, folder)
 
 
-def _load_listed(
-    source: Sequence[Any], config: Preprocessing, slices: int, folder: Path | None
-) -> Frames:
+def _load_listed(media: Media, config: Preprocessing, slices: int, folder: Path | None) -> Frames:
     """A video that is given as a list of pictures."""
-    images = [_open_image(frame, folder) for frame in source]
+    if media.sampling:
+        raise InputError(
+            f"A video given as a list of frames has {', '.join(media.sampling)}; leave it out, and "
+            "list the frames that are to be read."
+        )
+    images = [_open_image(frame, folder) for frame in media.source]
     if not images:
         raise InputError("A video given as a list of frames needs at least one frame.")
     return _cut(images, config, slices, _groups_of_frames(len(images)))
 
 
 def _load_film(
-    media: Media, config: Preprocessing, slices: int, folder: Path | None, room: int | None
+    media: Media, config: Preprocessing, slices: int, folder: Path | None, share: int | None
 ) -> Frames:
     path = _find(media.source, folder)
     if isinstance(path, bytes):
         raise InputError("a video in a data URI is not read; save it and give the file.")
     info, options = probe_video(path), VideoOptions.of_part(media.sampling)
     plan = plan_frames(info, options)
-    groups = None if room is None else max(1, room // (slices * (config.num_queries + _AROUND)))
-    if groups is not None and len(plan.temporal_ids) > groups:
-        if media.sampling:
+    if share is not None:
+        views = 1 if slices <= 1 else slices + 1  # of a frame, at most
+        tokens = views * (config.num_queries + _AROUND)
+        reserve = 0 if media.sampling else min(_RESERVED, share // 4)
+        groups = max(1, (share - reserve) // tokens)
+        if media.sampling and len(plan.temporal_ids) > groups:
             raise InputError(
                 f"{path} would be read as {len(plan.indices)} frames in {len(plan.temporal_ids)} "
                 f"groups, and the context has room for {groups}; lower fps or max_frames, or give "

@@ -40,6 +40,11 @@ class Turn:
     parts: tuple[str | Media, ...]
     reasoning: str | None
 
+    @property
+    def media(self) -> list[Media]:
+        """Its pictures and videos, in order."""
+        return [part for part in self.parts if isinstance(part, Media)]
+
     def text(self) -> str:
         """The content with its parts joined as published; a picture counts as no text."""
         return "\n".join(part if isinstance(part, str) else "" for part in self.parts)
@@ -47,8 +52,7 @@ class Turn:
 
 def collect_media(turns: Sequence[Turn]) -> list[Media]:
     """Pictures and videos of a conversation, in order."""
-    parts = chain.from_iterable(turn.parts for turn in turns)
-    return [part for part in parts if isinstance(part, Media)]
+    return list(chain.from_iterable(turn.media for turn in turns))
 
 
 def read_turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:

@@ -336,7 +336,7 @@ def _strip(chunk: list[_Item]) -> list[_Item]:
     return chunk
 
 
-def _encode_text(text: str, tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+def encode_text(text: str, tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """The ids of a text, with those of the tokens that texts may spell."""
     spoken = {
         token.content: token.id
@@ -362,7 +362,7 @@ def _encode(
     shown: list[str] = []
     for item in _merge_texts(items):
         if isinstance(item, str):
-            ids += _encode_text(item, tokenizer, prompt)
+            ids += encode_text(item, tokenizer, prompt)
             shown.append(item)
         elif isinstance(item, _Control):
             token = prompt.special_tokens[item.role]

@@ -9,11 +9,12 @@ import base64
 import binascii
 import re
 from pathlib import Path
-from urllib.parse import unquote, unquote_to_bytes, urlsplit
+from urllib.parse import unquote, unquote_to_bytes
 
 from mobile_runtime.errors import InputError
 
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")  # of one letter: a drive of Windows
+_LOCAL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.IGNORECASE | re.DOTALL)
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")  # of one letter: a drive of Windows
 _SHOWN = 60  # letters of a name in a sentence
 
 
@@ -23,13 +24,13 @@ def locate(source: str | Path, folder: Path | None = None) -> Path | bytes:
     text = str(source)
     if text[:5].lower() == "data:":
         return _decode(text)
-    if (found := _SCHEME.match(text)) is not None:
-        if found[1].lower() != "file":
-            raise InputError(
-                f"{shown(text)} is not read, since nothing is fetched from the network; download "
-                "it and give the file."
-            )
-        return Path(unquote(urlsplit(text).path))
+    if (local := _LOCAL.match(text)) is not None:
+        return Path(unquote(local[1]))
+    if _SCHEME.match(text) is not None:
+        raise InputError(
+            f"{shown(text)} is not read, since nothing is fetched from other machines; download it "
+            "and give the file."
+        )
     return Path(source) if folder is None else folder / source
 
 

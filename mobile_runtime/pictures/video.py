@@ -192,24 +192,30 @@ def probe_video(path: str | Path) -> VideoInfo:
     av = _import_av()
     with _open(av, Path(path)) as (container, film):
         try:
-            packets = [p for p in container.demux(film) if p.size and not p.is_discard]
+            times = [
+                (packet.pts, packet.duration or 0)
+                for packet in container.demux(film)
+                if packet.size and not packet.is_discard
+            ]
         except av.FFmpegError as error:
             raise InputError(f"{path} is damaged ({error}); give another video.") from error
-        rate = _rate(packets, film)
-    if not packets or not rate:
+        rate = _rate(times, film)
+    if not times or not rate:
         raise InputError(f"{path} holds no frames; give another video.")
-    return VideoInfo(len(packets), rate)
+    return VideoInfo(len(times), rate)
 
 
-def _rate(packets: Sequence[Any], film: Any) -> float | None:
-    """Frames per second by the times of the packets, or as the file says where these agree, or
-    have no times."""
+def _rate(times: list[tuple[int | None, int]], film: Any) -> float | None:
+    """Frames per second by the times of the packets and how long they last, or as the file says
+    where these agree, or some packet has none."""
     said = film.average_rate or film.guessed_rate
-    times = sorted((p.pts, p.duration or 0) for p in packets if p.pts is not None)
-    if len(times) < max(2, len(packets)) or not film.time_base:
+    if len(times) < 2 or not film.time_base or any(time is None for time, _ in times):
         return float(said) if said else None
-    span = times[-1][0] - times[0][0]
-    last = times[-1][1] or span / (len(times) - 1)
+    times.sort()
+    (first, _), (latest, lasts) = times[0], times[-1]
+    assert first is not None and latest is not None, "all have times"
+    span = latest - first
+    last = lasts or span / (len(times) - 1)
     seconds = float((span + last) * film.time_base)
     if seconds <= 0:
         return float(said) if said else None
@@ -233,14 +239,14 @@ def read_frames(path: str | Path, indices: Sequence[int]) -> Iterator[Image.Imag
         film.thread_type = "AUTO"
         for number, frame in enumerate(_decode(av, container, film)):
             while target == number:
-                yield _upright(frame)
+                yield _upright(av, frame, path)
                 target = next(wanted, None)
             if target is None:
                 return
         if frame is None:
             raise InputError(f"{path} holds no frame that can be decoded; give another video.")
         while target is not None:
-            yield _upright(frame)
+            yield _upright(av, frame, path)
             target = next(wanted, None)
 
 
@@ -287,9 +293,12 @@ def _cover(av: Any) -> Any:
     return av.stream.Disposition.attached_pic
 
 
-def _upright(frame: Any) -> Image.Image:
+def _upright(av: Any, frame: Any, path: str | Path) -> Image.Image:
     """The frame as the player shows it: phones store portrait videos rotated."""
-    image: Image.Image = frame.to_image()
+    try:
+        image: Image.Image = frame.to_image()
+    except av.FFmpegError as error:
+        raise InputError(f"{path} cannot be converted ({error}); give another video.") from error
     turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180}
     turns |= {-180: Image.Transpose.ROTATE_180, -90: Image.Transpose.ROTATE_270}
     turn = turns.get(round(frame.rotation))

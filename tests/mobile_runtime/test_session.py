@@ -4,14 +4,17 @@ import hashlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from export.cli import main as export_main
+from mobile_runtime.chat import media
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.pictures.video import VideoInfo
 from mobile_runtime.session import GREEDY, ChatOptions, Session, Statistics
 from tests.mobile_runtime.turns import gradient, user
 
@@ -421,3 +424,32 @@ def test_a_link_to_the_blobs_of_another_repository_is_refused(make_bundle, tmp_p
     tokenizer.symlink_to(other / "x")
     with pytest.raises(InputError, match="leaves the bundle"):
         Session.load(linked, FP32)
+
+
+def test_a_stream_that_has_not_computed_since_is_refused_too(session):
+    """It has given the beginning of a thought only; another answer has filled the cache."""
+    thinking = ChatOptions(prompt=PromptOptions(enable_thinking=True), max_new_tokens=3)
+    stream = iter(session.chat([user("Why?")], thinking))
+    next(stream)
+    "".join(session.chat([user("word " * 60)], ChatOptions(temperature=0, max_new_tokens=CONTEXT)))
+    with pytest.raises(InputError, match=LOST):
+        list(stream)
+
+
+def test_text_up_to_a_film_counts_and_later_text_does_not(session, monkeypatch):
+    """So that its frames stay the same from question to question."""
+    monkeypatch.setattr(media, "probe_video", lambda path: VideoInfo(3000, 10))
+    black = gradient(40, 30)
+    monkeypatch.setattr(media, "read_frames", lambda path, indices: (black for _ in indices))
+    decoding = replace(session.manifest.decoding, context_length=2048)
+    monkeypatch.setattr(session, "manifest", replace(session.manifest, decoding=decoding))
+    film = {"type": "video", "video": "film.mp4"}
+
+    def frames(*messages):
+        return session.prepare(messages).encoded.video_frames
+
+    text = {"type": "text", "text": "word " * 100}
+    question = {"role": "user", "content": [film, {"type": "text", "text": "What?"}]}
+    assert frames({"role": "user", "content": [film, text]}) < frames(question)
+    told = [{"role": "assistant", "content": "this"}, {"role": "user", "content": [text]}]
+    assert frames(question, *told) == frames(question)

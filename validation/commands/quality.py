@@ -77,8 +77,9 @@ def run(options: argparse.Namespace) -> int:
     tasks = copy_tasks(form, longest) if options.copying else []
     costs = [
         cost
-        for bundle in (options.bundles if options.costs else ())
-        for cost in measure_costs(bundle, source, list(chain.from_iterable(stretches)))
+        for bundle, candidate in zip(options.bundles, candidates, strict=True)
+        if options.costs
+        for cost in measure_costs(bundle, candidate.name, source, list(chain(*stretches)))
     ]
     report = Report(
         protocol=_protocol(options),

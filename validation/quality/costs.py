@@ -15,7 +15,7 @@ from export.checkpoint.source import TensorReader, TensorSource
 from export.models.tensors import EMBED_TOKENS, LM_HEAD
 from mobile_runtime.bundle import read_manifest
 from validation.parity.parity import bundle_plan
-from validation.quality.measure import Scores, reference_logits
+from validation.quality.measure import Scores
 from validation.quality.passages import Passage
 from validation.reference.reference import Reference
 from validation.reference.same_weights import SameWeights
@@ -60,26 +60,32 @@ class _Mixed:
 
 
 def measure_costs(
-    bundle: Path, source: OpenCheckpoint, passages: Sequence[Passage]
+    bundle: Path, name: str, source: OpenCheckpoint, passages: Sequence[Passage]
 ) -> Iterator[Cost]:
-    """Yield the cost of each part of the decoder on passages without pictures: of each block, of
-    each kind of matrix in all blocks, of the embeddings and of the head."""
+    """Yield the cost of each part of the decoder of a bundle, which reports call `name`, on
+    passages without pictures: of each block, of each kind of matrix in all blocks, of the
+    embeddings and of the head."""
     manifest, source = read_manifest(bundle), prepared_like(bundle, source)
     stored = SameWeights(source.stored, bundle_plan(manifest, source))
     decoder = replace(source.config.decoder, tie_word_embeddings=False)
     config = replace(source.config, decoder=decoder)
 
-    def logits(names: Sequence[str]) -> list[np.ndarray]:
+    def run(names: Sequence[str]) -> tuple[Reference, list[np.ndarray]]:
+        """A reference, and its states (m, D) at the judged positions of each passage."""
         reference = Reference(config, _Mixed(stored, source.checkpoint, names))
-        return [reference_logits(reference, passage) for passage in passages]
+        texts = [reference.start(reference.embed(passage.ids)) for passage in passages]
+        ended = reference.run_layers(texts, range(decoder.num_layers))
+        pairs = zip(ended, passages, strict=True)
+        return reference, [rows.hidden[passage.scored] for rows, passage in pairs]
 
-    wanted = logits([])
+    floats, wanted = run([])
     for part, names in _parts(source).items():
+        changed, found = run(names)
         scores = [
-            Scores.of(found, float_logits, passage.targets)
-            for found, float_logits, passage in zip(logits(names), wanted, passages, strict=True)
+            Scores.of(changed.logits(x), floats.logits(y), passage.targets)
+            for x, y, passage in zip(found, wanted, passages, strict=True)
         ]
-        yield Cost(bundle.name, part, float(Scores.joined(scores).kl.mean()))
+        yield Cost(name, part, float(Scores.joined(scores).kl.mean()))
 
 
 def _parts(source: OpenCheckpoint) -> Mapping[str, list[str]]:

@@ -11,6 +11,8 @@ import numpy as np
 from export.calibration.examples import read_examples
 from mobile_runtime.chat.chat_file import Chat
 from mobile_runtime.chat.conversation import ChatFormat, PreparedPrompt, prepare_prompt
+from mobile_runtime.chat.messages import read_turns
+from mobile_runtime.chat.prompt import encode_text
 from mobile_runtime.errors import InputError
 
 Array = np.ndarray
@@ -79,13 +81,16 @@ def of_chats(path: Path, chat_format: ChatFormat, longest: int) -> list[Passage]
 
 
 def _of_chat(chat: Chat, where: str, chat_format: ChatFormat) -> Passage:
-    *before, last = chat.messages or [{}]
-    answer = last.get("content")
-    if last.get("role") != "assistant" or not isinstance(answer, str):
+    *before, answer = read_turns(chat.messages)
+    if answer.role != "assistant" or not before:
         raise InputError(f"{where} does not end with an answer; add it as the assistant's message.")
-    prompt = prepare_prompt(before, chat_format, chat.options, chat.max_slice_nums, chat.folder)
+    if chat.options.enable_thinking or answer.reasoning:
+        raise InputError(f"{where} thinks, and thoughts are not judged; give it without.")
+    questions = chat.messages[:-1]
+    prompt = prepare_prompt(questions, chat_format, chat.options, chat.max_slice_nums, chat.folder)
     end = chat_format.prompt.special_tokens["message_end"].id
-    targets = np.array([*chat_format.tokenizer.encode_text(answer), end], np.int64)
+    answered = encode_text(answer.text(), chat_format.tokenizer, chat_format.prompt)
+    targets = np.array([*answered, end], np.int64)
     first = len(prompt.encoded.input_ids)
     ids = np.concatenate([prompt.encoded.input_ids, targets[:-1]])
     return Passage(ids, np.arange(first - 1, len(ids)), targets, prompt)

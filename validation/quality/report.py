@@ -107,7 +107,8 @@ class Report:
 
     def print(self, console: Console) -> None:
         """Print the tables."""
-        print_qualities(self.rows, console)
+        if self.rows:
+            print_qualities(self.rows, console)
         if self.copying:
             console.print(_table(self.copying, _COPYING))
         for bundle in dict.fromkeys(cost.bundle for cost in self.costs):
@@ -123,7 +124,9 @@ class Report:
         """Put the figures of a bundle, named `name` here, into its card, in the place of any that
         are there, and the card's new digest into its manifest."""
         own, card = self.of(name), bundle / _CARD
-        lines = [_BEGIN, "## Quality", "", *_markdown(own.rows, _QUALITY), "", _LEGEND]
+        lines = [_BEGIN, "## Quality"]
+        if own.rows:
+            lines += ["", *_markdown(own.rows, _QUALITY), "", _LEGEND]
         if own.copying:
             lines += [
                 "",

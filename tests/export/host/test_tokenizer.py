@@ -9,7 +9,7 @@ from export.host.chat_format import TEXT_TOKENS
 from export.host.chat_template import COMPACT
 from export.host.tokenizer import build_tokenizer_files
 from export.releases import DEFAULT_RELEASE
-from mobile_runtime.chat.prompt import _encode_text
+from mobile_runtime.chat.prompt import encode_text
 from mobile_runtime.chat.tokenizer import Tokenizer as RuntimeTokenizer
 from mobile_runtime.errors import InputError
 from tests.paths import GOLDEN, UPSTREAM
@@ -85,11 +85,11 @@ def test_places_in_a_picture_are_tokens_as_published(shared, seed, tmp_path):
     ]
     for _ in range(200):
         text = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
-        ids = _encode_text(text, runtime, prompt)
+        ids = encode_text(text, runtime, prompt)
         assert ids == library.encode(text, add_special_tokens=False).ids
         assert runtime.decode(ids, skip_special=False) == text
-    assert _encode_text("<ref>book</ref>", runtime, prompt) == [151671, 2190, 151672]
-    assert max(_encode_text("<image><unk><|im_start|>", runtime, prompt)) < 151646
+    assert encode_text("<ref>book</ref>", runtime, prompt) == [151671, 2190, 151672]
+    assert max(encode_text("<image><unk><|im_start|>", runtime, prompt)) < 151646
 
 
 def test_files_of_the_checkpoint_are_copied(checkpoint, tmp_path):

@@ -21,11 +21,21 @@ def test_a_path_is_a_path(name, tmp_path):
     assert locate(name, tmp_path) == tmp_path / name
 
 
-def test_a_file_url_is_a_path():
-    assert locate("file:///tmp/a%20b.jpg", Path("/other")) == Path("/tmp/a b.jpg")
+@pytest.mark.parametrize(
+    "url",
+    ["file:///tmp/a%20b#c?.jpg", "file://localhost/tmp/a b#c?.jpg", "FILE:/tmp/a b%23c%3F.jpg"],
+)
+def test_a_file_url_is_a_path(url):
+    assert locate(url, Path("/other")) == Path("/tmp/a b#c?.jpg")
 
 
-@pytest.mark.parametrize("url", ["https://example.com/a.jpg", "HTTP://x/a", "ftp://x", "s3://b/k"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://example.com/a.jpg", "HTTP://x/a", "ftp://x", "s3://b/k"),
+        *("file://pictures/cat.png", "file://x]/a.png"),
+    ],
+)
 def test_other_urls_are_not_fetched(url):
     with pytest.raises(InputError, match=f"{url} is not read, since nothing is fetched"):
         locate(url)

@@ -126,6 +126,18 @@ def test_an_answer_is_judged_from_its_first_token_to_the_end_of_the_message(chat
         ([[{"role": "user", "content": "What?"}]], 500, "chat 1 does not end with an answer"),
         ({"texts": ["no chats"]}, 500, "holds no chats"),
         (
+            [
+                {
+                    "messages": [
+                        {"role": "user", "content": "What?"},
+                        {"role": "assistant", "content": "yes", "reasoning_content": "Hm."},
+                    ]
+                }
+            ],
+            500,
+            "chat 1 thinks, and thoughts are not judged",
+        ),
+        (
             [[{"role": "user", "content": "What?"}, {"role": "assistant", "content": "yes"}]],
             4,
             "the context of a bundle holds 4",
@@ -184,7 +196,10 @@ def test_a_cost_is_that_of_the_part_alone(make_bundle, random_checkpoint, text):
     source = open_checkpoint(str(random_checkpoint))
     passages = of_text(text.read_text(), source.chat_format, 100, 100)
     costs = {
-        quant: {cost.part: cost.kl for cost in measure_costs(make_bundle(quant), source, passages)}
+        quant: {
+            cost.part: cost.kl
+            for cost in measure_costs(make_bundle(quant), quant, source, passages)
+        }
         for quant in ("none", "int8", "int4-fast")
     }
     blocks = {f"block {n}" for n in range(source.config.decoder.num_layers)}
