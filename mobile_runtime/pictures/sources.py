@@ -13,7 +13,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from mobile_runtime.errors import InputError
 
-_LOCAL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.IGNORECASE | re.DOTALL)
+_LOCAL = re.compile(r"file:(?://(?:localhost)?(?=/)|(?!//))(/.*)", re.IGNORECASE | re.DOTALL)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")  # of one letter: a drive of Windows
 _SHOWN = 60  # letters of a name in a sentence
 

@@ -431,7 +431,7 @@ def test_a_stream_that_has_not_computed_since_is_refused_too(session):
     thinking = ChatOptions(prompt=PromptOptions(enable_thinking=True), max_new_tokens=3)
     stream = iter(session.chat([user("Why?")], thinking))
     next(stream)
-    "".join(session.chat([user("word " * 60)], ChatOptions(temperature=0, max_new_tokens=CONTEXT)))
+    "".join(session.chat([user("word " * 20)], ChatOptions(temperature=0, max_new_tokens=CONTEXT)))
     with pytest.raises(InputError, match=LOST):
         list(stream)
 
