@@ -44,20 +44,64 @@ extension ChatTurn {
         return try parts.map(part)
     }
 
+    /// What the parts of each type may hold.
+    private static let keys: [String: [String]] = [
+        "text": ["text"],
+        "image": ["image", "path", "url"],
+        "video": ["video", "path", "url"],
+    ]
+    /// Which frames of a film are read.
+    private static let sampling = ["fps", "max_frames", "packing"]
+
     private static func part(_ value: JSONValue) throws -> Part {
         let kind = value.object?["type"]?.string ?? ""
-        guard let given = value.object?[kind], kind == "text" || MediaKind(rawValue: kind) != nil
-        else {
+        guard let fields = value.object, let allowed = keys[kind] else {
             throw MiniCPMVError.invalidMessage(
                 #"A content part must be {"type": "text", "text": …}, "#
                     + #"{"type": "image", "image": …} or {"type": "video", "video": …}, "#
                     + "not one of type '\(kind.isEmpty ? value.kind : kind)'.")
         }
-        if let media = MediaKind(rawValue: kind) { return .media(media) }
+        let given = try content(of: fields, kind, allowed)
+        if let media = MediaKind(rawValue: kind) {
+            try checkSampling(fields)
+            return .media(media)
+        }
         guard let text = given.string else {
             throw MiniCPMVError.invalidMessage("A text part must hold text, not \(given.kind).")
         }
         return .text(text)
+    }
+
+    /// The value of the one key of `allowed` that a part has besides its type.
+    private static func content(
+        of fields: [String: JSONValue], _ kind: String, _ allowed: [String]
+    ) throws -> JSONValue {
+        var names = Set(fields.keys).subtracting(["type"])
+        if kind == "video" { names.subtract(sampling) }
+        let choice = allowed.joined(separator: ", ")
+        let unknown = names.subtracting(allowed)
+        guard unknown.isEmpty else {
+            let besides = kind == "video" ? ", and \(sampling.joined(separator: ", "))" : ""
+            throw MiniCPMVError.invalidMessage(
+                "A part of type '\(kind)' has \(unknown.sorted().joined(separator: ", ")); there "
+                    + "may be one of \(choice)\(besides).")
+        }
+        guard names.count == 1, let name = names.first, let given = fields[name] else {
+            let found = names.isEmpty ? "nothing else" : names.sorted().joined(separator: ", ")
+            throw MiniCPMVError.invalidMessage(
+                "A part of type '\(kind)' has \(found); give one of \(choice).")
+        }
+        return given
+    }
+
+    private static func checkSampling(_ fields: [String: JSONValue]) throws {
+        for key in sampling {
+            guard let value = fields[key] else { continue }
+            guard case .integer(let number) = value, number >= 1 else {
+                throw MiniCPMVError.invalidMessage(
+                    "\(key) of a video is \(value.text.prefix(40)); give a whole number from 1 on.")
+            }
+        }
     }
 }
 
