@@ -32,6 +32,7 @@ from mobile_runtime.pictures.video import (
 
 _VIDEO_SLICES = 1  # the published setting: a frame is one view
 _RESERVED = 512  # tokens for what is said after a film, or a quarter of what there is
+_LONGEST_SIDE = 1_000_000  # pixels: scaling takes memory by the length of a side
 _AROUND = 3  # tokens around those of a view
 
 
@@ -155,6 +156,11 @@ def _cut(
     """Cut pictures or frames one by one: those of a long video would not fit in memory."""
     views, grids = [], []
     for image in images:
+        if max(image.size) > _LONGEST_SIDE:
+            raise InputError(
+                f"The picture is {image.width}×{image.height} pixels; give one with sides of at "
+                f"most {_LONGEST_SIDE:,}."
+            )
         plan = plan_slices(*image.size, config, max_slice_nums)
         check_plan(plan, config)
         views.append(tuple(cut_image(image, plan, config)))

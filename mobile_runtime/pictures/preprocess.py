@@ -20,9 +20,6 @@ from mobile_runtime.errors import InputError
 Size = tuple[int, int]  # (width, height) or (columns, rows), as in Pillow
 
 
-_LONGEST_SIDE = 1_000_000  # pixels: scaling takes memory by the length of a side
-
-
 @dataclass(frozen=True)
 class SlicePlan:
     """Sizes in pixels; `grid` is (columns, rows), None if the overview is the only view."""
@@ -46,12 +43,11 @@ def plan_slices(
     """Decide how a picture of `width` × `height` pixels is scaled and sliced.
 
     `max_slice_nums` (≥ 1) replaces the published limit; video frames use 1. Raises `InputError` for
-    a picture without pixels or with a side beyond `_LONGEST_SIDE`, or a limit below 1.
+    a picture without pixels, or a limit below 1.
     """
-    if not (1 <= width <= _LONGEST_SIDE and 1 <= height <= _LONGEST_SIDE):
+    if width < 1 or height < 1:
         raise InputError(
-            f"The picture is {width}×{height} pixels; give one with sides of 1 to "
-            f"{_LONGEST_SIDE:,}."
+            f"The picture is {width}×{height} pixels; give one with at least one pixel."
         )
     limit = config.max_slice_nums if max_slice_nums is None else max_slice_nums
     if limit < 1:

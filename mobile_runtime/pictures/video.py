@@ -131,14 +131,11 @@ def _check_options(options: VideoOptions) -> None:
     for name, value in packings.items():
         if value is not None:
             _check_packing(name, value)
-    counts = {
-        "choose_fps": options.choose_fps,
-        "max_num_frames": options.max_num_frames,
-        "the number of frames": options.most,
-    }
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}; it must be at least 1.")
+    if options.choose_fps < 1 or options.max_num_frames < 1:
+        raise InputError(
+            f"choose_fps is {options.choose_fps} and max_num_frames {options.max_num_frames}; "
+            "both must be at least 1."
+        )
 
 
 def _check_packing(name: str, value: int) -> None:
@@ -148,12 +145,9 @@ def _check_packing(name: str, value: int) -> None:
 
 def _count_and_packing(duration: float, fps: float, options: VideoOptions) -> tuple[int, int]:
     limit, most = options.max_num_frames, options.max_num_packing
-    if round(fps) < 1:  # slow slides, of which the published sampler takes none
-        return max(
-            1, min(limit * most, round(duration * fps))
-        ), 1 if duration * fps <= limit else most
     if options.choose_fps * int(duration) <= limit:
-        return max(1, round(min(options.choose_fps, round(fps)) * min(limit, duration))), 1
+        rate = round(fps) or fps  # of slow slides, the published sampler takes none
+        return max(1, round(min(options.choose_fps, rate) * min(limit, duration))), 1
     packing = math.ceil(duration * options.choose_fps / limit)
     if packing <= most:
         return round(duration * options.choose_fps), packing

@@ -60,7 +60,7 @@ def test_frames_of_a_file_are_cut_one_by_one(preprocessing, monkeypatch):
 def test_a_line_of_pixels_is_refused_before_it_is_scaled(preprocessing, size, monkeypatch):
     monkeypatch.setattr(media, "cut_image", None)
     line = Media("image", Image.new("L", size))
-    with pytest.raises(InputError, match="give one with sides of 1 to 1,000,000"):
+    with pytest.raises(InputError, match="give one with sides of at most 1,000,000"):
         load_frames([Turn("user", (line,), None)], preprocessing)
 
 

@@ -280,11 +280,10 @@ def test_a_recording_that_stands_still_lasts_as_long_as_it_does(tmp_path):
     assert len(ids) == 130 and ids[-1] == pytest.approx(258, abs=2)
 
 
-@pytest.mark.parametrize("count", [2, 10, 300, 2000])
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
 def test_of_slow_slides_each_is_taken(count):
-    plan = plan_frames(VideoInfo(count, 0.25))
-    assert len(plan.indices) == min(count, 540)
-    assert len(plan.temporal_ids) <= 180 and len(set(plan.indices)) == len(plan.indices)
+    """The published sampler rounds their rate to none at all, unless the film is long."""
+    assert plan_frames(VideoInfo(count, 0.25)).indices == tuple(range(count))
 
 
 @pytest.mark.parametrize("name", ["2024-05-01T10:30.mp4", "a b#c?d.mp4", "100%.mp4", "http:x.mp4"])

@@ -171,7 +171,8 @@ public struct PromptEncoder: Sendable {
         }
         while place < scalars.endIndex {
             let rest = scalars[place...]
-            if let token = textTokens.first(where: { rest.starts(with: $0.content.unicodeScalars) }) {
+            let spelled = textTokens.first { rest.starts(with: $0.content.unicodeScalars) }
+            if let token = spelled {
                 encodePlain()
                 ids.append(token.id)
                 place = scalars.index(place, offsetBy: token.content.unicodeScalars.count)

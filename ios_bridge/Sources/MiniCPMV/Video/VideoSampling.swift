@@ -90,7 +90,9 @@ public struct FramePlan: Sendable, Hashable {
     ) -> (count: Int, packing: Int) {
         let (limit, rate) = (Double(options.maxNumFrames), Double(options.chooseFps))
         if rate * duration.rounded(.towardZero) <= limit {
-            let perSecond = min(rate, fps.rounded(.toNearestOrEven))
+            let whole = fps.rounded(.toNearestOrEven)
+            // Of slow slides, the published sampler takes none.
+            let perSecond = min(rate, whole == 0 ? fps : whole)
             let count = (perSecond * min(limit, duration)).rounded(.toNearestOrEven)
             return (max(1, Int(count)), 1)
         }
