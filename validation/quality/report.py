@@ -113,8 +113,7 @@ class Report:
             console.print(_table(self.copying, _COPYING))
         for bundle in dict.fromkeys(cost.bundle for cost in self.costs):
             console.print(f"{bundle}: distance by what alone is stored as there, the worst first")
-            worst = sorted(self.of(bundle).costs, key=lambda cost: -cost.kl)
-            console.print(_table(worst[:_WORST], _COSTS))
+            console.print(_table(_worst(self.of(bundle).costs), _COSTS))
 
     def write(self, path: Path) -> None:
         """Write the figures as JSON."""
@@ -135,8 +134,8 @@ class Report:
                 *_markdown(own.copying, _COPYING),
             ]
         if own.costs:
-            worst = sorted(own.costs, key=lambda cost: -cost.kl)[:_WORST]
-            lines += ["", "What costs most on its own:", "", *_markdown(worst, _COSTS)]
+            costs = _markdown(_worst(own.costs), _COSTS)
+            lines += ["", "What costs most on its own:", "", *costs]
         lines += ["", *(f"- {key}: {value}" for key, value in self.protocol.items()), _END]
         content = card.read_text(encoding="utf-8")
         before, _, rest = content.partition(_BEGIN)
@@ -172,6 +171,11 @@ _COPYING: _Columns = {
     "copied, %": lambda row: f"{100 * row.exact:.0f} ({100 * row.reference_exact:.0f})",
 }
 _COSTS: _Columns = {"part": lambda row: row.part, "KL": lambda row: f"{row.kl:.4f}"}
+
+
+def _worst(costs: Sequence[Cost]) -> list[Cost]:
+    """Those that are shown, the worst first."""
+    return sorted(costs, key=lambda cost: -cost.kl)[:_WORST]
 
 
 def _table(rows: Sequence[Any], columns: _Columns) -> Table:
