@@ -58,12 +58,17 @@ RECIPES: Mapping[str, Recipe] = {
     "Core ML int8": Recipe("coreml", {"quant": "int8"}),
     "Core ML auto:4.25bpw": Recipe("coreml", {**_CALIBRATED, "quant": "auto:4.25bpw"}),
     "Core ML int4": Recipe("coreml", _CALIBRATED),
+    "Core ML int4 --gradients": Recipe("coreml", {**_CALIBRATED, "gradients": True}),
     "Core ML int4, groups of 64": Recipe(
         "coreml", {**_CALIBRATED, "override": {"decoder": "int4g64"}}
     ),
     "Core ML int4-fast": Recipe("coreml", _FAST),
     "Core ML int3": Recipe("coreml", {**_CALIBRATED, "quant": "int3"}),
+    "Core ML int3 --gradients": Recipe(
+        "coreml", {**_CALIBRATED, "quant": "int3", "gradients": True}
+    ),
     "ONNX int4": Recipe("onnx", _CALIBRATED),
+    "ONNX int4 --gradients": Recipe("onnx", {**_CALIBRATED, "gradients": True}),
     "ONNX int4-fast": Recipe("onnx", _FAST),
     "ONNX int4, blocks of 32": Recipe("onnx", {**_CALIBRATED, "override": {"decoder": "int4"}}),
     "ONNX int4-fast, blocks of 128": Recipe("onnx", {**_FAST, "override": {"decoder": "int4b128"}}),

@@ -105,10 +105,16 @@ def _add_calibration_options(sub: argparse.ArgumentParser, default: ExportConfig
         f"{CALIBRATED_RECIPES[0]} takes anyway); needs torch",
     )
     sub.add_argument(
+        "--calibration-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of texts that are read, at most; chats are read besides",
+    )
+    sub.add_argument(
         "--gradients",
         action="store_true",
-        help="weight the tokens of a calibration by gradients: several times the computation, "
-        "for little",
+        help="choose integers also by gradients of the model's answers, which keeps more of the "
+        "model for several times the computation",
     )
     sub.add_argument(
         "--distill",

@@ -26,6 +26,7 @@ class ExportConfig:
     quant: str = "int4"
     override: Mapping[str, str] = field(default_factory=dict)
     calibration: str | None = None  # a file of examples, or "default"; None: as the recipe says
+    calibration_tokens: int | None = None  # of texts, at most; None: see `export.calibration`
     gradients: bool = False  # of the examples, for a calibration
     distill: int = 0  # steps that end a calibration
     rotate: bool = False
@@ -53,10 +54,13 @@ def default_jobs(config: ExportConfig, parameters: int) -> int:
 
 
 def check_resources(config: ExportConfig) -> None:
-    """Raises `InputError` if `jobs`, `cache_gb` or `distill` is out of range."""
+    """Raises `InputError` if a number that says how much is done is out of range."""
     if config.jobs is not None and config.jobs < 1:
         raise InputError(f"--jobs {config.jobs} is not possible; give 1 or more.")
     if config.cache_gb < 0:
         raise InputError(f"--cache-gb {config.cache_gb:g} is not possible; give 0 or more.")
+    tokens = config.calibration_tokens
+    if tokens is not None and tokens < 1:
+        raise InputError(f"--calibration-tokens {tokens} is not possible; give 1 or more.")
     if config.distill < 0:
         raise InputError(f"--distill {config.distill} is not possible; give 0 or more.")

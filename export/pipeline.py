@@ -106,8 +106,8 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     ):
         _check_disk(job, config.output, cache.root)
         published = job.source
-        if config.rotate or job.plan.examples is not None:
-            given = given if job.plan.examples is not None else None
+        if config.rotate or job.plan.calibration is not None:
+            given = given if job.plan.calibration is not None else None
             job, origin = _prepare(job, origin, config, given, cache, progress)
         parts = _build(job, config, cache, progress)
         _write_bundle(job, published, origin, parts, partial)
@@ -122,7 +122,8 @@ def _label(config: ExportConfig, backend: Backend) -> str:
     by_default = backend.precisions.examples(config.quant, None)
     recipe = config.quant.replace(":", "-")  # which file names of other systems cannot have
     recipe = "-".join([recipe, *(f"{p}-{precision}" for p, precision in config.override.items())])
-    if config.gradients or config.distill or config.calibration not in (None, by_default):
+    others = config.gradients, config.distill, config.calibration_tokens
+    if any(others) or config.calibration not in (None, by_default):
         return f"{recipe}-calibrated"
     return f"{recipe}-rotated" if config.rotate and by_default is None else recipe
 
@@ -153,17 +154,18 @@ def _check_calibration(job: Job, config: ExportConfig) -> None:
     """Raises `InputError` if there is nothing to calibrate, or weights that must not be changed."""
     given = {
         "--calibration": config.calibration is not None,
+        "--calibration-tokens": config.calibration_tokens is not None,
         "--gradients": config.gradients,
         "--distill": config.distill,
     }
     asked = [flag for flag, wanted in given.items() if wanted]
-    if job.plan.examples is None and asked:
+    if job.plan.calibration is None and asked:
         raise InputError(
             f"{asked[0]} is for choosing the decoder's integers, but recipe "
             f"{job.plan.recipe.name} has none to choose, or is not calibrated; give --quant "
             f"{CALIBRATED_RECIPES[0]}, or --calibration with another recipe of integers."
         )
-    if (config.rotate or job.plan.examples is not None) and stored_weights(job.source):
+    if (config.rotate or job.plan.calibration is not None) and stored_weights(job.source):
         raise InputError(
             f"{job.folder} holds quantized weights, which a calibration or rotation would choose "
             f"anew; give --quant {UNCALIBRATED_RECIPE} without them."

@@ -5,6 +5,7 @@ It is made from the configuration only, before any weight is read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -20,15 +21,29 @@ from export.releases.release import ModelDescription
 from mobile_runtime.bundle import Decoding
 from mobile_runtime.errors import InputError
 
+# Tokens of texts: more keep more of a model, but take hours on the processor if it is wide.
+_TEXT_TOKENS, _TEXT_TOKENS_WIDE = 65_536, 8_192
+_WIDE = 1_000_000_000  # parameters
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration reads and does: `examples`, of their texts at most `text_tokens` tokens,
+    with or without `gradients`, then `distill` steps of a distillation."""
+
+    examples: str
+    text_tokens: int
+    gradients: bool
+    distill: int
+
 
 @dataclass(frozen=True)
 class Plan:
     """The packages in the order in which they run, the host's tables, and the specification of
     every weight.
 
-    `examples` is what weights are to be calibrated on; None if none is. `distill` steps of a
-    distillation follow. `options` are ways to store each of them, of which a calibration chooses so
-    that all together take at most `budget` bytes.
+    `calibration` is None if no weight is to be calibrated. `options` are ways to store each of
+    those that are, of which it chooses so that all together take at most `budget` bytes.
     """
 
     graphs: tuple[Graph, ...]
@@ -36,8 +51,7 @@ class Plan:
     specs: Specs
     recipe: QuantRecipe
     decoding: Decoding
-    examples: str | None = None
-    distill: int = 0
+    calibration: Calibration | None = None
     options: Mapping[str, Sequence[QuantSpec]] = field(default_factory=dict)
     budget: int | None = None
 
@@ -63,7 +77,7 @@ class Plan:
         """Room for those matrices besides the bundle: a byte a weight, since integers of blocks are
         kept unpacked, or what is stored if that is more; twice if they are distilled."""
         once = sum(max(p.size, self.stored_bytes(p)) for p in self.calibrated)
-        return 2 * once if self.distill else once
+        return 2 * once if self.calibration is not None and self.calibration.distill else once
 
     def stored_bytes(self, parameter: Parameter) -> int:
         """Bytes of a weight."""
@@ -110,11 +124,25 @@ def build_plan(
         graph for section in sections for graph in _cut(section, specs, backend.max_package_bytes)
     )
     plan = Plan(graphs, tables, specs, recipe, decoding)
-    if not plan.calibrated:
+    if not plan.calibrated or examples is None:
         return plan
-    plan = replace(plan, examples=examples, distill=config.distill)
+    plan = replace(plan, calibration=_calibration(config, described, examples))
     budget = budget_of(config.quant)
     return plan if budget is None else _with_budget(plan, budget, backend.precisions)
+
+
+def is_wide(described: ModelDescription) -> bool:
+    """Whether a model has so many parameters that a calibration computes in bfloat16."""
+    shapes = described.release.tensor_shapes(described.config).values()
+    return sum(math.prod(shape) for shape in shapes) >= _WIDE
+
+
+def _calibration(config: ExportConfig, described: ModelDescription, examples: str) -> Calibration:
+    takes_hours = is_wide(described) and config.device.startswith("cpu")
+    tokens = _TEXT_TOKENS_WIDE if takes_hours else _TEXT_TOKENS
+    if config.calibration_tokens is not None:
+        tokens = config.calibration_tokens
+    return Calibration(examples, tokens, config.gradients, config.distill)
 
 
 def _with_budget(plan: Plan, budget: Budget, precisions: Precisions) -> Plan:

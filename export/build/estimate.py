@@ -29,7 +29,8 @@ _PART_SECONDS = 2.0  # building and writing a program of any size
 _BYTES = 2  # of a weight in the checkpoint
 _COPIES = 3  # of the largest tensor: the current one, the next one, the result
 _WITH_BUDGET = 3  # times as long: gradients and trials come before it
-_CALIBRATED_ON = 16_000  # inputs: the tokens of the examples that ship, at most
+_WITH_GRADIENTS = 3  # more products of an input with each matrix: forward twice, and back once
+_CHATS = 8_000  # tokens of the chats that ship, at most
 _FACTORIZED = 2.5  # times, on average
 _DISTILLED_ON = 1024  # positions of a step
 _FED_BACK = (2048, 128)  # weights
@@ -73,19 +74,23 @@ def estimate(job: Job, jobs: int) -> Estimate:
         memory_bytes=jobs * (_PROCESS_BYTES + _COPIES * largest),
         seconds=work / cores + _PART_SECONDS * (1 + len(plan.graphs)) / cores,
         jobs=jobs,
-        calibration_seconds=None if plan.examples is None else _calibration_seconds(job),
+        calibration_seconds=None if plan.calibration is None else _calibration_seconds(job),
     )
 
 
 def _calibration_seconds(job: Job) -> float:
     """Seconds on all cores of this machine, if it is given examples like those that ship."""
+    calibration = job.plan.calibration
+    assert calibration is not None
+    inputs = _CHATS + calibration.text_tokens
+    times = 1 + (_WITH_GRADIENTS if calibration.gradients else 0)
     readers = job.release.residual_stream(job.model).readers
     matrices = {parameter.name: parameter.shape for parameter in job.plan.calibrated}
     sites = {readers.get(name, name): shape[1] for name, shape in matrices.items()}
-    products = sum(_CALIBRATED_ON * n**2 / 2 + _FACTORIZED * n**3 / 3 for n in sites.values())
-    products += sum(_CALIBRATED_ON * m * n + m * n**2 / 2 for m, n in matrices.values())
+    products = sum(inputs * n**2 / 2 + _FACTORIZED * n**3 / 3 for n in sites.values())
+    products += sum(times * inputs * m * n + m * n**2 / 2 for m, n in matrices.values())
     values = sum(m * n for m, n in matrices.values())
-    products += 4 * _DISTILLED_ON * values * job.plan.distill
+    products += 4 * _DISTILLED_ON * values * calibration.distill
     seconds = products / _product_rate() + values / _feedback_rate(job.plan)
     return seconds if job.plan.budget is None else _WITH_BUDGET * seconds
 

@@ -25,7 +25,6 @@ from mobile_runtime.pictures.sources import locate
 _FOLDER = Path(__file__).parent / "data"
 _SHIPPED = ("texts.json", "pictures.json")
 _PIECE = 512  # tokens of a text that are read together
-_MOST_PIECES = 16  # of all texts: more cost time and hardly change the statistics
 _KEYS = {"chats", "texts", "sources"}
 
 
@@ -98,13 +97,15 @@ def prepare_chats(examples: Examples, chat_format: ChatFormat) -> list[PreparedP
     ]
 
 
-def cut_texts(examples: Examples, chat_format: ChatFormat) -> list[list[int]]:
-    """Token ids of the texts in pieces of `_PIECE`, at most `_MOST_PIECES` at equal distances; what
-    is left at the end of a long text is a piece of its own if it is at least half as long."""
+def cut_texts(examples: Examples, chat_format: ChatFormat, tokens: int) -> list[list[int]]:
+    """Token ids of the texts in pieces of `_PIECE`, at equal distances if there are more than so
+    many `tokens`; what is left at the end of a long text is a piece of its own if it is at least
+    half as long."""
     pieces = []
     for text in examples.texts:
         ids = list(chat_format.tokenizer.encode_text(text))
         whole = [ids[n : n + _PIECE] for n in range(0, len(ids), _PIECE)]
         pieces += [piece for piece in whole if 2 * len(piece) >= _PIECE or len(whole) == 1]
-    step = max(1, len(pieces) / _MOST_PIECES)
-    return [pieces[int(n * step)] for n in range(min(len(pieces), _MOST_PIECES))]
+    most = max(1, tokens // _PIECE)
+    step = max(1, len(pieces) / most)
+    return [pieces[int(n * step)] for n in range(min(len(pieces), most))]

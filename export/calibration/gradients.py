@@ -6,6 +6,10 @@ input x, the gradient δ. An error E of the matrix moves the model's distributio
 place of δ·δᵀ this is tr(E · M · Eᵀ) for M = mean δ² · x·xᵀ (GuidedQuant, Kim et al. 2025). Few
 positions have the say in such a mean, and it overfits. So it is added to that of x·xᵀ, each divided
 by its size.
+
+Products of the gradients of two rows tell how an error of one is taken up by another
+(`export.quant.feedback`). In these, a position counts by the size of its gradient, not by its
+square.
 """
 
 from __future__ import annotations
@@ -15,17 +19,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from export.calibration.head import Head
 from export.calibration.layers import Inputs, LayerRunner, Pace, Report
+from export.calibration.row_products import RowProducts
 from export.checkpoint.source import TensorReader
+from export.graphs.graph import Parameter
 from mobile_runtime.files import written_whole
 
 _SEED = 0  # of the labels
 _GRADIENT = "gradient.st"
+_LEAST = 1e-12  # of what is divided by
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Gradients:
     runner: LayerRunner
     source: TensorReader
     folder: Path
+    between_rows: bool = False  # whether products of the gradients of two rows are wanted
 
     def complete(self, inputs: Inputs, report: Report) -> None:
         """Compute what is not there yet: inputs of all blocks, then gradients from the last one to
@@ -52,9 +61,7 @@ class Gradients:
             block = gradient.block - 1
             reached = Inputs.load(self._inputs(block))
             assert reached is not None, "the inputs of all blocks were kept"
-            before, squares = self.runner.run_back(reached, gradient.hidden, self.source)
-            with written_whole(self._squares(block)) as partial:
-                save_file(squares, str(partial))
+            before = self._back(reached, gradient.hidden)
             gradient = replace(gradient, block=block, hidden=before)
             gradient.save(self.folder / _GRADIENT)
             self._inputs(block).unlink()
@@ -64,6 +71,17 @@ class Gradients:
         """By matrix of a block, the mean squared gradient at what it gives, (positions,)."""
         found: dict[str, np.ndarray] = load_file(self._squares(block))
         return found
+
+    def between(self, block: int, name: str) -> tuple[np.ndarray, ...]:
+        """For a matrix of a block, second moments of the gradients at what its rows give, by
+        panels of consecutive rows: float32, of mean 1 on their diagonals."""
+        if not self.between_rows:
+            return ()
+        with safe_open(self._between(block), framework="np") as file:
+            keys = file.keys()
+            count = sum(key.startswith(f"{name}:") for key in keys)
+            panels = (file.get_tensor(f"{name}:{n}") for n in range(count))
+            return tuple(panel.astype(np.float32) for panel in panels)
 
     def counts(self, block: int, names: list[str], x: Tensor) -> Tensor:
         """How much each position of inputs x (positions, columns) counts for the matrices `names`,
@@ -75,6 +93,33 @@ class Gradients:
             square = torch.from_numpy(squares[name]).to(x.device)
             counts = counts + square / ((square * sizes).mean() * len(names))
         return counts / counts.mean()
+
+    def _back(self, reached: Inputs, gradient: np.ndarray) -> np.ndarray:
+        """Go back through a block, and keep what was seen of its matrices."""
+        squares: dict[str, list[np.ndarray]] = {}
+        products: dict[str, RowProducts] = {}
+
+        def observe(some: slice, weight: Parameter, found: Tensor) -> None:
+            found = found.float()
+            square = found.square().mean(1)
+            squares.setdefault(weight.name, []).append(square.cpu().numpy())
+            if self.between_rows:
+                sizes = square.sqrt().sqrt().clamp_min(_LEAST)
+                own = products.setdefault(weight.name, RowProducts(found.shape[1]))
+                own.add(found / sizes[:, None], int(some.start >= reached.split))
+
+        before = self.runner.run_back(reached, gradient, self.source, observe)
+        if self.between_rows:
+            panels = {
+                f"{name}:{n}": panel
+                for name, own in products.items()
+                for n, panel in enumerate(own.shrunk())
+            }
+            with written_whole(self._between(reached.block)) as partial:
+                save_file(panels, str(partial))
+        with written_whole(self._squares(reached.block)) as partial:
+            save_file({n: np.concatenate(parts) for n, parts in squares.items()}, str(partial))
+        return before
 
     def _run_forward(self, inputs: Inputs, count: int) -> Inputs:
         while inputs.block < count:
@@ -96,6 +141,9 @@ class Gradients:
 
     def _inputs(self, block: int) -> Path:
         return self.folder / f"inputs_{block:03d}.st"
+
+    def _between(self, block: int) -> Path:
+        return self.folder / f"between_{block:03d}.st"
 
     def _squares(self, block: int) -> Path:
         return self.folder / f"squares_{block:03d}.st"

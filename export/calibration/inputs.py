@@ -76,8 +76,10 @@ class Embedder:
 
 @torch.inference_mode()
 def embed_examples(
-    examples: Examples, chat_format: ChatFormat, embedder: Embedder
+    examples: Examples, chat_format: ChatFormat, embedder: Embedder, text_tokens: int
 ) -> list[np.ndarray]:
-    """The examples as decoder inputs, (T, D) float32 each."""
+    """The examples as decoder inputs, (T, D) float32 each; of their texts at most so many
+    tokens."""
     chats = [embedder.prompt(prompt) for prompt in prepare_chats(examples, chat_format)]
-    return [*chats, *(embedder.tokens(ids) for ids in cut_texts(examples, chat_format))]
+    pieces = cut_texts(examples, chat_format, text_tokens)
+    return [*chats, *map(embedder.tokens, pieces)]

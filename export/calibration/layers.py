@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from mobile_runtime.model.positions import rope_tables
 
 # What was done to a block, blocks done, of how many, seconds that are left.
 Report = Callable[[str, int, int, float], None]
+# Some positions, a weight, and the loss's gradient at what it gave for them.
+ObserveSome = Callable[[slice, Parameter, Tensor], None]
 _TOGETHER = 4096  # positions that a gradient goes back through together
 
 
@@ -141,25 +144,23 @@ class LayerRunner:
         return replace(inputs, block=inputs.block + 1, hidden=ended.cpu().numpy())
 
     def run_back(
-        self, inputs: Inputs, gradient: np.ndarray, source: TensorReader
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The gradient (positions, D) of a loss at the inputs of a block, from that at its outputs;
-        and for each matrix, by position, the mean of the squared gradient at what it gives."""
-        squares: dict[str, list[np.ndarray]] = {}
-
-        def observe(weight: Parameter, found: Tensor) -> None:
-            squares.setdefault(weight.name, []).append(found.float().square().mean(1).cpu().numpy())
-
-        ops, before, begin = TorchOps(source, self.compute, gradients=observe), [], 0
-        for lengths in _batches(inputs.lengths):
+        self, inputs: Inputs, gradient: np.ndarray, source: TensorReader, observe: ObserveSome
+    ) -> np.ndarray:
+        """The gradient (positions, D) of a loss at the inputs of a block, from that at its outputs.
+        `observe` sees those at what each matrix gives, (positions, rows), some positions after the
+        other, none of both halves together."""
+        before, begin = [], 0
+        for lengths in _batches(inputs.lengths, inputs.split):
             end = begin + sum(lengths)
+            seen = partial(observe, slice(begin, end))
+            ops = TorchOps(source, self.compute, gradients=seen)
             x = torch.from_numpy(inputs.hidden[begin:end]).to(self.compute.device).requires_grad_()
             ended = self._apply(ops, x, lengths, inputs.block)
             arriving = torch.from_numpy(gradient[begin:end]).to(self.compute.device)
             (leaving,) = torch.autograd.grad(ended, x, arriving)
             before.append(leaving.cpu().numpy())
             begin = end
-        return np.concatenate(before), {n: np.concatenate(parts) for n, parts in squares.items()}
+        return np.concatenate(before)
 
     def run_back_to(
         self,
@@ -193,12 +194,15 @@ class LayerRunner:
         return ended
 
 
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """The texts in order, as many together as have `_TOGETHER` positions, or one that is longer."""
+def _batches(lengths: Sequence[int], split: int) -> list[list[int]]:
+    """The texts in order, as many together as have `_TOGETHER` positions, or one that is longer. A
+    batch ends after `split` positions."""
     batches: list[list[int]] = []
+    done = 0
     for length in lengths:
-        if batches and sum(batches[-1]) + length <= _TOGETHER:
+        if batches and done != split and sum(batches[-1]) + length <= _TOGETHER:
             batches[-1].append(length)
         else:
             batches.append([length])
+        done += length
     return batches

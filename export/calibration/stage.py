@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import content_sha256
 from export.config import ExportConfig
 from export.graphs.graph import Parameter
+from export.plan import Calibration, is_wide
 from export.quant.budget import choose
 from export.quant.feedback import PLAIN, quantize_with_feedback
 from export.quant.recipe import QuantRecipe, QuantSpec
@@ -47,7 +48,6 @@ from mobile_runtime.errors import InputError
 from mobile_runtime.files import load_json, write_json
 
 SEED = 0  # of the rotation
-_WIDE = 1_000_000_000  # parameters from which matrices are multiplied in bfloat16
 _COPIED = (".json", ".jinja", ".txt", ".model")
 _SEARCHED = 4  # in one block of so many the best shrinkage is searched for: they hardly differ
 _PASSING = "*.st"  # what is needed only on the way; not *.safetensors: these are no weights
@@ -75,11 +75,7 @@ def calibrate(
     The result stands under `root`, and is taken from there if the same was done before.
     """
     wanted = {parameter.name: job.plan.specs[parameter.name] for parameter in job.plan.calibrated}
-    said = {
-        **_describe(given, job.described),
-        "gradients": config.gradients,
-        "distilled": config.distill,
-    }
+    said = _describe(given, job)
     if job.plan.budget is not None:
         said["budget"] = config.quant
     key = _key(job, wanted, said, config.device)
@@ -90,7 +86,8 @@ def calibrate(
         _copy_files(job.folder, partial)
         if given is not None:
             compute = _compute(job.described, config.device)
-            work = _Work(job, partial, compute, config.gradients, config.distill)
+            assert job.plan.calibration is not None
+            work = _Work(job, partial, compute, job.plan.calibration)
             chosen = work.run(given, wanted, report)
         for path in partial.glob(_PASSING):
             path.unlink()
@@ -105,16 +102,22 @@ def calibrate(
     return Calibrated(target, {"key": key, **told}, recipe)
 
 
-def _describe(given: Examples | None, described: ModelDescription) -> dict[str, Any]:
+def _describe(given: Examples | None, job: Job) -> dict[str, Any]:
     """What a record and the manifest say of a calibration."""
-    stream = described.release.residual_stream(described.config)
-    examples = given and {
-        "name": given.name,
-        "sha256": given.sha256,
-        "chats": len(given.chats),
-        "texts": len(given.texts),
-    }
-    return {"seed": SEED, "examples": examples, "stream": asdict(stream)}
+    stream = job.release.residual_stream(job.model)
+    said: dict[str, Any] = {"seed": SEED, "examples": None, "stream": asdict(stream)}
+    asked = job.plan.calibration
+    if given is not None and asked is not None:
+        said["examples"] = {
+            "name": given.name,
+            "sha256": given.sha256,
+            "chats": len(given.chats),
+            "texts": len(given.texts),
+            "text_tokens": asked.text_tokens,
+        }
+    said["gradients"] = asked is not None and asked.gradients
+    said["distilled"] = 0 if asked is None else asked.distill
+    return said
 
 
 def _key(job: Job, wanted: Mapping[str, QuantSpec], said: Mapping[str, Any], device: str) -> str:
@@ -149,9 +152,7 @@ def check_device(name: str) -> None:
 
 
 def _compute(described: ModelDescription, device: str) -> Compute:
-    shapes = described.release.tensor_shapes(described.config).values()
-    wide = sum(int(np.prod(shape)) for shape in shapes) >= _WIDE
-    return Compute(device, torch.bfloat16 if wide else torch.float32)
+    return Compute(device, torch.bfloat16 if is_wide(described) else torch.float32)
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,7 @@ class _Work:
     job: Job
     target: Path
     compute: Compute
-    gradients: bool
-    distill: int
+    asked: Calibration
 
     def run(
         self, examples: Examples, specs: Mapping[str, QuantSpec], report: Report
@@ -176,8 +176,8 @@ class _Work:
         )
         inputs = Inputs.load(self.target / _INPUTS) or self._start(examples, source)
         runner = LayerRunner(described, self.compute)
-        measured, said = Gradients(runner, source, self.target), {}
-        if self.gradients or plan.budget is not None:
+        measured, said = Gradients(runner, source, self.target, self.asked.gradients), {}
+        if self.asked.gradients or plan.budget is not None:
             measured.complete(inputs, report)
         if plan.budget is not None:
             forecasts = Sensitivity(runner, source, measured, plan.options, self.target)
@@ -190,26 +190,28 @@ class _Work:
             }
             recipe = plan.recipe.with_matrices(specs)
             said = {"recipe": recipe.as_json(), "forecast": choice.loss, "gap": choice.gap}
-        gradients = measured if self.gradients else None
+        gradients = measured if self.asked.gradients else None
         count = described.config.decoder.num_layers
         pace = Pace(report, "calibrated block", count, inputs.block)
         while inputs.block < count:
             inputs = self._finish(source, runner, inputs, specs, gradients)
             inputs.save(self.target / _INPUTS)
             pace.tell(inputs.block)
-        if self.distill:
+        if self.asked.distill:
             first = Inputs.load(self.target / _FIRST_INPUTS)
             assert first is not None, "they were kept"
             files = [self._path(block) for block in range(count)]
-            Distillation(runner, source, files, first, self.distill, self.target).complete(report)
+            steps = self.asked.distill
+            Distillation(runner, source, files, first, steps, self.target).complete(report)
         return said
 
     def _start(self, examples: Examples, source: RotatedSource) -> Inputs:
         """The inputs of the first block."""
         embedder = Embedder(source, self.job.described, self.compute)
         chat_format = open_chat_format(self.job.folder)
-        inputs = Inputs.of_texts(embed_examples(examples, chat_format, embedder))
-        if self.distill:
+        texts = embed_examples(examples, chat_format, embedder, self.asked.text_tokens)
+        inputs = Inputs.of_texts(texts)
+        if self.asked.distill:
             inputs.save(self.target / _FIRST_INPUTS)
         inputs.save(self.target / _INPUTS)
         return inputs
@@ -236,6 +238,9 @@ class _Work:
             statistics = measure(x, inputs.split, source.diagonal_part_of(names[0]), counts)
             for name in names:
                 spec, expected = specs[name], before.get(_below(name, inputs.block))
+                if gradients is not None:
+                    between = gradients.between(inputs.block, name)
+                    statistics = replace(statistics, outputs=between)
                 weights[name], shrinkages[name] = quantize_with_feedback(
                     source.read(name), spec, statistics, name=name, expected=expected
                 )
@@ -257,7 +262,7 @@ class _Work:
 
     def _path(self, block: int) -> Path:
         """Of a block's matrices, which a distillation has yet to tune."""
-        return self.target / f"block_{block:03d}{'.st' if self.distill else '.safetensors'}"
+        return self.target / f"block_{block:03d}{'.st' if self.asked.distill else '.safetensors'}"
 
 
 def _below(name: str, block: int) -> str:

@@ -8,6 +8,12 @@ W_k + Σ_{j<k} E_j · C_jk / C_kk: the update of GPTQ (Frantar et al. 2022) in t
 optimal tables weighted by M's diagonal, or the grids of blocks. Columns come in falling order of
 M's diagonal, so that the most important ones have all others left to take up their errors.
 
+Where the loss's gradients δ at what the matrix gives are known, an error of one row can be taken up
+by the rows below it as well. The loss is moved by ½ · mean (δᵀ·E·x)² to second order, for which
+½ · tr(D·E·M·Eᵀ) stands, D = mean δ·δᵀ (YAQA, Tseng et al. 2025). With D = B·Bᵀ, B upper triangular,
+this is ½ · ‖Bᵀ·E·C‖², and element (i, k) of Bᵀ·E·C is B_ii · C_kk · (E_ik + what columns feed to it
++ Σ_{h<i} B_hi / B_ii · (E_hk + what columns feed to that)).
+
 With few tokens per column M fits the calibration better than other texts. So M is shrunk towards
 its diagonal in the basis in which the model was trained, with the share in `SHRINKAGES` that does
 best on the half of the tokens that was held out. If none does better than the plain rounding of the
@@ -16,43 +22,27 @@ same values, nothing is fed back.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.quant.blocks import quantize_blocks, to_float32
-from export.quant.feedback_kernels import Block, round_to_grids, round_to_tables
 from export.quant.kmeans import weighted_tables
 from export.quant.recipe import QuantSpec
+from export.quant.rounding import Feedback, Levels, round_to_levels
 from export.quant.statistics import WHOLE, Statistics, diagonal_part
-from export.quant.transpose import transposed
-from export.quant.weights import BlockWeight, LutWeight, pack_indices
+from export.quant.weights import BlockWeight, LutWeight
 
 Float32 = NDArray[np.float32]
 
 SHRINKAGES = (0.03, 0.1, 0.3, 1.0)
 PLAIN = -1.0  # stands for a shrinkage: nothing is fed back
 _DAMPING = 0.01  # of the mean of M's diagonal, added to it
-_BLOCK = 128  # columns between two matrix products
 _FACTOR_BLOCK = 256  # columns that are factorized together
 _STRIP = 1024  # rows that are updated together
 _TRIAL_ROWS = 128  # rows on which a shrinkage is tried
-_ROWS_PER_TASK = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Feedback:
-    """Order of the columns, and how much each column takes up of the error of each one before it:
-    (columns, columns), upper unit triangular, in that order; None if nothing is fed back."""
-
-    order: NDArray[np.intp]
-    coefficients: Float32 | None
 
 
 def feedback_of(moments: Float32) -> Feedback:
@@ -100,37 +90,6 @@ def _feedback(statistics: Statistics, part: int | None, shrinkage: float) -> Fee
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class _Levels:
-    """The values that a matrix may take: tables by groups of rows, or grids by blocks."""
-
-    spec: QuantSpec
-    luts: Float32 | None = None
-    grid: BlockWeight | None = None
-
-    def some(self, rows: NDArray[np.intp]) -> _Levels:
-        """Those of some rows, whole groups."""
-        if self.luts is not None:
-            groups = rows[:: self.spec.group_size] // self.spec.group_size
-            return _Levels(self.spec, self.luts[groups])
-        assert self.grid is not None
-        offset = None if self.grid.offset is None else self.grid.offset[rows]
-        return _Levels(
-            self.spec,
-            grid=BlockWeight(self.grid.q[rows], self.grid.scale[rows], offset, self.spec.bits),
-        )
-
-    def weight(self, chosen: NDArray[Any]) -> LutWeight | BlockWeight:
-        """The weight of the chosen indices or integers (rows, columns)."""
-        if self.luts is not None:
-            rows, columns = chosen.shape
-            packed = pack_indices(chosen, self.spec.bits)
-            luts = self.luts.astype(np.float16)
-            return LutWeight(packed, luts, self.spec.bits, self.spec.group_size, (rows, columns))
-        assert self.grid is not None
-        return BlockWeight(chosen, self.grid.scale, self.grid.offset, self.spec.bits)
-
-
 def quantize_with_feedback(
     array: NDArray[Any],
     spec: QuantSpec,
@@ -150,13 +109,14 @@ def quantize_with_feedback(
     levels = _levels(values, spec, statistics, name, threads)
     shrinkage = _choose_shrinkage(values, levels, statistics, threads, expected)
     feedback = _feedback(statistics, WHOLE, shrinkage)
-    chosen, _ = _round(values, levels, feedback, threads)
-    return levels.weight(_restored(chosen, feedback.order)), shrinkage
+    panels = [] if shrinkage == PLAIN else [feedback_of(moments) for moments in statistics.outputs]
+    rounded = round_to_levels(values, levels, feedback, panels, threads)
+    return levels.weight(rounded.restored(rounded.chosen)), shrinkage
 
 
 def _levels(
     values: Float32, spec: QuantSpec, statistics: Statistics, name: str, threads: int | None
-) -> _Levels:
+) -> Levels:
     if spec.form == "lut":
         diagonal = statistics.diagonal()
         weights = diagonal + np.float32(_DAMPING) * diagonal.mean()
@@ -164,8 +124,8 @@ def _levels(
         tables = weighted_tables(
             values, weights, bits=spec.bits, group_size=group, name=name, threads=threads
         )
-        return _Levels(spec, tables.astype(np.float32))
-    return _Levels(spec, grid=quantize_blocks(values, spec=spec, name=name, threads=threads))
+        return Levels(spec, tables.astype(np.float32))
+    return Levels(spec, grid=quantize_blocks(values, spec=spec, name=name, threads=threads))
 
 
 def trial_errors(
@@ -187,7 +147,7 @@ def trial_rows(count: int, group: int) -> NDArray[np.intp]:
 
 def _choose_shrinkage(
     values: Float32,
-    levels: _Levels,
+    levels: Levels,
     statistics: Statistics,
     threads: int | None,
     expected: float | None,
@@ -229,61 +189,8 @@ def _descend(values: Sequence[float], loss: Callable[[float], float]) -> tuple[f
             return values[at], least
 
 
-def _round(
-    values: Float32, levels: _Levels, feedback: Feedback, threads: int | None
-) -> tuple[NDArray[Any], Float32]:
-    """Choose indices or integers, and return them and the errors, value − level: (columns, rows)
-    each, in the order of the feedback."""
-    order, coefficients = feedback.order, feedback.coefficients
-    columns, rows = values.T.shape
-    ordered = np.take(transposed(values), order, axis=0)
-    errors = np.empty_like(ordered)
-    chosen = np.empty(ordered.shape, np.uint8 if levels.luts is not None else np.int8)
-    rounds = _rounder(levels, order)
-    workers = threads or os.cpu_count() or 1
-    step = _ROWS_PER_TASK * max(1, rows // (4 * workers * _ROWS_PER_TASK))
-    with ThreadPoolExecutor(workers) as pool:
-        for begin in range(0, columns, _BLOCK):
-            end = min(begin + _BLOCK, columns)
-            span, inner = slice(begin, end), np.zeros((end - begin,) * 2, np.float32)
-            targets = ordered[span].copy()
-            if coefficients is not None:
-                targets += coefficients[:begin, span].T @ errors[:begin]
-                inner = np.ascontiguousarray(coefficients[span, span])
-            block = Block(targets, ordered[span], inner, errors[span])
-            run = rounds(block, span, chosen[span])
-            firsts = range(0, rows, step)
-            list(pool.map(run, ((first, min(first + step, rows)) for first in firsts)))
-    return chosen, errors
-
-
-def _errors(values: Float32, levels: _Levels, feedback: Feedback, threads: int | None) -> Float32:
+def _errors(values: Float32, levels: Levels, feedback: Feedback, threads: int | None) -> Float32:
     """What rounding leaves: value − level, (rows, columns)."""
-    _, ordered = _round(values, levels, feedback, threads)
-    errors: Float32 = _restored(ordered, feedback.order)
+    rounded = round_to_levels(values, levels, feedback, threads=threads)
+    errors: Float32 = rounded.restored(rounded.errors)
     return errors
-
-
-def _restored(ordered: NDArray[Any], order: NDArray[np.intp]) -> NDArray[Any]:
-    """(rows, columns) as before `_round`, from (columns, rows) in `order`."""
-    return transposed(np.take(ordered, np.argsort(order), axis=0))
-
-
-def _rounder(
-    levels: _Levels, order: NDArray[np.intp]
-) -> Callable[[Block, slice, NDArray[Any]], Callable[[tuple[int, int]], None]]:
-    """The kernel of a form: for a block of columns and the integers to be written, a function of
-    the first row and the row after the last."""
-    group, bits = levels.spec.group_size, levels.spec.bits
-    if (luts := levels.luts) is not None:
-        return lambda block, _, chosen: partial(round_to_tables, block, luts, group, chosen)
-    grid = levels.grid
-    assert grid is not None
-    scales = np.ascontiguousarray(grid.scale.T, np.float32)
-    offsets = np.zeros_like(scales) if grid.offset is None else np.ascontiguousarray(grid.offset.T)
-
-    def grids(block: Block, span: slice, chosen: NDArray[Any]) -> Callable[[tuple[int, int]], None]:
-        at = order[span] // group
-        return partial(round_to_grids, block, scales[at], offsets[at], bits, chosen)
-
-    return grids

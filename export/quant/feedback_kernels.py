@@ -37,6 +37,40 @@ class Block(NamedTuple):
     errors: Float32
 
 
+class Tile(NamedTuple):
+    """Some columns of some rows: within a column one row is rounded after the other.
+
+    Earlier blocks of columns feed `arriving` (width, rows) to the `values` (width, rows), and
+    earlier rows `above` (width, rows). `coefficients` (width, width) and `between` (rows, rows) are
+    upper unit triangular. Errors, value − level, are written, and what rows pass on to those below
+    them: an error with all that the columns before have fed to its place. All are (width, rows);
+    `arriving` is used up.
+    """
+
+    values: Float32
+    arriving: Float32
+    above: Float32
+    coefficients: Float32
+    between: Float32
+    errors: Float32
+    passed: Float32
+
+
+class Tables(NamedTuple):
+    """The table of each row, ascending: (rows, entries)."""
+
+    luts: Float32
+
+
+class Grids(NamedTuple):
+    """The levels scale · q + offset of each value, (width, rows) each, for integers of some
+    bits."""
+
+    scales: Float32
+    offsets: Float32
+    bits: int
+
+
 def _kernel(function: F) -> F:
     decorate = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
     return cast(F, decorate(function))
@@ -134,3 +168,52 @@ def _feed(targets: Float32, errors: Float32, coefficients: Float32, column: int)
         share = coefficients[column, later]
         for lane in range(lanes):
             targets[later, lane] += errors[lane] * share
+
+
+@_kernel
+def _choose_entry(tables: Tables, _: int, row: int, target: float) -> tuple[int, float]:
+    """The place of the entry nearest to a target, and the entry."""
+    table, place = tables.luts[row], 0
+    for n in range(len(table) - 1):
+        place += int(target > np.float32(0.5) * (table[n] + table[n + 1]))
+    return place, table[place]
+
+
+@_kernel
+def _choose_step(grids: Grids, column: int, row: int, target: float) -> tuple[int, float]:
+    """The integer whose level is nearest to a target, and the level."""
+    low, high = np.float32(-(1 << (grids.bits - 1))), np.float32((1 << (grids.bits - 1)) - 1)
+    scale, offset = grids.scales[column, row], grids.offsets[column, row]
+    step = min(max(np.rint((target - offset) / scale), low), high)
+    return int(step), scale * step + offset
+
+
+def _rounds_tiles(choose: Callable[..., tuple[int, float]]) -> Callable[..., None]:
+    """The kernel that rounds a `Tile` to the levels among which `choose` does."""
+
+    @_kernel
+    def round_tile(tile: Tile, levels: Any, chosen: NDArray[Any]) -> None:
+        width, rows = tile.values.shape
+        above = np.zeros(rows, np.float32)
+        for column in range(width):
+            above[:] = tile.above[column]
+            for row in range(rows):
+                value, arriving = tile.values[column, row], tile.arriving[column, row]
+                place, level = choose(levels, column, row, value + (arriving + above[row]))
+                error = np.float32(value - level)
+                chosen[column, row] = place
+                tile.errors[column, row] = error
+                passed = error + arriving
+                tile.passed[column, row] = passed
+                for later in range(row + 1, rows):
+                    above[later] += tile.between[row, later] * passed
+            for later in range(column + 1, width):
+                share = tile.coefficients[column, later]
+                for row in range(rows):
+                    tile.arriving[later, row] += tile.errors[column, row] * share
+
+    return round_tile
+
+
+round_tile_to_tables = _rounds_tiles(_choose_entry)
+round_tile_to_grids = _rounds_tiles(_choose_step)

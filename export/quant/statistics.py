@@ -28,12 +28,15 @@ class Statistics:
     its result by the other, or a single one over all; `counts` are their numbers of inputs.
     `independent` gives what is left of such a mean if the inputs' channels are taken as
     uncorrelated; the channels may be those of another basis. Matrices with the same inputs share
-    one object, and what is computed from it once.
+    one object, and what is computed from it once. `outputs`, which are those of one matrix, are
+    second moments of the loss's gradient at what it gives, known within panels of consecutive rows:
+    (rows of the panel, rows of the panel) float32 each.
     """
 
     parts: tuple[Float32, ...]
     counts: tuple[int, ...] = (1,)
     independent: Callable[[Float32], Float32] = diagonal_part
+    outputs: tuple[Float32, ...] = ()
     _computed: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @property

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.calibration import gradients
+from export.calibration import gradients, row_products
 from export.calibration.gradients import Gradients
 from export.calibration.layers import Inputs, LayerRunner, measure
 from export.calibration.torch_ops import Compute
@@ -41,7 +41,13 @@ def test_a_gradient_goes_back_through_a_block_as_finite_differences_say(
     monkeypatch.setattr("export.calibration.layers._TOGETHER", 8)  # the texts in two batches
     rng = np.random.default_rng(1)
     arriving = rng.normal(size=inputs.hidden.shape).astype(np.float32)
-    leaving, squares = runner.run_back(inputs, arriving, source.checkpoint)
+    seen: dict[str, list[torch.Tensor]] = {}
+
+    def observe(some, weight, found):
+        assert some.stop <= inputs.split or some.start >= inputs.split, "one half"
+        seen.setdefault(weight.name, []).append(found)
+
+    leaving = runner.run_back(inputs, arriving, source.checkpoint, observe)
     for _ in range(3):
         step = 1e-2 * rng.normal(size=inputs.hidden.shape).astype(np.float32)
         ends = [
@@ -51,9 +57,37 @@ def test_a_gradient_goes_back_through_a_block_as_finite_differences_say(
         change = float(((ends[0].hidden - ends[1].hidden) * arriving).sum(dtype=np.float64)) / 2
         assert float((leaving * step).sum(dtype=np.float64)) == pytest.approx(change, rel=1e-2)
     # What the last matrix gives is added to the stream: its gradient is the one that arrives.
-    down = squares["llm.model.layers.0.mlp.down_proj.weight"]
-    np.testing.assert_allclose(down, np.square(arriving).mean(1), rtol=1e-5)
-    assert len(squares) == 7 and {len(found) for found in squares.values()} == {sum(LENGTHS)}
+    down = torch.cat(seen["llm.model.layers.0.mlp.down_proj.weight"])
+    np.testing.assert_allclose(down, arriving, rtol=1e-5)
+    assert len(seen) == 7 and {sum(map(len, parts)) for parts in seen.values()} == {sum(LENGTHS)}
+
+
+def test_products_of_rows_are_kept_as_far_as_both_halves_agree(monkeypatch):
+    """Rows 0 and 1 go together in both halves, 0 and 2 in one half as they go apart in the other;
+    row 3 is in another panel."""
+    monkeypatch.setattr(row_products, "_PANEL", 3)
+    first, second = torch.ones(2, 4), torch.ones(4, 4)
+    first[1], second[2:] = -1, -1
+    second[:, 2] *= -1
+    products = row_products.RowProducts(4)
+    products.add(2 * first, 0)
+    products.add(2 * second[:2], 1)
+    products.add(2 * second[2:], 1)
+    panel, last = products.shrunk()
+    # Off the diagonal, ⟨S₁, S₂⟩ is 2 · 16 · (1 − 1 − 1) < 0: nothing is kept.
+    np.testing.assert_array_equal(panel, np.eye(3))
+    np.testing.assert_array_equal(last, [[1]])
+    second[:, 2] *= -1
+    second[:2, 2] *= -1  # now the halves disagree half of the time
+    products = row_products.RowProducts(4)
+    products.add(first, 0)
+    products.add(second, 1)
+    panel, _ = products.shrunk()
+    # S₁ has (1, 1, 1) off the diagonal, S₂ (1, 0, 0), all six positions (1, 1/3, 1/3).
+    share = 1 / (1 + 2 / 9)
+    expected = share * np.array([[1, 1, 1 / 3], [1, 1, 1 / 3], [1 / 3, 1 / 3, 1]])
+    np.fill_diagonal(expected, 1)
+    np.testing.assert_allclose(panel, expected, rtol=1e-3)
 
 
 def test_the_labels_are_drawn_from_the_model_itself(source, runner, inputs, tmp_path):
@@ -68,7 +102,7 @@ def test_a_stopped_one_goes_on_to_the_same_numbers(source, runner, inputs, tmp_p
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):
         folder.mkdir()
-    Gradients(runner, source.checkpoint, whole).complete(inputs, lambda *_: None)
+    Gradients(runner, source.checkpoint, whole, True).complete(inputs, lambda *_: None)
 
     class Killed(Exception):
         pass
@@ -77,9 +111,9 @@ def test_a_stopped_one_goes_on_to_the_same_numbers(source, runner, inputs, tmp_p
         raise Killed
 
     with pytest.raises(Killed):
-        Gradients(runner, source.checkpoint, stopped).complete(inputs, kill)
+        Gradients(runner, source.checkpoint, stopped, True).complete(inputs, kill)
     monkeypatch.setattr(Gradients, "_run_forward", None)
-    Gradients(runner, source.checkpoint, stopped).complete(inputs, lambda *_: None)
+    Gradients(runner, source.checkpoint, stopped, True).complete(inputs, lambda *_: None)
     for path in sorted(whole.iterdir()):
         expected, found = gradients.load_file(path), gradients.load_file(stopped / path.name)
         assert {name: array.tolist() for name, array in found.items()} == {

@@ -1,5 +1,7 @@
 """Rounding with error feedback, against a reference that follows the formula column by column."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -114,6 +116,87 @@ def test_nothing_is_fed_back_if_the_held_out_half_says_so(values):
     np.testing.assert_array_equal(np.abs(values - weight.dequantize()), nearest)
     _, shrinkage = quantize_with_feedback(values, LUT, flipped, name="w", expected=0.03)
     assert shrinkage == PLAIN, "an expected one must do better as well"
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    """Strongly correlated gradients of very different sizes, in two panels."""
+    rng = np.random.default_rng(8)
+    found = []
+    for rows in (40, 24):
+        mix = rng.normal(size=(rows, rows)) * np.exp(rng.normal(size=rows))
+        gradients = (rng.normal(size=(TOKENS, rows)) @ mix).astype(np.float32)
+        found.append(gradients.T @ gradients / TOKENS)
+    return tuple(found)
+
+
+def damped_factor(moments):
+    """The order of falling diagonal, and U, unit upper triangular with U · D · Uᵀ = moments."""
+    damped = moments.astype(np.float64) + 0.01 * moments.diagonal().mean() * np.eye(len(moments))
+    order = np.argsort(-damped.diagonal(), kind="stable")
+    upper = np.linalg.cholesky(damped[np.ix_(order, order)][::-1, ::-1])[::-1, ::-1]
+    return order, upper / upper.diagonal()
+
+
+def value_by_value(values, moments, outputs, nearest):
+    """Every value takes up what the formula says of all before it, in columns and in rows."""
+    columns, across = damped_factor(moments)
+    rows, down = damped_factor(outputs)
+    errors = np.zeros(values.shape)
+    for k, column in enumerate(columns):
+        fed = errors[:, columns[:k]] @ across[:k, k]
+        for i, row in enumerate(rows):
+            above = (errors[rows[:i], column] + fed[rows[:i]]) @ down[:i, i]
+            level = nearest(values[row, column] + fed[row] + above, row, column)
+            errors[row, column] = values[row, column] - level
+    return values - errors
+
+
+@pytest.mark.parametrize("spec", [LUT, BLOCKS, OFFSETS])
+def test_errors_are_fed_back_between_rows_by_the_formula(values, statistics, outputs, spec):
+    known = replace(statistics, outputs=outputs)
+    weight, shrinkage = quantize_with_feedback(values, spec, known, name="w")
+    moments, first = statistics.shrunk(WHOLE, shrinkage), 0
+    for panel in outputs:
+        rows = slice(first, first + len(panel))
+
+        def nearest(target, row, column, first=first):
+            if spec.form == "lut":
+                levels = weight.lut.astype(np.float64)[(first + row) // 16]
+            else:
+                at = first + row, column // 32
+                offset = 0.0 if weight.offset is None else float(weight.offset[at])
+                levels = np.arange(-8, 8) * float(weight.scale[at]) + offset
+            return levels[np.abs(levels - target).argmin()]
+
+        expected = value_by_value(values[rows].astype(np.float64), moments, panel, nearest)
+        same = np.isclose(weight.dequantize()[rows], expected, rtol=1e-5)
+        # One near tie that falls to the other side changes all values after it.
+        assert same[:, damped_factor(moments)[0][:64]].mean() > 0.95
+        first += len(panel)
+
+
+@pytest.mark.parametrize("spec", [LUT, BLOCKS])
+def test_the_loss_of_known_gradients_becomes_smaller(values, statistics, outputs, spec):
+    moments = statistics.second_moments().astype(np.float64)
+
+    def cost(known):
+        weight, _ = quantize_with_feedback(values, spec, known, name="w")
+        errors = (values - weight.dequantize()).astype(np.float64)
+        panels = (errors[:40], errors[40:])
+        pairs = zip(panels, outputs, strict=True)
+        return sum(np.einsum("hi,hk,kl,il->", panel, e, moments, e) for e, panel in pairs)
+
+    assert cost(replace(statistics, outputs=outputs)) < 0.5 * cost(statistics)
+
+
+def test_rows_whose_gradients_are_independent_are_rounded_alone(values, statistics):
+    alone, _ = quantize_with_feedback(values, LUT, statistics, name="w")
+    diagonal = (np.diag(np.arange(1, ROWS + 1, dtype=np.float32)),)
+    known, _ = quantize_with_feedback(
+        values, LUT, replace(statistics, outputs=diagonal), name="w", threads=3
+    )
+    assert (alone.dequantize() == known.dequantize()).mean() > 0.99
 
 
 def test_values_that_are_table_entries_stay(statistics):
