@@ -64,9 +64,6 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "Core ML int4-fast": Recipe("coreml", _FAST),
     "Core ML int3": Recipe("coreml", {**_CALIBRATED, "quant": "int3"}),
-    "Core ML int3 --gradients": Recipe(
-        "coreml", {**_CALIBRATED, "quant": "int3", "gradients": True}
-    ),
     "ONNX int4": Recipe("onnx", _CALIBRATED),
     "ONNX int4 --gradients": Recipe("onnx", {**_CALIBRATED, "gradients": True}),
     "ONNX int4-fast": Recipe("onnx", _FAST),

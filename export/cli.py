@@ -26,7 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     backend, quiet = BACKENDS[options.pop("backend")], options.pop("quiet")
 
     def run() -> int:
-        config = ExportConfig(**options | {"override": _overrides(options["override"])})
+        several = {
+            "override": _overrides(options["override"]),
+            "adapters": tuple(options["adapters"]),
+        }
+        config = ExportConfig(**options | several)
         bundle = export_bundle(config, backend, Progress(quiet))
         if not config.plan:
             print(bundle)
@@ -59,6 +63,15 @@ def _add_bundle_options(
         "--checkpoint",
         help="folder or hub id (openbmb/MiniCPM-V-4_5); default: the pocket model, a small "
         "model that ships with this program",
+    )
+    sub.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        dest="adapters",
+        metavar="FOLDER[=WEIGHT]",
+        help="merge an adapter (LoRA or DoRA, as PEFT saves it) into the checkpoint, WEIGHT times; "
+        "may be repeated",
     )
     sub.add_argument(
         "--output", type=Path, default=default.output, help="folder that the bundle is put into"

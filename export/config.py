@@ -22,6 +22,7 @@ class ExportConfig:
     """
 
     checkpoint: str | None = None
+    adapters: tuple[str, ...] = ()  # FOLDER or FOLDER=WEIGHT each
     output: Path = Path("out")
     quant: str = "int4"
     override: Mapping[str, str] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,13 @@ from export.build.part_cache import PartCache, place, this_process
 from export.build.parts import Part, PartRequest
 from export.build.progress import Progress
 from export.build.workers import build_parts
+from export.checkpoint.adapters import (
+    ADAPTED,
+    AdapterFolder,
+    merged_source,
+    parse_adapter,
+    write_adapted_folder,
+)
 from export.checkpoint.calibrated import CALIBRATED
 from export.checkpoint.locate import local_checkpoint, locate_checkpoint
 from export.checkpoint.source import TensorSource, check_tensors, content_sha256, stored_weights
@@ -83,7 +91,8 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     backend.precisions.parts(config.quant)  # an unknown recipe ends here, before a download
     local = local_checkpoint(config.checkpoint)
     facts = _facts(config, local)
-    target = config.output / f"{facts.name}-{backend.name}-{_label(config, backend)}"
+    adapters = [parse_adapter(given) for given in config.adapters]
+    target = config.output / f"{facts.name}-{backend.name}-{_label(config, backend, adapters)}"
     _check_target(config, target)
     backend.check_installed()
     given = None if config.plan else _read_examples(config, backend)
@@ -97,6 +106,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         return target
     shapes = job.release.tensor_shapes(job.model)
     check_tensors(job.source, shapes, str(job.folder), job.release.title, TIED)
+    merged_source(job.source, adapters)  # which fails now if one does not fit
     _check_calibration(job, config)
     origin = _Origin(folder.resolve().name if local else Path(str(config.checkpoint)).name, facts)
     with (
@@ -105,6 +115,8 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         scratch_folder(target) as partial,
     ):
         _check_disk(job, config.output, cache.root)
+        if adapters:
+            job = replace(job, folder=write_adapted_folder(folder, adapters, cache.root / ADAPTED))
         published = job.source
         if config.rotate or job.plan.calibration is not None:
             given = given if job.plan.calibration is not None else None
@@ -116,12 +128,13 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     return target
 
 
-def _label(config: ExportConfig, backend: Backend) -> str:
-    """The recipe, what is stored otherwise, and what prepared its weights besides, for the bundle's
-    name."""
+def _label(config: ExportConfig, backend: Backend, adapters: Sequence[AdapterFolder]) -> str:
+    """The recipe, what is stored otherwise, adapters, and what prepared its weights besides, for
+    the bundle's name."""
     by_default = backend.precisions.examples(config.quant, None)
     recipe = config.quant.replace(":", "-")  # which file names of other systems cannot have
     recipe = "-".join([recipe, *(f"{p}-{precision}" for p, precision in config.override.items())])
+    recipe = "-".join([recipe, *(re.sub(r"[^\w.-]+", "-", a.folder.name) for a in adapters)])
     others = config.gradients, config.distill, config.calibration_tokens
     if any(others) or config.calibration not in (None, by_default):
         return f"{recipe}-calibrated"

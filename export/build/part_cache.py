@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from export.checkpoint.adapters import ADAPTED
 from export.checkpoint.calibrated import CALIBRATED
 from export.checkpoint.readings import Reading
 from export.checkpoint.source import TensorSource
@@ -105,7 +106,8 @@ class PartCache:
         """
         entries = [e for folder in self._entries.glob("*/*") if (e := _load(folder)) is not None]
         sizes = {entry.folder: entry.size for entry in entries}
-        for folder in (self.root / CALIBRATED).glob("*"):
+        prepared = [*(self.root / CALIBRATED).glob("*"), *(self.root / ADAPTED).glob("*")]
+        for folder in prepared:
             sizes[folder] = sum(file.stat().st_size for file in folder.iterdir())
         total = sum(sizes.values())
         for folder in sorted(sizes, key=lambda folder: folder.stat().st_mtime):

@@ -33,6 +33,7 @@ from export.calibration.inputs import Embedder, embed_examples
 from export.calibration.layers import Inputs, LayerRunner, Pace, Report, measure
 from export.calibration.sensitivity import Sensitivity
 from export.calibration.torch_ops import Compute
+from export.checkpoint.adapters import SMALL
 from export.checkpoint.calibrated import RECORD, CalibratedSource, read_record, save_weights
 from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import content_sha256
@@ -48,7 +49,6 @@ from mobile_runtime.errors import InputError
 from mobile_runtime.files import load_json, write_json
 
 SEED = 0  # of the rotation
-_COPIED = (".json", ".jinja", ".txt", ".model")
 _SEARCHED = 4  # in one block of so many the best shrinkage is searched for: they hardly differ
 _PASSING = "*.st"  # what is needed only on the way; not *.safetensors: these are no weights
 _INPUTS = "inputs.st"
@@ -136,7 +136,7 @@ def _key(job: Job, wanted: Mapping[str, QuantSpec], said: Mapping[str, Any], dev
 def _copy_files(folder: Path, target: Path) -> None:
     """Copy what describes the model and its tokenizer."""
     for path in folder.iterdir():
-        if path.suffix in _COPIED and not path.name.endswith(".index.json"):
+        if path.suffix in SMALL and not path.name.endswith(".index.json"):
             shutil.copyfile(path, target / path.name)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint import adapters
 from export.checkpoint.calibrated import RECORD, CalibratedSource, read_record, stream_of
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.rotation import RotatedSource
@@ -44,6 +45,11 @@ def _open_calibrated(folder: Path) -> TensorSource:
     return CalibratedSource.open(rotated, folder)
 
 
+def _open_adapted(folder: Path) -> TensorSource:
+    origin, given = adapters.read_adapted_folder(folder)
+    return adapters.merged_source(open_source(origin), given)
+
+
 def _calibrated_config(folder: Path) -> dict[str, Any]:
     origin = Path(read_record(folder)["origin"])
     return {**kind_of(origin).read_config(origin), "tie_word_embeddings": False}
@@ -51,6 +57,7 @@ def _calibrated_config(folder: Path) -> dict[str, Any]:
 
 SOURCES: dict[str, SourceKind] = {
     "safetensors": SourceKind(Path.is_dir, Checkpoint),
+    "adapted": SourceKind(lambda folder: (folder / adapters.RECORD).is_file(), _open_adapted),
     "calibrated": SourceKind(
         lambda folder: (folder / RECORD).is_file(),
         _open_calibrated,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.checkpoint.adapters import ADAPTER_CONFIG
 from export.checkpoint.shards import Shard, is_buffer
 from export.checkpoint.source import TensorInfo, bytes_of, some_of
 from mobile_runtime.errors import InputError
@@ -18,7 +19,6 @@ from mobile_runtime.files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_ADAPTER = "adapter_config.json"
 _BLOCK_BYTES = 1 << 26  # read at once for a digest
 
 
@@ -96,10 +96,10 @@ def _shard_names(folder: Path) -> dict[str, frozenset[str] | None]:
     if not (folder / _INDEX).is_file():
         if (folder / _SINGLE).is_file():
             return {_SINGLE: None}
-        if (folder / _ADAPTER).is_file():
+        if (folder / ADAPTER_CONFIG).is_file():
             raise InputError(
-                f"{folder} holds an adapter (LoRA or its like), not a model; merge it into its "
-                "base model and save that, then give the folder that was saved."
+                f"{folder} holds an adapter (LoRA or its like), not a model; give its base model "
+                "with --checkpoint, and this folder with --adapter."
             )
         raise InputError(
             f"{folder} holds neither {_INDEX} nor {_SINGLE}; "

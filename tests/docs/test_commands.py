@@ -18,6 +18,7 @@ from tests.paths import ROOT
 # Why a block may not be run. A reason that no page gives is taken out.
 REASONS = {
     "needs a Dask cluster",
+    "needs an adapter",
     "needs a Mac",
     "needs a video of yours",
     "needs the published checkpoint",

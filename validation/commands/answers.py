@@ -12,7 +12,14 @@ from rich.progress import Progress as ProgressBar
 from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines import EngineOptions
 from validation.answers.rows import ITEMS, ROWS
-from validation.commands.options import PRECISION_HELP, PRECISIONS, add_engine, check_least
+from validation.commands.options import (
+    PRECISION_HELP,
+    PRECISIONS,
+    add_checkpoint,
+    add_engine,
+    check_least,
+    checkpoint_of,
+)
 
 if TYPE_CHECKING:
     from validation.answers.answers import Candidate
@@ -29,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BUNDLE",
         help="bundle folders; none: only the checkpoint",
     )
-    parser.add_argument("--checkpoint", help="folder they were made from; default: pocket model")
+    add_checkpoint(parser)
     parser.add_argument("--limit", type=int, default=ITEMS, help="questions per task")
     parser.add_argument(
         "--tasks",
@@ -78,12 +85,9 @@ def _candidates(options: argparse.Namespace) -> list[Candidate]:
     from validation.sources import check_source, open_checkpoint, published_source
 
     bundles: list[Path] = options.bundles
-    source = (
-        published_source(bundles[0], options.checkpoint)
-        if bundles
-        else open_checkpoint(options.checkpoint)
-    )
-    candidates = [Candidate("PyTorch fp32", options.checkpoint)]
+    checkpoint = checkpoint_of(options)
+    source = published_source(bundles[0], checkpoint) if bundles else open_checkpoint(checkpoint)
+    candidates = [Candidate("PyTorch fp32", checkpoint)]
     for bundle in bundles:
         manifest = read_manifest(bundle)
         check_source(manifest, source)

@@ -25,6 +25,34 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder that `python -m export` printed")
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the options `--checkpoint` and `--adapter`."""
+    parser.add_argument(
+        "--checkpoint", help="folder or hub id it was made from (not needed for the pocket model)"
+    )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="FOLDER[=WEIGHT]",
+        help="an adapter that the export merged into the checkpoint; may be repeated",
+    )
+
+
+def checkpoint_of(options: argparse.Namespace) -> str | None:
+    """What `--checkpoint` says, or a folder that stands for it with all of `--adapter` merged."""
+    given: str | None = options.checkpoint
+    if not options.adapter:
+        return given
+    from export.checkpoint.adapters import ADAPTED, parse_adapter, write_adapted_folder
+    from export.checkpoint.locate import locate_checkpoint
+    from export.config import ExportConfig
+
+    adapters = [parse_adapter(one) for one in options.adapter]
+    folder = locate_checkpoint(given)
+    return str(write_adapted_folder(folder, adapters, ExportConfig().cache / ADAPTED))
+
+
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the option `--engine`."""
     parser.add_argument(

@@ -9,9 +9,11 @@ from rich.console import Console
 
 from validation.commands.options import (
     add_bundle,
+    add_checkpoint,
     add_engine,
     add_precision,
     check_least,
+    checkpoint_of,
     engine_options,
     named_chats,
 )
@@ -22,9 +24,7 @@ HELP = "compare a saved bundle with PyTorch, stage by stage"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_bundle(parser)
-    parser.add_argument(
-        "--checkpoint", help="folder or hub id it was made from (not needed for the pocket model)"
-    )
+    add_checkpoint(parser)
     parser.add_argument("--messages", type=Path, action="append", help="chat file; may be repeated")
     parser.add_argument(
         "--stages",
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     check_least("--max-new-tokens", options.max_new_tokens, 0)
     chats = named_chats(options.messages)
     wanted = ParityOptions(engine_options(options), options.max_new_tokens, options.stages)
-    source = published_source(options.bundle, options.checkpoint)
+    source = published_source(options.bundle, checkpoint_of(options))
     report = run_parity(options.bundle, source, chats, wanted)
     if options.write_golden:
         write_golden(options.bundle, source, default_chats())

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from mobile_runtime.errors import InputError
-from validation.commands.options import add_engine, add_precision, check_least, engine_options
+from validation.commands.options import (
+    add_checkpoint,
+    add_engine,
+    add_precision,
+    check_least,
+    checkpoint_of,
+    engine_options,
+)
 
 if TYPE_CHECKING:
     from validation.quality.report import Report
@@ -47,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also which matrices cost most on the texts: one run in PyTorch for each block and "
         "each kind of matrix",
     )
-    parser.add_argument("--checkpoint", help="folder or hub id; default: the pocket model")
+    add_checkpoint(parser)
     add_engine(parser)
     add_precision(parser)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -67,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
 
     _check_wanted(options)
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in options.texts]
-    source = published_source(options.bundles[0], options.checkpoint)
+    source = published_source(options.bundles[0], checkpoint_of(options))
     candidates = open_candidates(options.bundles, engine_options(options), source)
     longest = min(candidate.longest for candidate in candidates)
     form, console = source.chat_format, Console(highlight=False)

@@ -319,7 +319,7 @@ def test_an_adapter_is_called_one(tmp_path):
     save_file(
         {"base_model.model.a.lora_A.weight": np.ones(2)}, tmp_path / "adapter_model.safetensors"
     )
-    with pytest.raises(InputError, match=r"holds an adapter .* merge it into its base model"):
+    with pytest.raises(InputError, match=r"holds an adapter .* with --adapter"):
         Checkpoint(tmp_path)
 
 
