@@ -76,7 +76,7 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
             yield executor
         return
     context = multiprocessing.get_context("spawn")  # fork is unsafe with threads
-    executor = ProcessPoolExecutor(jobs, context, initializer=_start_worker)
+    executor = ProcessPoolExecutor(jobs, context, initializer=exit_with_parent)
     try:
         yield executor
     except BrokenProcessPool as error:
@@ -90,8 +90,9 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
             process.terminate()
 
 
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and exit when the parent exits, even if it is killed."""
+def exit_with_parent() -> None:
+    """In a worker process: leave Ctrl-C to the parent, and exit when the parent exits, even if it
+    is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     started_by = multiprocessing.parent_process()
     assert started_by is not None, "runs in worker processes only"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.build.workers import exit_with_parent
 from mobile_runtime.bundle import Manifest
 from mobile_runtime.chat.chat_file import Chat
 from mobile_runtime.chat.tokenizer import Tokenizer
@@ -97,6 +98,7 @@ _answerer: Answerer  # of this worker process
 def _start_worker(candidate: Candidate) -> None:
     import torch
 
+    exit_with_parent()
     torch.set_num_threads(1)
     global _answerer
     _answerer = open_candidate(candidate)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -292,6 +293,44 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     if not target.exists():
         subprocess.run(command(config, *flags), cwd=ROOT, check=True)
     assert files_of(target) == reference
+
+
+def running(mark):
+    """Processes of which an environment variable is `mark`, by their files in /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"MARK={mark}".encode() in path.read_bytes().split(b"\0"):
+                found.append(path.parent.name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("kind", ["export", "answers"])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_outlives_its_parent(config, kind, sent):
+    answers = ["answers", "--limit", "300", "--jobs", "2"]
+    commands = {
+        "export": command(config, "--jobs", "2", "--no-cache"),
+        "answers": [sys.executable, "-m", "validation", *answers],
+    }
+    rng = random.Random(kind)
+    for number in range(3):
+        mark = f"{kind}-{sent}-{number}-{os.getpid()}"
+        process = subprocess.Popen(
+            commands[kind], cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, "MARK": mark}
+        )
+        started = time.monotonic()
+        while len(running(mark)) < 2 and process.poll() is None:
+            assert time.monotonic() < started + 60, "workers start"
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 2))
+        process.send_signal(sent)
+        process.wait()
+        ended = time.monotonic()
+        while running(mark):
+            assert time.monotonic() < ended + 10, "workers end"
+            time.sleep(0.1)
 
 
 def test_part_says_how_far_it_is(config, tmp_path, random_checkpoint):
