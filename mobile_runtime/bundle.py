@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import load_json, path_inside, write_json
+from mobile_runtime.files import parse_json, path_inside, written_whole
 from mobile_runtime.strict_json import decode
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# How manifest.json begins; there follows the SHA-256, in hexadecimal, of all that comes after it.
+_SEAL = b'{\n "digest": "'
+_SEAL_END = len(_SEAL) + 64
 TEXT_ROLE = "text_"
 MANIFEST_NAME = "manifest.json"
 _HASH_BLOCK = 1 << 22
@@ -251,13 +255,21 @@ def read_manifest(bundle: Path) -> Manifest:
             f"{bundle} is not a bundle: it has no {MANIFEST_NAME}; "
             "give the folder that `python -m export` printed."
         )
-    value = load_json(path, "export the bundle again")
+    data = path.read_bytes()
+    value = parse_json(data, path, "export the bundle again")
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(
             f"{path} has schema version {version!r}, this program reads {SCHEMA_VERSION}; "
             "use a matching version of the program or export the bundle again."
         )
+    digest = hashlib.sha256(data[_SEAL_END:]).hexdigest().encode()
+    if data[:_SEAL_END] != _SEAL + digest:
+        raise InputError(
+            f"{path} was changed after it was written: it does not have the digest that it begins "
+            "with; copy or export the bundle again."
+        )
+    del value["digest"]
     manifest = decode(Manifest, value, "manifest", MANIFEST_NAME, "export the bundle again")
     listed = {entry.path for entry in manifest.files}
     for name in _referenced_paths(manifest):
@@ -296,7 +308,15 @@ def _check_tables(manifest: Manifest) -> None:
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
     """Write manifest.json (sorted by schema, no timestamps: same manifest, same bytes)."""
-    write_json(bundle / MANIFEST_NAME, dataclasses.asdict(manifest))
+    with written_whole(bundle / MANIFEST_NAME) as partial:
+        partial.write_bytes(sealed(dataclasses.asdict(manifest)))
+
+
+def sealed(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest.json with its digest."""
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    rest = f'",{text[1:]}'.encode()
+    return _SEAL + hashlib.sha256(rest).hexdigest().encode() + rest
 
 
 def resolve_inside(bundle: Path, name: str) -> Path:

@@ -18,8 +18,13 @@ def load_json(path: Path, remedy: str) -> Any:
     """The JSON value in `path`. The text of an `InputError` ends with `remedy`."""
     if not path.is_file():
         raise InputError(f"{path.parent} has no {path.name}; {remedy}.")
+    return parse_json(path.read_bytes(), path, remedy)
+
+
+def parse_json(data: bytes, path: Path, remedy: str) -> Any:
+    """The JSON value in the content of `path`. The text of an `InputError` ends with `remedy`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deeply
         raise InputError(f"{path} is not valid JSON ({error}); {remedy}.") from error
 

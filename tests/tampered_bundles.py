@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+from mobile_runtime.bundle import sealed
+
 TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 CASES = {case["name"]: case for case in TABLE["cases"]}
 
@@ -19,7 +21,9 @@ def write_bundle(folder):
 
 
 def _write_manifest(folder, manifest):
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    whole = isinstance(manifest, dict)
+    data = sealed(manifest) if whole else json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(data)
 
 
 def tamper(folder, edit):
@@ -38,6 +42,10 @@ def _edit_file(path, kind):
     middle = len(data) // 2
     if kind == "flip":
         path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    elif kind == "append":
+        path.write_bytes(data + b" ")
+    elif kind == "unseal":
+        path.write_bytes(b"{" + data[80:])
     elif kind == "truncate":
         path.write_bytes(data[:middle])
     elif kind == "write":
@@ -58,6 +66,7 @@ def _link(path, where):
 
 def _edit_manifest(folder, kind, argument):
     value = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    del value["digest"]
     *place, last = argument if kind == "delete" else ["root", *argument[0]]
     document = {"root": value}
     target = document if kind == "set" else value

@@ -1,6 +1,7 @@
 """A session over a saved bundle: blocks, caches, turns, limits."""
 
 import hashlib
+import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from export.cli import main as export_main
+from mobile_runtime.bundle import sealed
 from mobile_runtime.chat import media
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.engines import EngineOptions
@@ -348,11 +350,11 @@ CASES = {
         "leaves the bundle",
     ),
     "other version": (
-        lambda b: _replace(b, '"schema_version": 2', '"schema_version": 99'),
+        lambda b: _replace(b, '"schema_version": 3', '"schema_version": 99'),
         "schema version 99",
     ),
     "unknown field": (
-        lambda b: _replace(b, '"schema_version": 2', '"schema_version": 2, "extra": 0'),
+        lambda b: _replace(b, '"schema_version": 3', '"schema_version": 3, "extra": 0'),
         "missing or unknown fields: extra",
     ),
     "wrong type": (lambda b: _replace(b, '"max_slice_nums": 9', '"max_slice_nums": "9"'), "int"),
@@ -363,7 +365,9 @@ def _replace(bundle, old, new):
     path = bundle / "manifest.json"
     text = path.read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new), encoding="utf-8")
+    value = json.loads(text.replace(old, new))
+    del value["digest"]
+    path.write_bytes(sealed(value))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -51,7 +51,10 @@ struct Table {
 
     private func write(_ manifest: JSONValue, to bundle: URL) throws {
         let url = bundle.appendingPathComponent(Manifest.fileName)
-        try Data(manifest.text.utf8).write(to: url)
+        guard manifest.object != nil else { return try Data(manifest.text.utf8).write(to: url) }
+        let rest = Data("\",\(manifest.text.dropFirst())".utf8)
+        let seal = "{\n \"digest\": \"" + FileDigest.hexadecimal(of: rest)
+        try (Data(seal.utf8) + rest).write(to: url)
     }
 
     /// Damage the bundle as a case's `edit` says.
@@ -80,6 +83,9 @@ struct Table {
             guard kind == "folder" else { return }
             try FileManager.default.createDirectory(at: url, withIntermediateDirectories: false)
         case "write": try Data().write(to: url)
+        case "append": try (Data(contentsOf: url) + Data(" ".utf8)).write(to: url)
+        case "unseal":
+            try (Data("{".utf8) + Data(contentsOf: url).dropFirst(80)).write(to: url)
         case "truncate":
             let data = try Data(contentsOf: url)
             try data.prefix(data.count / 2).write(to: url)

@@ -48,7 +48,7 @@ struct ToyModel {
     ) throws -> Manifest {
         let defaults = SamplingDefaults(temperature: 0, topK: 0, topP: 1, repetitionPenalty: 1)
         return Manifest(
-            schemaVersion: 2, format: "coreml", model: "toy",
+            schemaVersion: 3, format: "coreml", model: "toy",
             architecture: Architecture(
                 hiddenSize: width, numLayers: packages, numAttentionHeads: 1,
                 numKeyValueHeads: 1, headDim: width, ropeTheta: 10_000,

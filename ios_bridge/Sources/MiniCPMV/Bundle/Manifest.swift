@@ -1,7 +1,7 @@
 /// Everything a reader of a bundle needs to know; `manifest.json` holds exactly these fields.
 public struct Manifest: Equatable, Sendable {
     /// The schema that this package reads.
-    public static let schemaVersion = 2
+    public static let schemaVersion = 3
     /// The manifest's file in a bundle.
     public static let fileName = "manifest.json"
 

@@ -68,7 +68,22 @@ public struct ModelBundle: Sendable {
                     + "\(Manifest.schemaVersion); use a matching version of the program or "
                     + "export the bundle again.")
         }
-        return value
+        guard var fields = value.object, isSealed(data) else {
+            throw MiniCPMVError.invalidManifest(
+                "\(path) was changed after it was written: it does not have the digest that it "
+                    + "begins with; copy or export the bundle again.")
+        }
+        fields["digest"] = nil
+        return .object(fields)
+    }
+
+    /// Whether a manifest begins with the SHA-256 of all that comes after it.
+    private static func isSealed(_ data: Data) -> Bool {
+        let seal = Data("{\n \"digest\": \"".utf8)
+        let end = seal.count + 64
+        guard data.count >= end, data.prefix(seal.count) == seal else { return false }
+        let rest = FileDigest.hexadecimal(of: Data(data.dropFirst(end)))
+        return data[data.startIndex + seal.count..<data.startIndex + end] == Data(rest.utf8)
     }
 
     /// Every file or package that the manifest uses must be inside and listed.
