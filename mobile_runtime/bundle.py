@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,13 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import parse_json, path_inside, written_whole
+from mobile_runtime.files import is_sealed, parse_json, path_inside, sealed_json, written_whole
 from mobile_runtime.strict_json import decode
 
 SCHEMA_VERSION = 3
-# How manifest.json begins; there follows the SHA-256, in hexadecimal, of all that comes after it.
-_SEAL = b'{\n "digest": "'
-_SEAL_END = len(_SEAL) + 64
 TEXT_ROLE = "text_"
 MANIFEST_NAME = "manifest.json"
 _HASH_BLOCK = 1 << 22
@@ -263,8 +259,7 @@ def read_manifest(bundle: Path) -> Manifest:
             f"{path} has schema version {version!r}, this program reads {SCHEMA_VERSION}; "
             "use a matching version of the program or export the bundle again."
         )
-    digest = hashlib.sha256(data[_SEAL_END:]).hexdigest().encode()
-    if data[:_SEAL_END] != _SEAL + digest:
+    if not is_sealed(data):
         raise InputError(
             f"{path} was changed after it was written: it does not have the digest that it begins "
             "with; copy or export the bundle again."
@@ -309,14 +304,7 @@ def _check_tables(manifest: Manifest) -> None:
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
     """Write manifest.json (sorted by schema, no timestamps: same manifest, same bytes)."""
     with written_whole(bundle / MANIFEST_NAME) as partial:
-        partial.write_bytes(sealed(dataclasses.asdict(manifest)))
-
-
-def sealed(manifest: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest.json with its digest."""
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    rest = f'",{text[1:]}'.encode()
-    return _SEAL + hashlib.sha256(rest).hexdigest().encode() + rest
+        partial.write_bytes(sealed_json(dataclasses.asdict(manifest)))
 
 
 def resolve_inside(bundle: Path, name: str) -> Path:

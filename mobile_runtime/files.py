@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,6 +60,24 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+# How a sealed JSON file begins; there follows the SHA-256, in hexadecimal, of all after that.
+_SEAL = b'{\n "digest": "'
+_SEAL_END = len(_SEAL) + 64
+
+
+def sealed_json(value: Mapping[str, Any]) -> bytes:
+    """The content of a JSON file that begins with a digest of the rest, under the key `digest`."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    rest = f'",{text[1:]}'.encode()
+    return _SEAL + hashlib.sha256(rest).hexdigest().encode() + rest
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether the content of a file is as `sealed_json` made it."""
+    digest = hashlib.sha256(data[_SEAL_END:]).hexdigest().encode()
+    return data[:_SEAL_END] == _SEAL + digest
 
 
 @contextmanager

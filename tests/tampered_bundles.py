@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from mobile_runtime.bundle import sealed
+from mobile_runtime.files import sealed_json
 
 TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 CASES = {case["name"]: case for case in TABLE["cases"]}
@@ -22,7 +22,7 @@ def write_bundle(folder):
 
 def _write_manifest(folder, manifest):
     whole = isinstance(manifest, dict)
-    data = sealed(manifest) if whole else json.dumps(manifest).encode()
+    data = sealed_json(manifest) if whole else json.dumps(manifest).encode()
     (folder / "manifest.json").write_bytes(data)
 
 

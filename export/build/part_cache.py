@@ -21,6 +21,7 @@ from export.checkpoint.calibrated import CALIBRATED
 from export.checkpoint.readings import Reading
 from export.checkpoint.source import TensorSource
 from mobile_runtime.bundle import FileEntry, list_files
+from mobile_runtime.files import is_sealed, sealed_json
 
 _ENTRY = "entry.json"
 _RECENT = 3600.0  # seconds in which another export may still be linking an entry's files
@@ -58,7 +59,7 @@ class PartCache:
         for folder in sorted((self._entries / key).glob("*")):
             entry = _load(folder)
             if entry is not None and _same_weights(entry, source):
-                if list_files(entry.content) == entry.files:
+                if not _has_links(entry.content) and list_files(entry.content) == entry.files:
                     os.utime(folder)
                     return entry
                 shutil.rmtree(folder, ignore_errors=True)  # damaged
@@ -84,7 +85,7 @@ class PartCache:
         entry = Entry(folder, list_files(folder / "content"), readings, identities)
         values = asdict(entry)
         del values["folder"]
-        (folder / _ENTRY).write_text(json.dumps(values), encoding="utf-8")
+        (folder / _ENTRY).write_bytes(sealed_json(values))
         target = self._entries / key / folder.parent.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
@@ -145,9 +146,17 @@ def _runs(process: str) -> bool:
     return True
 
 
+def _has_links(content: Path) -> bool:
+    """Whether a file is a symbolic link: linked into a bundle, it would lead out of that."""
+    return any(path.is_symlink() for path in content.rglob("*"))
+
+
 def _load(folder: Path) -> Entry | None:
     try:
-        values = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
+        data = (folder / _ENTRY).read_bytes()
+        if not is_sealed(data):
+            return None
+        values = json.loads(data)
         return Entry(
             folder,
             tuple(FileEntry(**file) for file in values["files"]),

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from export.cli import main as export_main
-from mobile_runtime.bundle import sealed
 from mobile_runtime.chat import media
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import sealed_json
 from mobile_runtime.pictures.video import VideoInfo
 from mobile_runtime.session import GREEDY, ChatOptions, Session, Statistics
 from tests.mobile_runtime.turns import gradient, user
@@ -367,7 +367,7 @@ def _replace(bundle, old, new):
     assert old in text
     value = json.loads(text.replace(old, new))
     del value["digest"]
-    path.write_bytes(sealed(value))
+    path.write_bytes(sealed_json(value))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -9,11 +9,13 @@ pair has its own copy.
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
+from mobile_runtime.bundle import list_files
 from mobile_runtime.engines.onnx.sessions import (
     SessionSettings,
     load_onnxruntime,
@@ -21,8 +23,9 @@ from mobile_runtime.engines.onnx.sessions import (
     session_options,
 )
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import new_folder
+from mobile_runtime.files import is_sealed, new_folder, sealed_json
 
+_DIGESTS = "digests.json"
 _INLINE = 1024  # bytes up to which an initializer stays within the graph
 _CPU_FACTS = ("model name", "flags", "Features", "CPU part")
 
@@ -42,10 +45,13 @@ def open_prepacked(graph: Path, identity: str, settings: SessionSettings, cache:
     options = session_options(settings)
     # The copy is optimized already.
     options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
+    damaged = InputError(f"{folder} is damaged; remove it, and it is made again.")
+    if not _is_intact(folder):
+        raise damaged
     try:
         return open_session(folder / graph.name, options)
     except InputError as error:
-        raise InputError(f"{folder} is damaged; remove it, and it is made again.") from error
+        raise damaged from error
 
 
 def _write(graph: Path, settings: SessionSettings, folder: Path) -> None:
@@ -59,9 +65,21 @@ def _write(graph: Path, settings: SessionSettings, folder: Path) -> None:
         with new_folder(folder) as begun:
             options.optimized_model_filepath = str(begun / graph.name)
             open_session(graph, options)
+            files = [asdict(file) for file in list_files(begun)]
+            (begun / _DIGESTS).write_bytes(sealed_json({"files": files}))
     except OSError:
         if not folder.is_dir():  # if it is there, another process wrote it first
             raise
+
+
+def _is_intact(folder: Path) -> bool:
+    """Whether all files are as they were written."""
+    try:
+        data = (folder / _DIGESTS).read_bytes()
+    except OSError:
+        return False
+    found = [asdict(file) for file in list_files(folder, skip=(_DIGESTS,))]
+    return is_sealed(data) and json.loads(data)["files"] == found
 
 
 def _processor() -> str:

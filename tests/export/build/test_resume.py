@@ -116,6 +116,28 @@ def test_other_shapes_are_other_packages(config, built):
     assert "decoder" in built
 
 
+def test_a_cache_with_a_flipped_bit_gives_the_same_bytes(config):
+    reference, rng = files_of(export(config)), random.Random(0)
+    for _ in range(40):
+        path = rng.choice(sorted(p for p in config.cache.rglob("*") if p.is_file()))
+        data = bytearray(path.read_bytes())
+        place = rng.randrange(8 * len(data))
+        data[place // 8] ^= 1 << place % 8
+        path.unlink()  # it is one file with that of the bundle
+        path.write_bytes(data)
+        assert files_of(export(replace(config, overwrite=True))) == reference
+
+
+def test_a_link_in_the_cache_does_not_get_into_a_bundle(config, tmp_path):
+    reference = files_of(export(config))
+    (weights,) = config.cache.glob("entries/*/*/content/lm_head.mlpackage/**/weight.bin")
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    bundle = export(replace(config, overwrite=True))
+    assert files_of(bundle) == reference
+    assert not any(path.is_symlink() for path in bundle.rglob("*"))
+
+
 @pytest.fixture
 def copied(config, tmp_path):
     """The checkpoint in a folder of its own, to be changed; change(name) negates a tensor."""

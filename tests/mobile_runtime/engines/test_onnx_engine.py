@@ -1,5 +1,6 @@
 """onnxruntime's side features: prepacked weights, .ort files, execution providers."""
 
+import random
 import re
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_prepacked_weights_are_written_once_and_change_nothing(bundle, tmp_path,
         np.testing.assert_array_equal(logits(opened), expected)
         times = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*")}
         (folder,) = (tmp_path / "cache").iterdir()
-        assert len(list(folder.iterdir())) == 2
+        assert len(list(folder.iterdir())) == 3, "graph, weights, digests"
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*")}
 
 
@@ -79,6 +80,23 @@ def test_a_damaged_cache_or_a_file_in_its_place_is_one_sentence(bundle, tmp_path
         assert main(["chat", str(bundle), "Hello", "--prepacked", str(folder)]) == 2
         error = capsys.readouterr().err
         assert words in error and len(error.splitlines()) == 1
+
+
+def test_no_flipped_bit_of_prepacked_weights_is_accepted(bundle, tmp_path):
+    assert graphs(bundle, prepacked=tmp_path / "cache")["decoder"]
+    files, rng = sorted((tmp_path / "cache").glob("*/*")), random.Random(0)
+    assert len(files) == 3
+    for number in range(60):
+        path = files[number % 3]
+        data = path.read_bytes()
+        flipped = bytearray(data)
+        place = rng.randrange(8 * len(data))
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(InputError, match="is damaged; remove it"):
+            graphs(bundle, prepacked=tmp_path / "cache")["decoder"]
+        path.write_bytes(data)
+    assert graphs(bundle, prepacked=tmp_path / "cache")["decoder"]
 
 
 def test_chat_takes_a_folder_for_prepacked_weights(bundle, tmp_path, capsys):

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mobile_runtime.bundle import read_manifest, sealed
+from mobile_runtime.bundle import read_manifest
 from mobile_runtime.cli import main
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import sealed_json
 from mobile_runtime.model.formats import FORMATS, engine_of, format_of
 from mobile_runtime.session import ChatOptions, Session
 from tests.mobile_runtime.turns import gradient, user
@@ -70,7 +71,7 @@ def test_the_commands_say_what_a_manifest_lacks(make_bundle, tmp_path, capsys):
     text = (make_bundle() / "manifest.json").read_text(encoding="utf-8")
     value = json.loads(text.replace('"role": "resampler"', '"role": "vision_encoder"'))
     del value["digest"]
-    (bundle / "manifest.json").write_bytes(sealed(value))
+    (bundle / "manifest.json").write_bytes(sealed_json(value))
     for command in (["chat", str(bundle), "Hi"], ["info", str(bundle)]):
         assert main(command) == 2
         error = capsys.readouterr().err
