@@ -25,6 +25,7 @@ from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.formats import format_of, open_model
+from mobile_runtime.model.manifest_checks import check_numbers
 from mobile_runtime.pictures.preprocess import check_view
 from mobile_runtime.sampling.sampling import Sampler
 
@@ -112,6 +113,7 @@ class Session:
         """Open a bundle; `verify` checks the SHA-256 of every file first. Raises `InputError` for
         options that the bundle's format does not take."""
         manifest = read_manifest(bundle)
+        check_numbers(manifest)
         format_of(manifest).choose_engine(manifest, options)  # before the files are read
         if verify:
             verify_files(bundle, manifest)

@@ -361,6 +361,35 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value", "said"),
+    [
+        ("decoding", "prefill_length", 0, "prefill_length in manifest.json is 0; it must be 1 to"),
+        ("decoding", "context_length", 10**9, "context_length in manifest.json is 1000000000"),
+        ("architecture", "rope_theta", 0.0, "rope_theta in manifest.json must be a number above 0"),
+        ("architecture", "vocab_size", -1, "vocab_size in manifest.json is -1"),
+        ("architecture", "num_layers", 0, "num_layers in manifest.json is 0"),
+        ("preprocessing", "patch_size", 0, "patch_size in manifest.json is 0"),
+        ("preprocessing", "scale_resolution", 0, "scale_resolution in manifest.json is 0"),
+        ("preprocessing", "norm_mean", [], "norm_mean and norm_std in manifest.json must be three"),
+        ("preprocessing", "norm_std", [1.0, 1.0, 0.0], "the latter above 0"),
+        ("generation", "max_new_tokens", 0, "max_new_tokens in manifest.json is 0"),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused(make_bundle, tmp_path, part, name, value, said):
+    def edit(bundle):
+        path = bundle / "manifest.json"
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        del manifest["digest"]
+        manifest[part][name] = value
+        path.write_bytes(sealed_json(manifest))
+
+    bundle = damage(make_bundle("none", "state", CONTEXT), tmp_path, edit)
+    with pytest.raises(InputError) as caught:
+        Session.load(bundle, FP32)
+    assert said in str(caught.value)
+
+
 def _replace(bundle, old, new):
     path = bundle / "manifest.json"
     text = path.read_text(encoding="utf-8")

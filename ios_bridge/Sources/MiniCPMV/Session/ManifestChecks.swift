@@ -2,11 +2,15 @@ extension Manifest {
     private static let largest = 1 << 24
 
     /// Refuse numbers that no model has, before anything is computed or allocated with them.
+    /// `manifest_checks.py` does the same.
     ///
     /// - Throws: `MiniCPMVError.invalidManifest`.
     func checkNumbers() throws {
         let sizes = [
-            ("hidden_size", architecture.hiddenSize), ("head_dim", architecture.headDim),
+            ("hidden_size", architecture.hiddenSize), ("num_layers", architecture.numLayers),
+            ("num_attention_heads", architecture.numAttentionHeads),
+            ("num_key_value_heads", architecture.numKeyValueHeads),
+            ("head_dim", architecture.headDim),
             ("vocab_size", architecture.vocabSize),
             ("vision_hidden_size", architecture.visionHiddenSize),
             ("resampler_heads", architecture.resamplerHeads),
@@ -23,6 +27,11 @@ extension Manifest {
         for (name, value) in sizes where !(1...Self.largest).contains(value) {
             throw MiniCPMVError.invalidManifest(
                 "\(name) in \(Manifest.fileName) is \(value); it must be 1 to \(Self.largest); "
+                    + "export the bundle again.")
+        }
+        guard architecture.ropeTheta > 0, architecture.ropeTheta.isFinite else {
+            throw MiniCPMVError.invalidManifest(
+                "rope_theta in \(Manifest.fileName) must be a number above 0; "
                     + "export the bundle again.")
         }
         let (means, deviations) = (preprocessing.normMean, preprocessing.normStd)
