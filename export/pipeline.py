@@ -134,7 +134,8 @@ def _label(config: ExportConfig, backend: Backend, adapters: Sequence[AdapterFol
     by_default = backend.precisions.examples(config.quant, None)
     recipe = config.quant.replace(":", "-")  # which file names of other systems cannot have
     recipe = "-".join([recipe, *(f"{p}-{precision}" for p, precision in config.override.items())])
-    recipe = "-".join([recipe, *(re.sub(r"[^\w.-]+", "-", a.folder.name) for a in adapters)])
+    names = (adapter.folder.resolve().name for adapter in adapters)
+    recipe = "-".join([recipe, *(re.sub(r"[^\w.-]+", "-", name) for name in names)])
     others = config.gradients, config.distill, config.calibration_tokens
     if any(others) or config.calibration not in (None, by_default):
         return f"{recipe}-calibrated"
