@@ -28,10 +28,9 @@ _WIDE = 1_000_000_000  # parameters
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration reads and does: `examples`, of their texts at most `text_tokens` tokens,
-    with or without `gradients`, then `distill` steps of a distillation."""
+    """What a calibration reads and does: at most `text_tokens` tokens of texts, with or without
+    `gradients`, then `distill` steps of a distillation."""
 
-    examples: str
     text_tokens: int
     gradients: bool
     distill: int
@@ -126,7 +125,7 @@ def build_plan(
     plan = Plan(graphs, tables, specs, recipe, decoding)
     if not plan.calibrated or examples is None:
         return plan
-    plan = replace(plan, calibration=_calibration(config, described, examples))
+    plan = replace(plan, calibration=_calibration(config, described))
     budget = budget_of(config.quant)
     return plan if budget is None else _with_budget(plan, budget, backend.precisions)
 
@@ -137,12 +136,12 @@ def is_wide(described: ModelDescription) -> bool:
     return sum(math.prod(shape) for shape in shapes) >= _WIDE
 
 
-def _calibration(config: ExportConfig, described: ModelDescription, examples: str) -> Calibration:
+def _calibration(config: ExportConfig, described: ModelDescription) -> Calibration:
     takes_hours = is_wide(described) and config.device.startswith("cpu")
     tokens = _TEXT_TOKENS_WIDE if takes_hours else _TEXT_TOKENS
     if config.calibration_tokens is not None:
         tokens = config.calibration_tokens
-    return Calibration(examples, tokens, config.gradients, config.distill)
+    return Calibration(tokens, config.gradients, config.distill)
 
 
 def _with_budget(plan: Plan, budget: Budget, precisions: Precisions) -> Plan:

@@ -7,10 +7,6 @@ through files in the cache, which all of them share.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from export.build.parent import exit_with_parent
 from export.build.part_cache import PartCache
 from export.build.parts import Part, PartRequest, build_part
 from export.build.progress import Progress
@@ -88,22 +85,6 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
         executor.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
-
-
-def exit_with_parent() -> None:
-    """In a worker process: leave Ctrl-C to the parent, and exit when the parent exits, even if it
-    is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    started_by = multiprocessing.parent_process()
-    assert started_by is not None, "runs in worker processes only"
-    parent = started_by.pid  # os.getppid() would be another one if the parent has exited already
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

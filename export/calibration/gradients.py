@@ -38,12 +38,13 @@ _LEAST = 1e-12  # of what is divided by
 
 @dataclass(frozen=True)
 class Gradients:
-    """The squared gradients of a model's matrices on some inputs, kept in `folder`."""
+    """The squared gradients of a model's matrices on some inputs, and if `between_rows` products of
+    those of two rows, kept in `folder`."""
 
     runner: LayerRunner
     source: TensorReader
     folder: Path
-    between_rows: bool = False  # whether products of the gradients of two rows are wanted
+    between_rows: bool = False
 
     def complete(self, inputs: Inputs, report: Report) -> None:
         """Compute what is not there yet: inputs of all blocks, then gradients from the last one to
@@ -75,8 +76,6 @@ class Gradients:
     def between(self, block: int, name: str) -> tuple[np.ndarray, ...]:
         """For a matrix of a block, second moments of the gradients at what its rows give, by
         panels of consecutive rows: float32, of mean 1 on their diagonals."""
-        if not self.between_rows:
-            return ()
         with safe_open(self._between(block), framework="np") as file:
             keys = file.keys()
             count = sum(key.startswith(f"{name}:") for key in keys)

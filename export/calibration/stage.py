@@ -33,8 +33,8 @@ from export.calibration.inputs import Embedder, embed_examples
 from export.calibration.layers import Inputs, LayerRunner, Pace, Report, measure
 from export.calibration.sensitivity import Sensitivity
 from export.calibration.torch_ops import Compute
-from export.checkpoint.adapters import SMALL
 from export.checkpoint.calibrated import RECORD, CalibratedSource, read_record, save_weights
+from export.checkpoint.locate import small_files
 from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import content_sha256
 from export.config import ExportConfig
@@ -83,7 +83,8 @@ def calibrate(
     chosen: dict[str, Any] = {}
     if not (target / RECORD).is_file():
         partial.mkdir(parents=True, exist_ok=True)
-        _copy_files(job.folder, partial)
+        for path in small_files(job.folder):
+            shutil.copyfile(path, partial / path.name)
         if given is not None:
             compute = _compute(job.described, config.device)
             assert job.plan.calibration is not None
@@ -131,13 +132,6 @@ def _key(job: Job, wanted: Mapping[str, QuantSpec], said: Mapping[str, Any], dev
         "code": calibration_digest(),
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _copy_files(folder: Path, target: Path) -> None:
-    """Copy what describes the model and its tokenizer."""
-    for path in folder.iterdir():
-        if path.suffix in SMALL and not path.name.endswith(".index.json"):
-            shutil.copyfile(path, target / path.name)
 
 
 def check_device(name: str) -> None:

@@ -18,22 +18,22 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from export.checkpoint.locate import small_files
 from export.checkpoint.shards import Shard
-from export.checkpoint.source import TensorInfo, TensorSource, bytes_of, some_of
+from export.checkpoint.source import TensorInfo, TensorSource, file_identity, rows_digest, some_of
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json, replace_folder, scratch_folder, write_json
 
 ADAPTED = "adapted"  # the folder of such folders in a cache
 RECORD = "adapted.json"
 ADAPTER_CONFIG = "adapter_config.json"
-SMALL = (".json", ".jinja", ".txt", ".model")  # files that describe a model and its tokenizer
-_INDEX = "model.safetensors.index.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PART = re.compile(
@@ -113,13 +113,11 @@ class AdapterFolder:
 
 def parse_adapter(given: str) -> AdapterFolder:
     """FOLDER or FOLDER=WEIGHT. Raises `InputError` if there is no such adapter."""
-    folder, _, weight = given.rpartition("=")
-    try:
-        found = AdapterFolder(Path(folder).expanduser(), float(weight))
-    except ValueError:
-        found = AdapterFolder(Path(given).expanduser())
-    if Path(given).expanduser().is_dir():
-        found = AdapterFolder(Path(given).expanduser())
+    found = AdapterFolder(Path(given).expanduser())
+    if not found.folder.is_dir():
+        folder, _, weight = given.rpartition("=")
+        with suppress(ValueError):
+            found = AdapterFolder(Path(folder).expanduser(), float(weight))
     if not (found.folder / ADAPTER_CONFIG).is_file():
         raise InputError(
             f"--adapter {given}: {found.folder} holds no {ADAPTER_CONFIG}; give the folder that "
@@ -142,7 +140,7 @@ def open_adapter(given: AdapterFolder, tensors: Mapping[str, TensorInfo]) -> Ada
             f"{folder} holds no {_WEIGHTS}; save the adapter in safetensors format (pickled "
             "weights are not read)."
         )
-    status = path.stat()
+    identity = file_identity(path)
     shard = Shard(path)
     parts: dict[str, dict[str, str]] = {}
     replaced: dict[str, np.ndarray] = {}
@@ -171,7 +169,6 @@ def open_adapter(given: AdapterFolder, tensors: Mapping[str, TensorInfo]) -> Ada
                 f"{path} is for a {name} of {list(shape)}, but that of this checkpoint is "
                 f"{list(tensors[name].shape)}; give the checkpoint that it was trained on."
             )
-    identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return Adapter(folder, identity, changes, replaced)
 
 
@@ -227,7 +224,7 @@ def _scale(module: str, rank: int, config: Mapping[str, Any], given: AdapterFold
 
 def write_adapted_folder(folder: Path, adapters: Sequence[AdapterFolder], root: Path) -> Path:
     """A folder under `root` that stands for the checkpoint in `folder` with adapters merged."""
-    small = sorted(p for p in folder.iterdir() if p.suffix in SMALL and p.name != _INDEX)
+    small = small_files(folder)
     record = {
         "origin": str(folder.resolve()),
         "adapters": [[str(one.folder.resolve()), one.weight] for one in adapters],
@@ -294,12 +291,8 @@ class AdaptedSource:
             return self._origin.digest(name, begin, end)
         key = (name, begin, end)
         if key not in self._digests:
-            total = hashlib.sha256()
-            row = math.prod(self.tensors[name].shape[1:])
-            step = max(1, _DIGESTED // row)
-            for first in range(begin, end, step):
-                total.update(bytes_of(self.read_rows(name, first, min(first + step, end))))
-            self._digests[key] = total.hexdigest()
+            step = max(1, _DIGESTED // math.prod(self.tensors[name].shape[1:]))
+            self._digests[key] = rows_digest(self, name, range(begin, end, step))
         return self._digests[key]
 
     def _changing(self, name: str) -> list[Adapter]:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from export.checkpoint.rotation import ResidualStream
-from export.checkpoint.source import TensorInfo, TensorSource, weight_digest
+from export.checkpoint.source import TensorInfo, TensorSource, file_identity, weight_digest
 from export.quant.recipe import QuantSpec
 from export.quant.weights import BlockWeight, LutWeight, Weight
 from mobile_runtime.errors import InputError
@@ -79,12 +79,11 @@ class CalibratedSource:
     def add(self, path: Path) -> None:
         """Add the weights of one file."""
         try:
-            status = path.stat()
+            identity = file_identity(path)
             file: Any = safe_open(path, framework="np")
             described = json.loads(file.metadata()["weights"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} holds no calibrated weights ({error}); {_REMEDY}.") from error
-        identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         for name, entry in described.items():
             spec, shape = QuantSpec(**entry["spec"]), (entry["shape"][0], entry["shape"][1])
             self.put(name, spec, shape, partial(_load, file, name, spec, shape))

@@ -13,7 +13,7 @@ import numpy as np
 
 from export.checkpoint.adapters import ADAPTER_CONFIG
 from export.checkpoint.shards import Shard, is_buffer
-from export.checkpoint.source import TensorInfo, bytes_of, some_of
+from export.checkpoint.source import TensorInfo, bytes_of, file_identity, rows_digest, some_of
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
 
@@ -41,13 +41,7 @@ class Checkpoint:
             raise InputError(f"{self.folder} lacks the shard {name}; download it again.")
         shard = Shard(path)
         self._shards[name] = shard
-        status = path.stat()
-        self._identities[name] = (
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-        )
+        self._identities[name] = file_identity(path)
         if indexed is not None and shard.tensors.keys() != indexed:
             raise InputError(
                 f"{name} does not hold the tensors that the index lists for it "
@@ -77,16 +71,12 @@ class Checkpoint:
         return self._digests[key]
 
     def _hash(self, name: str, begin: int, end: int) -> str:
-        total = hashlib.sha256()
         info = self.tensors[name]
         if len(info.shape) < 2:
-            total.update(bytes_of(self.read(name)))
-            return total.hexdigest()
+            return hashlib.sha256(bytes_of(self.read(name))).hexdigest()
         row = int(np.prod(info.shape[1:])) * np.dtype(info.dtype).itemsize
         step = max(1, _BLOCK_BYTES // row)
-        for first in range(begin, end, step):
-            total.update(bytes_of(self.read_rows(name, first, min(first + step, end))))
-        return total.hexdigest()
+        return rows_digest(self, name, range(begin, end, step))
 
 
 def _shard_names(folder: Path) -> dict[str, frozenset[str] | None]:

@@ -8,7 +8,17 @@ from mobile_runtime.errors import InputError
 
 # The pocket model, a small trained one: see its README.md.
 DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "pocket"
+_SMALL = (".json", ".jinja", ".txt", ".model")
 _HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
+
+
+def small_files(folder: Path) -> list[Path]:
+    """What describes the model of a checkpoint and its tokenizer."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in _SMALL and not path.name.endswith(".index.json")
+    )
 
 
 def local_checkpoint(given: str | None) -> Path | None:

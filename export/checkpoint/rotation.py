@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.checkpoint.source import TensorInfo, TensorSource, bytes_of
+from export.checkpoint.source import TensorInfo, TensorSource, rows_digest
 from export.quant.statistics import diagonal_part
 from export.quant.transpose import transposed
 
@@ -164,10 +164,7 @@ class RotatedSource:
             columns = int(np.prod(self.tensors[name].shape[1:]))
             whole = name in self._stream.writers  # of which a row takes all of the origin's
             step = end - begin if whole else _DIGESTED // columns
-            total = hashlib.sha256()
-            for first in range(begin, end, max(1, step)):
-                total.update(bytes_of(self.read_rows(name, first, min(first + step, end))))
-            self._digests[key] = total.hexdigest()
+            self._digests[key] = rows_digest(self, name, range(begin, end, max(1, step)))
         return self._digests[key]
 
     def _stored(self, name: str) -> str:

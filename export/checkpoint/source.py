@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -100,6 +101,21 @@ def statistics_digest(source: TensorReader) -> str:
 def bytes_of(values: np.ndarray) -> memoryview:
     """The bytes of an array in C order, without a copy if it is contiguous."""
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
+def file_identity(path: Path) -> tuple[int, ...]:
+    """(inode, bytes, times of modification and of change in ns) of a file, which change whenever it
+    is replaced or written to, even if its time is put back."""
+    status = path.stat()
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def rows_digest(source: TensorReader, name: str, rows: range) -> str:
+    """SHA-256 of the bytes of some rows of a tensor, `rows.step` of which are read together."""
+    total = hashlib.sha256()
+    for begin in rows:
+        total.update(bytes_of(source.read_rows(name, begin, min(begin + rows.step, rows.stop))))
+    return total.hexdigest()
 
 
 def weight_digest(weight: Weight) -> str:

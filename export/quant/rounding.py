@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -68,15 +68,19 @@ class Levels:
         self, columns: NDArray[np.intp], rows: NDArray[np.intp] | None = None
     ) -> tuple[Float32, Float32, int]:
         """Scales and offsets of grids (columns, rows) for some columns, and bits."""
-        assert self.grid is not None
-
-        def spread(given: NDArray[Any]) -> Float32:
-            chosen = given[:, at] if rows is None else given[rows][:, at]
-            return np.ascontiguousarray(chosen.T, np.float32)
-
         at = columns // self.spec.group_size
-        scales, offset = spread(self.grid.scale), self.grid.offset
-        return scales, np.zeros_like(scales) if offset is None else spread(offset), self.spec.bits
+        places = at if rows is None else np.ix_(at, rows)
+        scales, offsets = (one[places] for one in self._by_block)
+        return scales, offsets, self.spec.bits
+
+    @cached_property
+    def _by_block(self) -> tuple[Float32, Float32]:
+        """Scales and offsets (blocks, rows)."""
+        assert self.grid is not None
+        scales = np.ascontiguousarray(self.grid.scale.T, np.float32)
+        if self.grid.offset is None:
+            return scales, np.zeros_like(scales)
+        return scales, np.ascontiguousarray(self.grid.offset.T, np.float32)
 
     def weight(self, chosen: NDArray[Any]) -> LutWeight | BlockWeight:
         """The weight of the chosen indices or integers (rows, columns)."""

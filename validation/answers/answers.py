@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.build.workers import exit_with_parent
+from export.build.parent import exit_with_parent
 from mobile_runtime.bundle import Manifest
 from mobile_runtime.chat.chat_file import Chat
 from mobile_runtime.chat.tokenizer import Tokenizer

@@ -40,14 +40,14 @@ def open_prepacked(graph: Path, identity: str, settings: SessionSettings, cache:
     made_for = (identity, library.__version__, _processor(), str(astuple(settings)[:2]))
     key = hashlib.sha256("\n".join(made_for).encode()).hexdigest()[:16]
     folder = cache / f"{graph.stem}-{key}"
+    damaged = InputError(f"{folder} is damaged; remove it, and it is made again.")
     if not folder.is_dir():
         _write(graph, settings, folder)
+    elif not _is_intact(folder):
+        raise damaged
     options = session_options(settings)
     # The copy is optimized already.
     options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
-    damaged = InputError(f"{folder} is damaged; remove it, and it is made again.")
-    if not _is_intact(folder):
-        raise damaged
     try:
         return open_session(folder / graph.name, options)
     except InputError as error:
