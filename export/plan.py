@@ -24,6 +24,7 @@ from mobile_runtime.errors import InputError
 # Tokens of texts: more keep more of a model, but take hours on the processor if it is wide.
 _TEXT_TOKENS, _TEXT_TOKENS_WIDE = 65_536, 8_192
 _WIDE = 1_000_000_000  # parameters
+DISTILLED_POSITIONS = 1024  # about so many in each step of a distillation
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,9 @@ def _calibration(config: ExportConfig, described: ModelDescription) -> Calibrati
     tokens = _TEXT_TOKENS_WIDE if takes_hours else _TEXT_TOKENS
     if config.calibration_tokens is not None:
         tokens = config.calibration_tokens
-    return Calibration(tokens, config.gradients, config.distill)
+    # A budget is spent by gradients; once they are there, weights are chosen by them too.
+    gradients = config.gradients or budget_of(config.quant) is not None
+    return Calibration(tokens, gradients, config.distill)
 
 
 def _with_budget(plan: Plan, budget: Budget, precisions: Precisions) -> Plan:

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from export.build.job import Job
-from export.plan import Plan
+from export.plan import DISTILLED_POSITIONS, Plan
 from export.quant.methods import FEEDBACK, STORED, Values, quantize
 from export.quant.recipe import QuantSpec
 from export.quant.statistics import Statistics
@@ -28,11 +28,9 @@ _PROCESS_BYTES = 500_000_000  # interpreter, converter, compiled kernels
 _PART_SECONDS = 2.0  # building and writing a program of any size
 _BYTES = 2  # of a weight in the checkpoint
 _COPIES = 3  # of the largest tensor: the current one, the next one, the result
-_WITH_BUDGET = 3  # times as long: gradients and trials come before it
 _WITH_GRADIENTS = 3  # more products of an input with each matrix: forward twice, and back once
 _CHATS = 8_000  # tokens of the chats that ship, at most
 _FACTORIZED = 2.5  # times, on average
-_DISTILLED_ON = 1024  # positions of a step
 _FED_BACK = (2048, 128)  # weights
 
 
@@ -83,16 +81,16 @@ def _calibration_seconds(job: Job) -> float:
     calibration = job.plan.calibration
     assert calibration is not None
     inputs = _CHATS + calibration.text_tokens
-    times = 1 + (_WITH_GRADIENTS if calibration.gradients else 0)
+    runs = 1 if job.plan.budget is None else 2  # trials run through all blocks before it
+    times = runs + (_WITH_GRADIENTS if calibration.gradients else 0)
     readers = job.release.residual_stream(job.model).readers
     matrices = {parameter.name: parameter.shape for parameter in job.plan.calibrated}
     sites = {readers.get(name, name): shape[1] for name, shape in matrices.items()}
-    products = sum(inputs * n**2 / 2 + _FACTORIZED * n**3 / 3 for n in sites.values())
+    products = runs * sum(inputs * n**2 / 2 + _FACTORIZED * n**3 / 3 for n in sites.values())
     products += sum(times * inputs * m * n + m * n**2 / 2 for m, n in matrices.values())
     values = sum(m * n for m, n in matrices.values())
-    products += 4 * _DISTILLED_ON * values * calibration.distill
-    seconds = products / _product_rate() + values / _feedback_rate(job.plan)
-    return seconds if job.plan.budget is None else _WITH_BUDGET * seconds
+    products += 4 * DISTILLED_POSITIONS * values * calibration.distill
+    return products / _product_rate() + values / _feedback_rate(job.plan)
 
 
 def _product_rate() -> float:

@@ -30,6 +30,7 @@ from export.calibration.layers import Inputs, LayerRunner, Pace, Report
 from export.calibration.torch_ops import as_tensor
 from export.checkpoint.calibrated import CalibratedSource, save_weights
 from export.checkpoint.source import TensorSource
+from export.plan import DISTILLED_POSITIONS
 from export.quant.weights import BlockWeight, LutWeight, Weight
 from mobile_runtime.files import written_whole
 
@@ -38,7 +39,6 @@ _WARM = 5  # steps in which the rate rises
 _LAST = 0.05  # of the rate, to which it falls
 _BETAS = (0.9, 0.95)
 _EPSILON = 1e-12  # gradients are divided by the number of positions: they are small
-_POSITIONS = 1024  # about so many in a step
 _SEED = 0  # of the order of the examples
 _TEACHER = "teacher.st"
 _STATE = "distilled.st"
@@ -263,13 +263,13 @@ def _read_levels(origin: TensorSource, path: Path, device: str) -> Block:
 
 
 def _drawn(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Numbers of texts, without end: about `_POSITIONS` positions together, every text as often as
-    any other, in a new order each time."""
+    """Numbers of texts, without end: about `DISTILLED_POSITIONS` positions together, every text as
+    often as any other, in a new order each time."""
     rng, batch = np.random.default_rng(_SEED), []
     while True:
         for text in rng.permutation(len(lengths)).tolist():
             batch.append(text)
-            if sum(lengths[n] for n in batch) >= _POSITIONS:
+            if sum(lengths[n] for n in batch) >= DISTILLED_POSITIONS:
                 yield batch
                 batch = []
 

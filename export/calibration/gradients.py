@@ -38,13 +38,12 @@ _LEAST = 1e-12  # of what is divided by
 
 @dataclass(frozen=True)
 class Gradients:
-    """The squared gradients of a model's matrices on some inputs, and if `between_rows` products of
-    those of two rows, kept in `folder`."""
+    """The squared gradients of a model's matrices on some inputs, and products of those of two
+    rows, kept in `folder`."""
 
     runner: LayerRunner
     source: TensorReader
     folder: Path
-    between_rows: bool = False
 
     def complete(self, inputs: Inputs, report: Report) -> None:
         """Compute what is not there yet: inputs of all blocks, then gradients from the last one to
@@ -102,20 +101,18 @@ class Gradients:
             found = found.float()
             square = found.square().mean(1)
             squares.setdefault(weight.name, []).append(square.cpu().numpy())
-            if self.between_rows:
-                sizes = square.sqrt().sqrt().clamp_min(_LEAST)
-                own = products.setdefault(weight.name, RowProducts(found.shape[1]))
-                own.add(found / sizes[:, None], int(some.start >= reached.split))
+            sizes = square.sqrt().sqrt().clamp_min(_LEAST)
+            own = products.setdefault(weight.name, RowProducts(found.shape[1]))
+            own.add(found / sizes[:, None], int(some.start >= reached.split))
 
         before = self.runner.run_back(reached, gradient, self.source, observe)
-        if self.between_rows:
-            panels = {
-                f"{name}:{n}": panel
-                for name, own in products.items()
-                for n, panel in enumerate(own.shrunk())
-            }
-            with written_whole(self._between(reached.block)) as partial:
-                save_file(panels, str(partial))
+        panels = {
+            f"{name}:{n}": panel
+            for name, own in products.items()
+            for n, panel in enumerate(own.shrunk())
+        }
+        with written_whole(self._between(reached.block)) as partial:
+            save_file(panels, str(partial))
         with written_whole(self._squares(reached.block)) as partial:
             save_file({n: np.concatenate(parts) for n, parts in squares.items()}, str(partial))
         return before

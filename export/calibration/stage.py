@@ -170,11 +170,13 @@ class _Work:
         )
         inputs = Inputs.load(self.target / _INPUTS) or self._start(examples, source)
         runner = LayerRunner(described, self.compute)
-        measured, said = Gradients(runner, source, self.target, self.asked.gradients), {}
-        if self.asked.gradients or plan.budget is not None:
-            measured.complete(inputs, report)
+        gradients, said = None, {}
+        if self.asked.gradients:
+            gradients = Gradients(runner, source, self.target)
+            gradients.complete(inputs, report)
         if plan.budget is not None:
-            forecasts = Sensitivity(runner, source, measured, plan.options, self.target)
+            assert gradients is not None, "a budget is spent by gradients"
+            forecasts = Sensitivity(runner, source, gradients, plan.options, self.target)
             options = forecasts.complete(inputs, report, self.job.backend.fuses_inputs)
             choice = choose(options, plan.budget)
             specs = {
@@ -184,7 +186,6 @@ class _Work:
             }
             recipe = plan.recipe.with_matrices(specs)
             said = {"recipe": recipe.as_json(), "forecast": choice.loss, "gap": choice.gap}
-        gradients = measured if self.asked.gradients else None
         count = described.config.decoder.num_layers
         pace = Pace(report, "calibrated block", count, inputs.block)
         while inputs.block < count:

@@ -321,8 +321,10 @@ def test_a_calibration_that_would_choose_nothing_is_refused(
     random_checkpoint, tmp_path, capsys, flags, message
 ):
     where = ["--checkpoint", str(random_checkpoint), "--output", str(tmp_path / "out")]
-    assert main(["coreml", *where, "--calibration", "default", *flags, "--quiet"]) == 2
-    assert message in capsys.readouterr().err
+    for more in ([], ["--plan"]):
+        assert main(["coreml", *where, "--calibration", "default", *flags, *more]) == 2
+        printed = capsys.readouterr()
+        assert message in printed.err and "decoder_01" not in printed.out + printed.err
     assert list((tmp_path / "out").glob("*")) == []
 
 

@@ -102,7 +102,7 @@ def test_a_stopped_one_goes_on_to_the_same_numbers(source, runner, inputs, tmp_p
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):
         folder.mkdir()
-    Gradients(runner, source.checkpoint, whole, True).complete(inputs, lambda *_: None)
+    Gradients(runner, source.checkpoint, whole).complete(inputs, lambda *_: None)
 
     class Killed(Exception):
         pass
@@ -111,9 +111,9 @@ def test_a_stopped_one_goes_on_to_the_same_numbers(source, runner, inputs, tmp_p
         raise Killed
 
     with pytest.raises(Killed):
-        Gradients(runner, source.checkpoint, stopped, True).complete(inputs, kill)
+        Gradients(runner, source.checkpoint, stopped).complete(inputs, kill)
     monkeypatch.setattr(Gradients, "_run_forward", None)
-    Gradients(runner, source.checkpoint, stopped, True).complete(inputs, lambda *_: None)
+    Gradients(runner, source.checkpoint, stopped).complete(inputs, lambda *_: None)
     for path in sorted(whole.iterdir()):
         expected, found = gradients.load_file(path), gradients.load_file(stopped / path.name)
         assert {name: array.tolist() for name, array in found.items()} == {

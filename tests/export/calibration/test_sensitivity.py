@@ -58,7 +58,7 @@ def test_a_budget_is_kept_and_the_bundle_is_the_model(run, random_checkpoint, ba
     manifest, bits = read_manifest(bundle), decoder_bits(bundle)
     assert len(bits) == 14 and len(set(bits.values())) > 1, "bits differ by matrix"
     prepared = manifest.recipe["prepared"]
-    assert prepared["forecast"] > 0 and 0 <= prepared["gap"] < 1
+    assert prepared["forecast"] > 0 and 0 <= prepared["gap"] < 1 and prepared["gradients"]
     if quant.endswith("GB"):
         size = sum(graph.weight_bytes for graph in manifest.graphs)
         assert size <= 0.0032e9
