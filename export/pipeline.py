@@ -35,7 +35,7 @@ from export.checkpoint.adapters import (
 )
 from export.checkpoint.calibrated import CALIBRATED
 from export.checkpoint.locate import local_checkpoint, locate_checkpoint
-from export.checkpoint.source import TensorSource, check_tensors, content_sha256, stored_weights
+from export.checkpoint.source import TensorSource, check_tensors, content_sha256
 from export.config import ExportConfig, check_resources, default_jobs
 from export.graphs.graph import Graph
 from export.host.card import write_card
@@ -44,6 +44,7 @@ from export.host.tokenizer import build_tokenizer_files
 from export.models.config import ModelConfig
 from export.models.tensors import EMBED_TOKENS, TIED
 from export.plan import Plan
+from export.quant.methods import STORED
 from export.quant.recipes import CALIBRATED_RECIPES, UNCALIBRATED_RECIPE
 from export.releases import find_release, published_release, read_config
 from export.releases.release import ReleaseFacts, load_facts
@@ -185,7 +186,8 @@ def _check_calibration(plan: Plan, config: ExportConfig) -> None:
 
 def _check_not_finished(job: Job, config: ExportConfig) -> None:
     """Raises `InputError` if weights are to be prepared that must not be changed."""
-    if (config.rotate or job.plan.calibration is not None) and stored_weights(job.source):
+    kept = any(spec.method == STORED for spec in job.plan.specs.values())
+    if (config.rotate or job.plan.calibration is not None) and kept:
         raise InputError(
             f"{job.folder} holds quantized weights, which a calibration or rotation would choose "
             f"anew; give --quant {UNCALIBRATED_RECIPE} without them."

@@ -61,10 +61,11 @@ def open_job(
 ) -> Job:
     """Read the configuration and plan the export, without reading weights.
 
-    A source that holds finished weights is opened to learn how they are stored. `recipe` replaces
-    the one that `config` names.
+    A source that holds finished weights is opened to learn how they are stored, unless they were
+    not downloaded for a plan. `recipe` replaces the one that `config` names.
     """
     described, kind = describe_model(folder), kind_of(folder)
-    finished = stored_weights(kind.open(folder)) if kind.holds_weights else {}
+    opened = kind.holds_weights and (not config.plan or any(folder.glob("*.safetensors")))
+    finished = stored_weights(kind.open(folder)) if opened else {}
     plan = build_plan(config, described, backend, recipe=recipe, finished=finished)
     return Job(folder, described, plan, backend)

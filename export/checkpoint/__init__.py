@@ -13,6 +13,7 @@ from typing import Any
 from export.checkpoint import adapters
 from export.checkpoint.calibrated import RECORD, CalibratedSource, read_record, stream_of
 from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.quantized import QuantizedSource, is_quantized, read_dequantized_config
 from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import TensorSource
 from mobile_runtime.files import read_json
@@ -50,6 +51,11 @@ def _open_adapted(folder: Path) -> TensorSource:
     return adapters.merged_source(open_source(origin), given)
 
 
+def _adapted_config(folder: Path) -> dict[str, Any]:
+    origin, _ = adapters.read_adapted_folder(folder)
+    return kind_of(origin).read_config(origin)
+
+
 def _calibrated_config(folder: Path) -> dict[str, Any]:
     origin = Path(read_record(folder)["origin"])
     return {**kind_of(origin).read_config(origin), "tie_word_embeddings": False}
@@ -57,7 +63,12 @@ def _calibrated_config(folder: Path) -> dict[str, Any]:
 
 SOURCES: dict[str, SourceKind] = {
     "safetensors": SourceKind(Path.is_dir, Checkpoint),
-    "adapted": SourceKind(lambda folder: (folder / adapters.RECORD).is_file(), _open_adapted),
+    "quantized": SourceKind(
+        is_quantized, QuantizedSource, read_dequantized_config, holds_weights=True
+    ),
+    "adapted": SourceKind(
+        lambda folder: (folder / adapters.RECORD).is_file(), _open_adapted, _adapted_config
+    ),
     "calibrated": SourceKind(
         lambda folder: (folder / RECORD).is_file(),
         _open_calibrated,

@@ -7,12 +7,13 @@ the memory-mapped shards; nothing but safetensors is read. It depends on no mode
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from export.checkpoint.adapters import ADAPTER_CONFIG
-from export.checkpoint.shards import Shard, is_buffer
+from export.checkpoint.shards import DTYPES, Shard, is_buffer
 from export.checkpoint.source import TensorInfo, bytes_of, file_identity, rows_digest, some_of
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
@@ -23,10 +24,11 @@ _BLOCK_BYTES = 1 << 26  # read at once for a digest
 
 
 class Checkpoint:
-    """The tensors of one folder, a `TensorSource`. Opening it checks every shard's header."""
+    """The tensors of one folder, of types in `dtypes`: a `TensorSource`. Opening it checks every
+    shard's header."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, dtypes: Mapping[str, str] = DTYPES) -> None:
+        self.folder, self._dtypes = folder, dtypes
         self._shards: dict[str, Shard] = {}
         self._shard_of: dict[str, str] = {}
         self._digests: dict[tuple[str, int, int], str] = {}
@@ -39,7 +41,7 @@ class Checkpoint:
         path = self.folder / name
         if not path.is_file():
             raise InputError(f"{self.folder} lacks the shard {name}; download it again.")
-        shard = Shard(path)
+        shard = Shard(path, self._dtypes)
         self._shards[name] = shard
         self._identities[name] = file_identity(path)
         if indexed is not None and shard.tensors.keys() != indexed:

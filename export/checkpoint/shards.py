@@ -7,6 +7,7 @@ checks the file and its header; this module reads only where each tensor's bytes
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ from export.checkpoint.source import TensorInfo
 from mobile_runtime.errors import InputError
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+# Of the parts of quantized matrices.
+PACKED_DTYPES = {
+    "U8": "uint8",
+    "I8": "int8",
+    "I32": "int32",
+    "I64": "int64",
+    "F8_E4M3": "float8_e4m3fn",
+}
 # Numbers of positions, and tables of sines and cosines.
 _BUFFERS = (
     "*.position_ids",
@@ -30,9 +39,9 @@ _LENGTH_BYTES = 8  # the file begins with the header's length, little-endian
 
 
 class Shard:
-    """The tensors of one file. Opening it checks the whole header."""
+    """The tensors of one file, of types in `dtypes`. Opening it checks the whole header."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, dtypes: Mapping[str, str] = DTYPES) -> None:
         try:
             with safe_open(path, framework="np") as checked:
                 names = sorted(checked.keys())
@@ -47,7 +56,7 @@ class Shard:
         self._first = _LENGTH_BYTES + length
         names = [name for name in names if not is_buffer(name)]
         self._begins: dict[str, int] = {n: header[n]["data_offsets"][0] for n in names}
-        self.tensors = {name: _info(name, header[name], path.name) for name in names}
+        self.tensors = {name: _info(name, header[name], path.name, dtypes) for name in names}
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor, as stored. Writing to the array does not reach the file."""
@@ -75,11 +84,11 @@ def is_buffer(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _BUFFERS)
 
 
-def _info(name: str, entry: dict[str, Any], shard: str) -> TensorInfo:
+def _info(name: str, entry: dict[str, Any], shard: str, dtypes: Mapping[str, str]) -> TensorInfo:
     dtype = entry["dtype"]
-    if dtype not in DTYPES:
+    if dtype not in dtypes:
         raise InputError(
             f"tensor {name} in {shard} has type {dtype}; "
-            f"supported are {', '.join(DTYPES)}: convert the checkpoint first."
+            f"supported are {', '.join(dtypes)}: convert the checkpoint first."
         )
-    return TensorInfo(tuple(entry["shape"]), DTYPES[dtype])
+    return TensorInfo(tuple(entry["shape"]), dtypes[dtype])
