@@ -27,7 +27,14 @@ import numpy as np
 
 from export.checkpoint.locate import small_files
 from export.checkpoint.shards import Shard
-from export.checkpoint.source import TensorInfo, TensorSource, file_identity, rows_digest, some_of
+from export.checkpoint.source import (
+    TensorInfo,
+    TensorSource,
+    file_identity,
+    rows_digest,
+    some_of,
+    stored_weights,
+)
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json, replace_folder, scratch_folder, write_json
 
@@ -287,7 +294,7 @@ class AdaptedSource:
 
     def digest(self, name: str, begin: int, end: int) -> str:
         """SHA-256 of what `read_rows` returns."""
-        if not self._changing(name):
+        if not self._changing(name) and name not in stored_weights(self._origin):
             return self._origin.digest(name, begin, end)
         key = (name, begin, end)
         if key not in self._digests:

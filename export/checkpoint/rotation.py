@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.checkpoint.source import TensorInfo, TensorSource, rows_digest
+from export.checkpoint.source import TensorInfo, TensorSource, rows_digest, stored_weights
 from export.quant.statistics import diagonal_part
 from export.quant.transpose import transposed
 
@@ -157,8 +157,9 @@ class RotatedSource:
 
     def digest(self, name: str, begin: int, end: int) -> str:
         """SHA-256 of what `read_rows` returns."""
-        if name not in self._changed:
-            return self._origin.digest(self._stored(name), begin, end)
+        stored = self._stored(name)
+        if name not in self._changed and stored not in stored_weights(self._origin):
+            return self._origin.digest(stored, begin, end)
         key = (name, begin, end)
         if key not in self._digests:
             columns = int(np.prod(self.tensors[name].shape[1:]))

@@ -222,10 +222,13 @@ def _measure_weights(run: ParityRun) -> StageResult:
         if spec.form == "floats":
             continue
         loaded = parameter.load(checkpoint)
-        if isinstance(loaded, np.ndarray):
-            weight = _stored(run, parameter, loaded)
-            quality = psnr(weight.rows(0, len(loaded)), loaded.astype(np.float32))
-            worst[spec.bits] = min(quality, worst.get(spec.bits, np.inf))
+        if not isinstance(loaded, np.ndarray):
+            if spec.method == STORED:
+                continue  # the checkpoint's own integers
+            loaded = loaded.dequantize()
+        weight = _stored(run, parameter, loaded)
+        quality = psnr(weight.rows(0, len(loaded)), loaded.astype(np.float32))
+        worst[spec.bits] = min(quality, worst.get(spec.bits, np.inf))
     if not worst:
         return StageResult("weights", "passed", note="nothing is quantized")
     figures = {f"{bits}-bit dB": worst[bits] for bits in sorted(worst)}
