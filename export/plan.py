@@ -14,6 +14,7 @@ from export.backends.base import Backend, Specs
 from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter, Section
 from export.host.tables import embedding_table, position_table
+from export.models.tensors import EMBED_TOKENS
 from export.quant.methods import FEEDBACK, STORED, check_method
 from export.quant.recipe import FLOAT16, QuantRecipe, QuantSpec
 from export.quant.recipes import Budget, Precisions, budget_of, build_recipe
@@ -25,6 +26,7 @@ from mobile_runtime.errors import InputError
 _TEXT_TOKENS, _TEXT_TOKENS_WIDE = 65_536, 8_192
 _WIDE = 1_000_000_000  # parameters
 DISTILLED_POSITIONS = 1024  # about so many in each step of a distillation
+_LOOKED_UP = ("rows", "floats")  # forms of embeddings, whose rows are read one at a time
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ def _kept_forms(
         and parameter.inverse.as_stored
         and (spec := finished.get(parameter.label)) is not None
         and spec.form in backend.forms
+        and (parameter.label != EMBED_TOKENS or spec.form in _LOOKED_UP)
         and spec.fitted(parameter.shape) == spec
     }
 

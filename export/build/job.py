@@ -65,7 +65,8 @@ def open_job(
     not downloaded for a plan. `recipe` replaces the one that `config` names.
     """
     described, kind = describe_model(folder), kind_of(folder)
-    opened = kind.holds_weights and (not config.plan or any(folder.glob("*.safetensors")))
+    there = any(folder.glob("*.safetensors")) or any(folder.glob("*.gguf"))
+    opened = kind.holds_weights and (there or not config.plan)
     finished = stored_weights(kind.open(folder)) if opened else {}
     plan = build_plan(config, described, backend, recipe=recipe, finished=finished)
     return Job(folder, described, plan, backend)

@@ -13,6 +13,7 @@ from typing import Any
 from export.checkpoint import adapters
 from export.checkpoint.calibrated import RECORD, CalibratedSource, read_record, stream_of
 from export.checkpoint.checkpoint import Checkpoint
+from export.checkpoint.gguf import GgufSource, holds_gguf, read_config_beside
 from export.checkpoint.quantized import QuantizedSource, is_quantized, read_dequantized_config
 from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import TensorSource
@@ -66,6 +67,7 @@ SOURCES: dict[str, SourceKind] = {
     "quantized": SourceKind(
         is_quantized, QuantizedSource, read_dequantized_config, holds_weights=True
     ),
+    "gguf": SourceKind(holds_gguf, GgufSource, read_config_beside, holds_weights=True),
     "adapted": SourceKind(
         lambda folder: (folder / adapters.RECORD).is_file(), _open_adapted, _adapted_config
     ),

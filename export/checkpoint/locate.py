@@ -37,6 +37,8 @@ def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
         return local
     assert given is not None, "the pocket model is part of the package"
     folder = Path(given).expanduser()
+    if folder.is_file():
+        raise InputError(f"{given} is a file; give the folder that it lies in.")
     if given.count("/") != 1 or folder.is_absolute() or given.startswith("."):
         raise InputError(
             f"no checkpoint at {given}; give a folder with config.json and safetensors, "

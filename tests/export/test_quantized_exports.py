@@ -31,6 +31,7 @@ _PLACES = 4 * np.arange(8, dtype=np.uint32)
 def words(fields, axis):
     """Fields of four bits as 32-bit words, eight along an axis from the lowest bits on."""
     moved = np.moveaxis(fields.astype(np.uint32), axis, -1)
+    moved = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, -moved.shape[-1] % 8)])
     packed = np.bitwise_or.reduce(moved.reshape(*moved.shape[:-1], -1, 8) << _PLACES, axis=-1)
     return np.ascontiguousarray(np.moveaxis(packed, -1, axis)).view(np.int32)
 
@@ -72,17 +73,17 @@ def is_quantized(name):
     return name.startswith("llm.model.layers.") and name.endswith("proj.weight")
 
 
-def write(checkpoint, folder, pack, size, symmetric):
-    """The random checkpoint with all projections of the decoder packed."""
+def write(checkpoint, folder, pack, size, symmetric, chosen=is_quantized):
+    """The random checkpoint with all projections of the decoder packed, or those `chosen`."""
     shutil.copytree(checkpoint, folder)
     path = folder / "config.json"
     config = {"quant_method": pack.__name__, "bits": 4, "group_size": size}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": config}))
     tensors = {}
     for name, weight in load_file(folder / "model.safetensors").items():
-        parts = pack(weight, size, symmetric) if is_quantized(name) else {"weight": weight}
         module, last = name.rsplit(".", 1)
-        tensors |= {f"{module}.{p if is_quantized(name) else last}": t for p, t in parts.items()}
+        parts = pack(weight, size, symmetric) if chosen(name) else {last: weight}
+        tensors |= {f"{module}.{part}": tensor for part, tensor in parts.items()}
     save_file(tensors, folder / "model.safetensors")
     return folder
 
@@ -155,6 +156,39 @@ def test_onnx_keeps_every_integer(
 @pytest.fixture(scope="module")
 def awq128(checkpoint):
     return checkpoint(awq, 128, False)
+
+
+def test_matrices_beside_each_other_may_be_stored_in_several_ways(random_checkpoint, tmp_path):
+    """Of queries, keys and values, or two of a gate: the tool may have left some as floats."""
+    folder = tmp_path / "checkpoint"
+    names = ("0.self_attn.k_proj", "0.self_attn.v_proj", "1.self_attn.q_proj", "1.mlp.up_proj")
+    chosen = [f"llm.model.layers.{name}.weight" for name in names]
+    write(random_checkpoint, folder, awq, 32, False, chosen.__contains__)
+    bundle, source = (
+        export("onnx", folder, tmp_path, "--quant", "int4-fast"),
+        open_checkpoint(str(folder)),
+    )
+    plan = bundle_plan(read_manifest(bundle), source)
+    kept = {name for name, spec in plan.specs.items() if spec.method == "stored"}
+    assert kept == set(chosen)
+    assert parity(bundle, source)
+
+
+def test_a_table_of_embeddings_takes_no_blocks(random_checkpoint, tmp_path):
+    """All others do, in every part of the model."""
+    chosen = ("llm.model.embed_tokens.weight", "llm.lm_head.weight")
+    vision = "vpm.encoder.layers.0.mlp.fc1.weight"
+    folder = tmp_path / "checkpoint"
+    write(random_checkpoint, folder, gptq, 32, False, lambda name: name in (*chosen, vision))
+    bundle, source = (
+        export("onnx", folder, tmp_path, "--quant", "int4-fast"),
+        open_checkpoint(str(folder)),
+    )
+    assert source.checkpoint.weights.keys() == {*chosen, vision}
+    plan = bundle_plan(read_manifest(bundle), source)
+    kept = {name for name, spec in plan.specs.items() if spec.method == "stored"}
+    assert kept == {"llm.lm_head.00.weight", vision}
+    assert parity(bundle, source)
 
 
 def test_core_ml_makes_tables_of_what_they_stand_for(awq128, tmp_path, capsys):

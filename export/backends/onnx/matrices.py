@@ -11,6 +11,7 @@ float32, even if the first rounds activations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -38,15 +39,21 @@ class MatrixWriter:
         self._sums: dict[tuple[str, int], str] = {}  # activation and block size -> sums by blocks
 
     def product(self, x: str, weights: Sequence[Parameter]) -> list[str]:
-        """x · weightᵀ of every weight."""
-        spec = self._spec(weights[0])
-        if spec.form == "blocks" and self._profile.contrib:
-            product = self._packed_blocks(x, weights, spec)
-            if len(weights) == 1:
-                return [product]
-            sizes = self._builder.constant([weight.shape[0] for weight in weights], np.int64)
-            return self._builder.node("Split", [product, sizes], outputs=len(weights), axis=-1)
-        return [self._product(x, weight) for weight in weights]
+        """x · weightᵀ of every weight; of neighbours that are stored alike, as one product if the
+        form allows it."""
+        found: list[str] = []
+        for spec, group in groupby(weights, self._spec):
+            alike = list(group)
+            if spec.form != "blocks" or not self._profile.contrib:
+                found += [self._product(x, weight) for weight in alike]
+                continue
+            product = self._packed_blocks(x, alike, spec)
+            if len(alike) == 1:
+                found.append(product)
+                continue
+            sizes = self._builder.constant([weight.shape[0] for weight in alike], np.int64)
+            found += self._builder.node("Split", [product, sizes], outputs=len(alike), axis=-1)
+        return found
 
     def stacked(self, x: str, weights: Sequence[Parameter]) -> str:
         """x · weightᵀ of stacked weights, as one product if the form allows it."""
