@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.checkpoint.source import TensorInfo
 from export.quant.recipe import QuantSpec
 from export.quant.weights import BlockWeight, Weight
 
+Float32 = NDArray[np.float32]
 Rows = Callable[[int, int], np.ndarray]
 _BITS, _WIDTHS = 4, (32, 64, 128)  # of blocks that every target of blocks stores and multiplies
 
@@ -39,14 +42,21 @@ class IntegerMatrix:
         """Shape and type of the dequantized matrix."""
         return TensorInfo(self.shape, self.dtype)
 
+    @cached_property
+    def _width(self) -> int | None:
+        """Columns of a group, if groups are equal and in the order of the columns."""
+        columns = self.shape[1]
+        width = columns // (int(self.group_of[-1]) + 1)
+        runs = width > 0 == columns % width and np.array_equal(
+            self.group_of, np.arange(columns) // width
+        )
+        return width if runs else None
+
     @property
     def spec(self) -> QuantSpec | None:
         """The specification of its blocks, if every target of blocks stores such ones."""
-        columns, groups = self.shape[1], int(self.group_of[-1]) + 1
-        width = columns // groups
+        width = self._width
         if self.bits != _BITS or width not in _WIDTHS:
-            return None
-        if not np.array_equal(self.group_of, np.arange(columns) // width):
             return None
         return QuantSpec("blocks", self.bits, width, self.zero is None)
 
@@ -54,9 +64,18 @@ class IntegerMatrix:
         """Rows `begin` to `end`, in the type of the scale."""
         values = self.integers(begin, end).astype(np.float32)
         if self.zero is not None:
-            values -= self.zero(begin, end).astype(np.float32)[:, self.group_of]
-        values *= self.scale(begin, end).astype(np.float32)[:, self.group_of]
+            self._apply(np.subtract, values, self.zero(begin, end))
+        self._apply(np.multiply, values, self.scale(begin, end))
         return values.astype(self.dtype)
+
+    def _apply(self, operation: np.ufunc, values: Float32, by_group: np.ndarray) -> None:
+        """Change `values` (rows, columns) in place by numbers (rows, groups)."""
+        numbers = by_group.astype(np.float32)
+        if self._width is None:
+            operation(values, numbers[:, self.group_of], out=values)
+        else:
+            cut = values.reshape(*numbers.shape, self._width)
+            operation(cut, numbers[:, :, None], out=cut)
 
     def weight(self, begin: int, end: int) -> Weight:
         """Rows `begin` to `end` as blocks: the same integers and scales."""
@@ -79,4 +98,4 @@ def unpacked(words: np.ndarray, bits: int) -> np.ndarray:
 
 def centred(values: np.ndarray, bits: int) -> np.ndarray:
     """uint8 of `bits` bits -> int8 about zero."""
-    return (values.astype(np.int16) - (1 << (bits - 1))).astype(np.int8)
+    return (values - np.uint8(1 << (bits - 1))).view(np.int8)  # modulo 256

@@ -30,6 +30,7 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "fp8": (INVERSELY, SCALED),
     "bitsandbytes": (FOUR_BITS, EIGHT_BITS),
 }
+_OF_CACHE = (".k_scale", ".v_scale")  # scales of a key/value cache, which change no weight
 _DEQUANTIZED = 1 << 22  # values that are dequantized together
 _DIGESTED = 1 << 24
 
@@ -52,7 +53,8 @@ class QuantizedSource:
         for module, layout in _modules(self._raw, LAYOUTS[config["quant_method"]]):
             self._open(module, layout, config)
         used = {name for names in self._parts.values() for name in names}
-        floats = {n: i for n, i in self._raw.tensors.items() if n not in used}
+        raw = self._raw.tensors
+        floats = {n: i for n, i in raw.items() if n not in used and not n.endswith(_OF_CACHE)}
         _check_floats(folder, config, floats)
         matrices = {name: matrix.info for name, matrix in self._matrices.items()}
         self.tensors: Mapping[str, TensorInfo] = floats | matrices

@@ -14,7 +14,7 @@ from export.checkpoint.quantized.integers import IntegerMatrix, centred, unpacke
 from export.checkpoint.quantized.parts import FLOATS, Layout, Parts
 
 _ONES = {4: 0x11111111, 8: 0x01010101}  # one in each field of a word
-_AWQ_PLACES = np.array([0, 4, 1, 5, 2, 6, 3, 7])  # of the outputs of a word
+_AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # of the outputs of a word
 _NOT_FITTING = "the parts do not fit each other"
 
 
@@ -72,10 +72,12 @@ def open_awq(parts: Parts, config: Quantization) -> IntegerMatrix:
 
     def fields(words: np.ndarray, begin: int, end: int) -> np.ndarray:
         first = begin // 8
-        held = words[:, first : -(-end // 8)]
-        nibbles = unpacked(held, 4).reshape(*held.shape, 8)[:, :, _AWQ_PLACES]
-        ordered = nibbles.reshape(len(held), 8 * held.shape[1])
-        return centred(ordered[:, begin - 8 * first : end - 8 * first].T, 4)
+        held = np.ascontiguousarray(words[:, first : -(-end // 8)].T).view(np.uint32)
+        nibbles = np.empty((len(held), 8, len(words)), np.uint8)
+        for n, place in enumerate(_AWQ_PLACES):
+            nibbles[:, n] = held >> np.uint32(4 * place) & np.uint32(15)
+        rows = nibbles.reshape(8 * len(held), len(words))
+        return centred(rows[begin - 8 * first : end - 8 * first], 4)
 
     whole = bool(np.all(zeros.view(np.uint32) == np.uint32(0x88888888)))
     return IntegerMatrix(

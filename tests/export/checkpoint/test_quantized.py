@@ -182,6 +182,18 @@ def test_the_model_is_described_without_the_quantization(random_checkpoint, tmp_
     assert describe_model(folder).config == describe_model(random_checkpoint).config
 
 
+def test_scales_of_activations_and_of_a_cache_change_no_weight(random_checkpoint, tmp_path):
+    names = (f"{MODULE}.input_scale", "llm.model.layers.1.self_attn.k_scale")
+    scales = {name: np.ones(1, np.float32) for name in names}
+    folder = tmp_path / "checkpoint"
+    source = open_source(
+        quantized(random_checkpoint, folder, "float8-row", parts=lambda file: file | scales)
+    )
+    assert source.tensors.keys() == Checkpoint(random_checkpoint).tensors.keys()
+    digest = hashlib.sha256(bytes_of(source.read(NAME))).hexdigest()
+    assert digest == KINDS["float8-row"]["sha256"]
+
+
 @pytest.mark.parametrize(
     ("kind", "config", "said"),
     [
