@@ -7,7 +7,8 @@ stay in the weight files: a constant that lives there is a `BlobTensor`, which r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -105,8 +106,27 @@ class Program:
     default_function: str
 
 
+@contextmanager
+def reading(package: Path) -> Iterator[None]:
+    """What fails within, on a program whose parts contradict each other, is an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a program is data: it may break any rule
+        raise InputError(
+            f"{package} breaks the rules of ML Programs ({type(error).__name__}: "
+            f"{str(error)[:200]}): it is damaged; copy or export the package again."
+        ) from error
+
+
 def load_program(package: Path) -> Program:
     """Read the package folder `package`. Raises `InputError` if it is not an intact ML Program."""
+    with reading(package):
+        return _load_program(package)
+
+
+def _load_program(package: Path) -> Program:
     path = _model_path(package)
     model = Model()
     try:
@@ -119,6 +139,8 @@ def load_program(package: Path) -> Program:
         raise InputError(
             f"{package} is not an ML Program; convert the model for iOS 15 or later and give that."
         )
+    if not model.mlProgram.functions:
+        raise InputError(f"{package} has no function; copy or export the package again.")
     reader = _Reader(path.parent, {})
     functions = {name: reader.function(name, f) for name, f in model.mlProgram.functions.items()}
     default = model.description.defaultFunctionName or "main"
@@ -211,6 +233,8 @@ class _Reader:
     def constant(self, message: Any) -> Constant:
         tensor = message.type.tensorType
         shape = _shape(tensor)
+        if ANY_SIZE in shape:
+            raise InputError("A constant of the program has no fixed shape; export it again.")
         if message.WhichOneof("value") == "blobFileValue":
             blob = message.blobFileValue
             return BlobTensor(self.file(blob.fileName), blob.offset, _element(tensor), shape)

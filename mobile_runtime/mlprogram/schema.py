@@ -11,8 +11,6 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-_PACKAGE = "minicpmv_mobile_mil"
-
 # message: field type number[!oneof], …   `*` repeats, `map<T>` maps strings to T.
 _MESSAGES = """
 Model: specificationVersion int32 1, description ModelDescription 2, mlProgram Program 502
@@ -67,13 +65,13 @@ _SCALARS = {
 }
 
 
-def _add_field(message: Any, name: str, kind: str, number: str) -> None:
+def _add_field(message: Any, package: str, name: str, kind: str, number: str) -> None:
     """Add one column of the table; a map becomes repeated entries, as protobuf defines it."""
     if kind.startswith("map<"):
         entry = message.nested_type.add(name="".join(w.title() for w in name.split("_")) + "Entry")
         entry.options.map_entry = True
-        _add_field(entry, "key", "string", "1")
-        _add_field(entry, "value", kind[4:-1], "2")
+        _add_field(entry, package, "key", "string", "1")
+        _add_field(entry, package, "value", kind[4:-1], "2")
         kind = f"*{message.name}.{entry.name}"
     digits, _, oneof = number.partition("!")
     repeated, kind = kind.startswith("*"), kind.lstrip("*")
@@ -83,26 +81,27 @@ def _add_field(message: Any, name: str, kind: str, number: str) -> None:
         field.type = _SCALARS[kind]
     else:
         field.type = _Field.TYPE_MESSAGE
-        field.type_name = f".{_PACKAGE}.{kind}"
+        field.type_name = f".{package}.{kind}"
     if oneof:
         if oneof not in [existing.name for existing in message.oneof_decl]:
             message.oneof_decl.add(name=oneof)
         field.oneof_index = [existing.name for existing in message.oneof_decl].index(oneof)
 
 
-def _message_class(name: str) -> Any:
+def message_class(name: str, table: str, package: str, syntax: str = "proto3") -> Any:
+    """Return the message `name` of `table`, which is written as above, in a pool of its own."""
     file = descriptor_pb2.FileDescriptorProto(
-        name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3"
+        name=f"{package}.proto", package=package, syntax=syntax
     )
-    for line in filter(None, _MESSAGES.splitlines()):
+    for line in filter(None, table.splitlines()):
         title, _, fields = line.partition(": ")
         message = file.message_type.add(name=title)
         for field in fields.split(", "):
-            _add_field(message, *field.split())
+            _add_field(message, package, *field.split())
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
 
 
-Model = _message_class("Model")
+Model = message_class("Model", _MESSAGES, "minicpmv_mobile_mil")
 """The root message of `model.mlmodel`."""

@@ -16,9 +16,10 @@ import numpy as np
 from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
-from mobile_runtime.mlprogram.program import ANY_SIZE, Function, load_program
+from mobile_runtime.mlprogram.program import ANY_SIZE, Function, load_program, reading
 
 from . import ops as _operations  # noqa: F401 — registers them
+from .budget import LIVE_BYTES, check_states
 from .constexpr import WeightBuilder
 from .plan import compile_function
 from .rounding import round_to_half
@@ -33,10 +34,16 @@ CACHE_BYTES = 512 << 20
 
 class MilEngine:
     """One package, loaded. Weights stay compressed, mapped from their file, except for
-    `cache_bytes` of expansions; beyond that they are expanded one block of rows at a time."""
+    `cache_bytes` of expansions; beyond that they are expanded one block of rows at a time. The
+    values of a call may take `live_bytes` at one time."""
 
     def __init__(
-        self, package: Path, *, precision: Precision = "fp16", cache_bytes: int = CACHE_BYTES
+        self,
+        package: Path,
+        *,
+        precision: Precision = "fp16",
+        cache_bytes: int = CACHE_BYTES,
+        live_bytes: int = LIVE_BYTES,
     ) -> None:
         """Load `package`. Raises `InputError` if it is damaged or has an unknown operation."""
         if precision not in _PRECISIONS:
@@ -45,12 +52,15 @@ class MilEngine:
             )
         self._package = package
         self._half = precision == "fp16"
+        self._live_bytes = live_bytes
         self._program = load_program(package)
+        check_states(package.name, [spec.shape for spec in self._states()])
         weights = WeightBuilder(ExpandedWeights(cache_bytes), self._half)
-        self._plans = {
-            name: compile_function(function, weights, self._half)
-            for name, function in self._program.functions.items()
-        }
+        with reading(package):
+            self._plans = {
+                name: compile_function(function, weights, self._half)
+                for name, function in self._program.functions.items()
+            }
 
     @property
     def functions(self) -> Mapping[str, Function]:
@@ -74,7 +84,8 @@ class MilEngine:
 
         Floats are float32, other types int32. States in `state` are updated in place; without it
         the call starts from zeros. `keep` names intermediate values to return too. Raises
-        `InputError` if inputs, states or names do not fit the function.
+        `InputError` if inputs, states or names do not fit the function, or an operation does not
+        fit its inputs or takes too much memory.
         """
         name = self._program.default_function if function is None else function
         chosen = self._function(name)
@@ -86,7 +97,8 @@ class MilEngine:
         if absent := sorted(set(keep) - plan.names.keys()):
             raise self._wrong(chosen, f"has no value {', '.join(absent)} to keep")
         with np.errstate(all="ignore"):
-            results = plan.execute(values, [spec.name for spec in chosen.outputs], keep)
+            wanted = [spec.name for spec in chosen.outputs]
+            results = plan.execute(values, wanted, keep, self._live_bytes)
         return {key: _output(value) for key, value in results.items()}
 
     def _function(self, name: str) -> Function:

@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
 from mobile_runtime.mlprogram.program import BlobTensor, Block, Constant, Function, Operation, Port
 
+from .budget import LIVE_BYTES, Budget
 from .constexpr import WeightBuilder
 from .liveness import Draft, MemoryPlan, plan_memory
 from .registry import OPERATIONS, Definition, UnsupportedOperation
+from .result_sizes import measure_of
 from .rounding import round_to_half
 from .values import Weight, dense
 
@@ -56,6 +60,7 @@ class Step:
     blocks: tuple[NestedBlock, ...]
     release: tuple[int, ...]
     detach: tuple[int, ...] | None
+    measure: Callable[[Mapping[str, Any]], int] | None  # see `measure_of`
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +82,20 @@ class CompiledFunction:
     copied_outputs: frozenset[int]
 
     def execute(
-        self, values: Mapping[str, Any], outputs: Sequence[str], keep: Collection[str]
+        self,
+        values: Mapping[str, Any],
+        outputs: Sequence[str],
+        keep: Collection[str],
+        live_bytes: int = LIVE_BYTES,
     ) -> dict[str, Array]:
-        """Run on `values` (inputs and states by name); return `outputs` and the named `keep`."""
+        """Run on `values` (inputs and states by name); return `outputs` and the named `keep`.
+        Raises `InputError` for an operation that does not fit its inputs or the budget."""
         slots = list(self.slots)
         for name, value in values.items():
             slots[self.names[name]] = value
         kept = {n: slots[self.names[n]] for n in keep if slots[self.names[n]] is not None}
-        _run(self.steps, slots, keep, kept)
+        call = _Call(slots, keep, kept, Budget(live_bytes, tuple(slots)))
+        call.run(self.steps)
         results = {name: np.array(dense(value)) for name, value in kept.items()}
         for name in outputs:
             slot = self.names[name]
@@ -93,52 +104,78 @@ class CompiledFunction:
         return results
 
 
-def _run(steps: Sequence[Step], slots: list[Any], keep: Collection[str], kept: Any) -> None:
-    for step in steps:
+@dataclass(frozen=True)
+class _Call:
+    """One run of a function: its values by slot, and those to keep by name."""
+
+    slots: list[Any]
+    keep: Collection[str]
+    kept: dict[str, Any]
+    budget: Budget
+
+    def run(self, steps: Sequence[Step], nested: bool = False) -> None:
+        slots = self.slots
+        for step in steps:
+            try:
+                results = self._results(step, nested)
+                for output, result in zip(step.outputs, results, strict=True):
+                    value = slots[output.slot] = _finish(result, output)
+                    if self.keep and output.name in self.keep:
+                        self.kept[output.name] = np.array(value)
+            except InputError as error:
+                raise type(error)(f"Operation {_name(step.operation)!r}: {error}") from error
+            except Exception as error:
+                raise _misfit(step, slots, error) from error
+            for slot in step.release:
+                slots[slot] = None
+
+    def _results(self, step: Step, nested: bool) -> tuple[Any, ...]:
         arguments: dict[str, Any] = {}
         for argument in step.arguments:
-            found = [slots[slot] for slot in argument.slots]
+            found = [self.slots[slot] for slot in argument.slots]
             if argument.expands:
-                found = [dense(value) for value in found]
+                found = [self._dense(value) for value in found]
             arguments[argument.parameter] = tuple(found) if argument.is_list else found[0]
         if step.blocks:
-            arguments["blocks"] = [partial(_nested, b, slots, keep, kept) for b in step.blocks]
+            arguments["blocks"] = [partial(self._nested, block) for block in step.blocks]
         if step.detach is not None:
-            arguments["detach"] = partial(_detach, step.detach, slots)
-        results = _call(step, arguments)
-        if not isinstance(results, tuple):
-            results = (results,) if step.outputs else ()
-        for output, result in zip(step.outputs, results, strict=True):
-            value = slots[output.slot] = _finish(result, output)
-            if keep and output.name in keep:
-                kept[output.name] = np.array(value)
-        for slot in step.release:
-            slots[slot] = None
+            arguments["detach"] = partial(_detach, step.detach, self.slots)
+        elements = 0 if step.measure is None else step.measure(arguments)
+        self.budget.take(elements, self.slots)
+        if nested:
+            self.budget.take_in_loop(elements)
+        results = step.call(**arguments)
+        if isinstance(results, tuple):
+            return results
+        return (results,) if step.outputs else ()
 
+    def _dense(self, value: Any) -> Any:
+        if isinstance(value, Weight):
+            self.budget.take(prod(value.shape), self.slots)
+        return dense(value)
 
-def _call(step: Step, arguments: dict[str, Any]) -> Any:
-    try:
-        return step.call(**arguments)
-    except UnsupportedOperation as error:
-        raise UnsupportedOperation(f"Operation {_name(step.operation)!r}: {error}") from error
-    except Exception as error:
-        shapes = {name: getattr(value, "shape", value) for name, value in arguments.items()}
-        op = step.operation
-        error.add_note(f"in operation {_name(op)!r} of type {op.type}, inputs {shapes}")
-        raise
+    def _nested(self, block: NestedBlock, *inputs: Any) -> tuple[Any, ...]:
+        for slot, value in zip(block.inputs, inputs, strict=True):
+            self.slots[slot] = value
+        self.run(block.steps, nested=True)
+        return tuple(self._dense(self.slots[slot]) for slot in block.outputs)
 
 
 def _name(op: Operation) -> str:
     return op.name or (op.outputs[0].name if op.outputs else op.type)
 
 
-def _nested(
-    block: NestedBlock, slots: list[Any], keep: Collection[str], kept: Any, *inputs: Any
-) -> tuple[Any, ...]:
-    for slot, value in zip(block.inputs, inputs, strict=True):
-        slots[slot] = value
-    _run(block.steps, slots, keep, kept)
-    return tuple(dense(slots[slot]) for slot in block.outputs)
+def _misfit(step: Step, slots: Sequence[Any], error: Exception) -> InputError:
+    op = step.operation
+    shapes = {
+        argument.parameter: [getattr(slots[slot], "shape", None) for slot in argument.slots]
+        for argument in step.arguments
+    }
+    return InputError(
+        f"Operation {_name(op)!r} of type {op.type} does not fit its inputs {str(shapes)[:300]} "
+        f"({type(error).__name__}: {str(error)[:200]}): the package is damaged, or made by other "
+        "rules; copy or export it again."
+    )
 
 
 def _detach(candidates: Sequence[int], slots: list[Any], region: Array) -> None:
@@ -274,7 +311,8 @@ class _Compiler:
         )
         blocks = tuple(self._nested_block(block) for block in op.blocks)
         outputs = tuple(self._output(port, definition) for port in op.outputs)
-        return Step(op, definition.function, arguments, outputs, blocks, (), None)
+        measure = measure_of(op.type, definition.result == "viewed")
+        return Step(op, definition.function, arguments, outputs, blocks, (), None, measure)
 
     def _slot(self, binding: str | Constant) -> int:
         if isinstance(binding, str):

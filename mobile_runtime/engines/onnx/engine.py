@@ -11,9 +11,11 @@ import numpy as np
 
 from mobile_runtime.bundle import PAST, PRESENT
 from mobile_runtime.engines.onnx.sessions import (
+    ARENA_BYTES,
     SessionSettings,
     load_onnxruntime,
     open_session,
+    reason_of,
     session_options,
 )
 from mobile_runtime.errors import InputError
@@ -82,13 +84,24 @@ class OnnxEngine:
         state: OnnxState | None = None,
     ) -> dict[str, np.ndarray]:
         """Return outputs by name, without the buffers of `state`, which are written in place. A
-        graph has one function, `main`."""
+        graph has one function, `main`. Raises `InputError` if onnxruntime cannot compute them."""
         if function not in (None, "main"):
             raise InputError(f"an ONNX graph has no function {function!r}; it has main.")
-        if state is None:
-            return dict(
-                zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True)
-            )
+        try:
+            if state is None:
+                results = self._session.run(self._outputs, dict(inputs))
+                return dict(zip(self._outputs, results, strict=True))
+            return self._run_bound(inputs, state)
+        except Exception as error:  # onnxruntime raises types of its own, by cause
+            raise InputError(
+                f"onnxruntime cannot run the graph that makes {', '.join(self._outputs)[:80]} "
+                f"({reason_of(error)}): it is damaged, or its values take more than "
+                f"{ARENA_BYTES >> 30} GB; copy or export the bundle again."
+            ) from error
+
+    def _run_bound(
+        self, inputs: Mapping[str, np.ndarray], state: OnnxState
+    ) -> dict[str, np.ndarray]:
         for name, value in inputs.items():
             state.binding.bind_cpu_input(name, np.ascontiguousarray(value))
         wanted = [name for name in self._outputs if not name.startswith(f"{PRESENT}.")]

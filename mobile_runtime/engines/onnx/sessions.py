@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mobile_runtime.engines.onnx.straight import check_straight
 from mobile_runtime.errors import InputError
 
 CPU = "CPUExecutionProvider"
 _FULL_PRECISION = "1"  # accuracy level of products with quantized weights: float32 activations
-_ERRORS = 3  # log severity
+_FATAL = 4  # log severity: errors are raised, too
+# Of all sessions together, without weights, inputs and caches: attention scores of the largest
+# picture take a twentieth of it.
+ARENA_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,24 @@ def load_onnxruntime() -> Any:
     return onnxruntime
 
 
+@cache
+def _limit_memory() -> None:
+    """Let the values of all sessions share `ARENA_BYTES`: a graph may ask for any amount."""
+    library = load_onnxruntime()
+    kinds = library.OrtAllocatorType.ORT_ARENA_ALLOCATOR, library.OrtMemType.DEFAULT
+    memory = library.OrtMemoryInfo("Cpu", kinds[0], 0, kinds[1])
+    as_requested = 1  # instead of powers of two
+    arena = library.OrtArenaCfg({"max_mem": ARENA_BYTES, "arena_extend_strategy": as_requested})
+    library.create_and_register_allocator(memory, arena)
+
+
 def session_options(settings: SessionSettings) -> Any:
     """Return the settings as onnxruntime's own options."""
     options = load_onnxruntime().SessionOptions()
+    _limit_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = settings.threads
-    options.log_severity_level = _ERRORS
+    options.log_severity_level = _FATAL
     if settings.whole_sums:
         options.add_session_config_entry("session.x64quantprecision", "1")
     if settings.full_precision:
@@ -51,16 +70,26 @@ def session_options(settings: SessionSettings) -> Any:
 
 
 def open_session(graph: Path, options: Any, providers: Sequence[str] = (CPU,)) -> Any:
-    """Open a session. Raises `InputError` if onnxruntime refuses the file."""
+    """Open a session. Raises `InputError` if onnxruntime refuses the file, or the graph holds a
+    loop, a condition or a function."""
     library = load_onnxruntime()
+    if graph.suffix == ".onnx":
+        check_straight(graph)
     try:
         return library.InferenceSession(graph, options, providers=list(providers))
     except Exception as error:  # onnxruntime raises types of its own, by cause
         raise InputError(
-            f"onnxruntime {library.__version__} cannot open {graph.name} ({_first_line(error)}); "
+            f"onnxruntime {library.__version__} cannot open {graph.name} ({reason_of(error)}); "
             "copy the bundle again or use onnxruntime 1.32 or later."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+# Where in onnxruntime's own code an error arose, and in which function.
+_PLACE = re.compile(r"/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])")
+
+
+def reason_of(error: Exception) -> str:
+    """One line of what onnxruntime says, without the places in its own code."""
+    text = str(error).strip() or type(error).__name__
+    text = text.splitlines()[0].rpartition("Status Message: ")[2]
+    return _PLACE.sub("", text)[:300]

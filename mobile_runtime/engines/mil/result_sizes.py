@@ -1,0 +1,207 @@
+"""How many elements an operation makes for its arguments, known before it runs.
+
+A package is data that may come from anywhere, and a few bytes of it can ask for any amount of
+memory: by a tile, by a value that is joined to itself, by factors that broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .ops.windows import padding, sizes
+
+Arguments = Mapping[str, Any]
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
+
+
+def _size(value: Any) -> int:
+    return prod(_shape(value))
+
+
+def _values(value: Any) -> list[int]:
+    return [int(item) for item in np.ravel(value)]
+
+
+def _broadcast(a: Arguments) -> int:
+    shapes = [_shape(value) for value in _flat(a)]
+    largest = max(map(prod, shapes), default=1)
+    if prod(max(1, prod(shape)) for shape in shapes) <= 1 << 20:  # far below any budget
+        return largest
+    try:
+        return max(largest, prod(np.broadcast_shapes(*shapes)))
+    except ValueError:  # they are not combined with each other
+        return largest
+
+
+def _flat(a: Arguments) -> list[Any]:
+    found: list[Any] = []
+    for value in a.values():
+        found.extend(value if isinstance(value, tuple) else [value])
+    return found
+
+
+def _product(x: tuple[int, ...], y: tuple[int, ...]) -> int:
+    """Elements of the matrix product of shapes (…, n, k) and (…, k, m)."""
+    batch = prod(np.broadcast_shapes(x[:-2], y[:-2]))
+    return batch * prod(x[-2:-1]) * prod(y[-1:] if len(y) > 1 else ())
+
+
+def _matmul(a: Arguments) -> int:
+    x, y = _shape(a["x"]), _shape(a["y"])
+    x = (*x[:-2], x[-1], x[-2]) if a.get("transpose_x", False) and len(x) > 1 else x
+    y = (*y[:-2], y[-1], y[-2]) if a.get("transpose_y", False) and len(y) > 1 else y
+    return _product(x, y)
+
+
+def _attention(a: Arguments) -> int:
+    query, key = _shape(a["query"]), _shape(a["key"])
+    scores = _product(query, (*key[:-2], key[-1], key[-2]))
+    return max(scores, _product((*query[:-1], key[-2]), _shape(a["value"])))
+
+
+def _einsum(a: Arguments) -> int:
+    inputs, _, result = str(a["equation"]).replace(" ", "").partition("->")
+    names, extents = inputs.split(","), dict[str, int]()
+    for letters, value in zip(names, a["values"], strict=True):
+        for letter, size in zip(letters, value.shape, strict=True):
+            extents[letter] = max(size, extents.get(letter, 1))
+    # Of more than two factors, an intermediate product may have all axes.
+    made = [*names, result, "".join(extents) if len(names) > 2 else ""]
+    return max(prod(extents[letter] for letter in letters) for letters in made)
+
+
+def _window_sizes(a: Arguments, kernel: Sequence[int], columns: int) -> int:
+    """Elements of the padded input of a convolution or pooling, and of `columns` per window."""
+    x = _shape(a["x"])
+    axes = len(x) - 2
+    step, dilation = sizes(a.get("strides"), 1, axes), sizes(a.get("dilations"), 1, axes)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    ends = padding(a.get("pad_type", "valid"), a.get("pad"), x[2:], reach, step)
+    padded = [n + before + after for n, (before, after) in zip(x[2:], ends, strict=True)]
+    windows = prod(max(0, n - r) // s + 1 for n, r, s in zip(padded, reach, step, strict=True))
+    return max(
+        prod(x[:2]) * prod(n + k for n, k in zip(padded, kernel, strict=True)),
+        x[0] * windows * columns,
+    )
+
+
+def _conv(a: Arguments) -> int:
+    weight = _shape(a["weight"])
+    return _window_sizes(a, weight[2:], max(weight[0], prod(weight[1:])))
+
+
+def _pool(a: Arguments) -> int:
+    kernel = sizes(a["kernel_sizes"], 1, len(_shape(a["x"])) - 2)
+    return _window_sizes(a, kernel, _shape(a["x"])[1])
+
+
+def _conv_transpose(a: Arguments) -> int:
+    x, weight = _shape(a["x"]), _shape(a["weight"])
+    axes = len(x) - 2
+    step, dilation = sizes(a.get("strides"), 1, axes), sizes(a.get("dilations"), 1, axes)
+    full = [n * s + k * d for n, s, k, d in zip(x[2:], step, weight[2:], dilation, strict=True)]
+    ends = sizes(a.get("pad"), 0, 2 * axes)
+    wanted = _values(a["output_shape"])[2:] if a.get("output_shape") is not None else full
+    length = [max(f, w + b) for f, w, b in zip(full, wanted, ends[::2], strict=True)]
+    return x[0] * weight[1] * int(a.get("groups", 1)) * prod(length)
+
+
+def _gather(a: Arguments) -> int:
+    x = _shape(a["x"])
+    batch, axis = int(a.get("batch_dims", 0)), int(a.get("axis", 0)) % len(x)
+    return _size(a["indices"]) * prod(x[batch:axis]) * prod(x[axis + 1 :])
+
+
+def _gather_nd(a: Arguments) -> int:
+    x, indices = _shape(a["x"]), _shape(a["indices"])
+    rest = x[int(a.get("batch_dims", 0)) + indices[-1] :]
+    return prod(indices[:-1]) * prod(rest) * (indices[-1] + 1)
+
+
+def _pad(a: Arguments) -> int:
+    ends, x = _values(a["pad"]), _shape(a["x"])
+    grown = [0] * (len(x) - len(ends) // 2) + [
+        b + e for b, e in zip(ends[::2], ends[1::2], strict=True)
+    ]
+    return prod(n + more for n, more in zip(x, grown, strict=True))
+
+
+def _resized(a: Arguments, *extents: int) -> int:
+    x = _shape(a["x"])
+    kept = x[: len(x) - len(extents)]
+    # One axis after the other: what lies between may be larger than the result.
+    return prod(kept) * prod(max(n, m) for n, m in zip(x[len(kept) :], extents, strict=True))
+
+
+def _upsample(a: Arguments) -> int:
+    height, width = _shape(a["x"])[-2:]
+    factors = a.get("scale_factor_height", 1), a.get("scale_factor_width", 1)
+    return _resized(a, int(height * float(factors[0])), int(width * float(factors[1])))
+
+
+def _resize_to(a: Arguments) -> int:
+    return _resized(a, int(a.get("target_size_height", 1)), int(a.get("target_size_width", 1)))
+
+
+def _resize(a: Arguments) -> int:
+    count = int(a["resized_dims"])
+    return _resized(a, *_values(a["shape"])[-count:])
+
+
+def _sliding_windows(a: Arguments) -> int:
+    return _size(a["x"]) * int(a["size"])
+
+
+_SIZES: Mapping[str, Callable[[Arguments], int]] = {
+    "tile": lambda a: _size(a["x"]) * prod(_values(a["reps"])),
+    "fill": lambda a: 2 * prod(_values(a["shape"])),  # float64 until it is converted
+    "range_1d": lambda a: 2 * int((float(a["end"]) - float(a["start"])) / float(a["step"])),
+    "one_hot": lambda a: 2 * max(1, _size(a["indices"])) * int(a["one_hot_vector_size"]),
+    "topk": lambda a: max(3 * _size(a["x"]), 2 * int(a.get("k", 1))),
+    "split": lambda a: max(_size(a["x"]), int(a.get("num_splits") or 1)),
+    "non_zero": lambda a: 2 * _size(a["x"]) * max(1, len(_shape(a["x"]))),
+    "local_response_norm": lambda a: _size(a["x"]) * int(a["size"]),
+    "concat": lambda a: sum(map(_size, a["values"])),
+    "stack": lambda a: sum(map(_size, a["values"])),
+    "reshape": lambda a: _size(a["x"]),
+    "reshape_like": lambda a: _size(a["x"]),
+    "flatten2d": lambda a: _size(a["x"]),
+    "depth_to_space": lambda a: _size(a["x"]),
+    "space_to_depth": lambda a: _size(a["x"]),
+    "pixel_shuffle": lambda a: _size(a["x"]),
+    "pixel_unshuffle": lambda a: _size(a["x"]),
+    "write_state": lambda a: 0,
+    "pad": _pad,
+    "matmul": _matmul,
+    "linear": lambda a: _product(_shape(a["x"]), _shape(a["weight"])[::-1]),
+    "einsum": _einsum,
+    "scaled_dot_product_attention": _attention,
+    "conv": _conv,
+    "conv_transpose": _conv_transpose,
+    "max_pool": _pool,
+    "avg_pool": _pool,
+    "l2_pool": _pool,
+    "gather": _gather,
+    "gather_nd": _gather_nd,
+    "gather_along_axis": lambda a: max(_size(a["indices"]), _size(a["x"])),
+    "upsample_nearest_neighbor": _upsample,
+    "upsample_bilinear": _upsample,
+    "resize_bilinear": _resize_to,
+    "resize_nearest_neighbor": _resize_to,
+    "resize": _resize,
+    "sliding_windows": _sliding_windows,
+    "slice_update": lambda a: 0 if "detach" in a else _size(a["x"]),  # detached: in place
+}
+
+
+def measure_of(operation: str, is_view: bool) -> Callable[[Arguments], int] | None:
+    """Return what gives the elements that `operation` makes for its arguments, None for a view of
+    its input. Where nothing else is known, inputs are broadcast together."""
+    return _SIZES.get(operation, None if is_view else _broadcast)
