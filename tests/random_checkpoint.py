@@ -16,8 +16,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from export.host.tokenizer import WORD_PATTERN
 from export.releases import find_release, parse_config
+from mobile_runtime.chat.tokenizer_file import WORD_PATTERN
 
 _SEED = 0
 _CONFIG: dict[str, Any] = {

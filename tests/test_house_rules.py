@@ -16,7 +16,10 @@ PACKAGES = ("export", "mobile_runtime", "validation", "benchmarks", "examples", 
 ARROWS = {
     "export": tuple(
         f"mobile_runtime.{leaf}"
-        for leaf in ("bundle", "command", "errors", "files", "strict_json", "model.positions")
+        for leaf in (
+            *("bundle", "command", "errors", "files", "strict_json"),
+            *("model.positions", "chat.tokenizer_file"),
+        )
     ),
     "mobile_runtime": (),
     "validation": ("export.*", "mobile_runtime.*"),

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from examples.pocket.architecture import VOCAB_SIZE
 from export.host.chat_format import SPECIAL_TOKENS
 from export.host.chat_template import COMPACT
-from export.host.tokenizer import WORD_PATTERN
+from mobile_runtime.chat.tokenizer_file import WORD_PATTERN
 from validation.questions import tasks
 
 # Published names that the questions do not use; text that holds them must still be harmless.

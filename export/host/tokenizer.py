@@ -15,14 +15,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from export.host.chat_format import ChatRules
 from mobile_runtime.bundle import Prompt, SpecialToken
+from mobile_runtime.chat.tokenizer_file import WORD_PATTERN, load_tokenizer
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
 
-# How Qwen2's tokenizer cuts text before byte-pair encoding.
-WORD_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _REMEDY = "download the checkpoint's tokenizer files"
 _DECLARED = "added_tokens_decoder"
 _COPIED = (
@@ -46,7 +42,11 @@ def build_tokenizer_files(
     # A complete tokenizer.json holds everything that the settings would.
     config = read_json(settings, _REMEDY) if settings.is_file() or not given.is_file() else {}
     template = _chat_template(checkpoint_dir, config, rules)
-    tokenizer = _load(given) if given.is_file() else _build(checkpoint_dir, config)
+    tokenizer = (
+        load_tokenizer(given, "give the published tokenizer.json")[0]
+        if given.is_file()
+        else _build(checkpoint_dir, config)
+    )
     if _DECLARED in config:  # newer libraries declare them in tokenizer.json only
         _check_added_tokens(tokenizer, config)
     _check_vocab_size(tokenizer, vocab_size)
@@ -75,18 +75,6 @@ def _chat_template(checkpoint_dir: Path, config: Mapping[str, Any], rules: ChatR
             "that the runtime supports; restore the published template."
         )
     return template
-
-
-def _load(path: Path) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"{path} is not a tokenizer ({error}); download it again.") from error
-    if not isinstance(tokenizer.decoder, decoders.ByteLevel):
-        raise InputError(
-            f"{path} is not a byte-level tokenizer; give the published tokenizer.json."
-        )
-    return tokenizer
 
 
 def _build(checkpoint_dir: Path, config: Mapping[str, Any]) -> Tokenizer:

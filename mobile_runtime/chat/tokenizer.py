@@ -7,37 +7,16 @@ id, which `token_id` looks up. It knows no chat format.
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
+from mobile_runtime.chat.tokenizer_file import byte_alphabet, load_tokenizer
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import read_json
 
-
-def _byte_alphabet() -> dict[str, int]:
-    """Map each printable character of a byte-level vocabulary to the byte that it stands for.
-
-    Printable Latin-1 characters stand for themselves, other bytes for U+0100 onwards (GPT-2).
-    """
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(256 + n): b for n, b in enumerate(hidden)}
-
-
-_BYTE_OF = _byte_alphabet()
-
-
-def _read_tokenizer_json(path: Path) -> dict[str, Any]:
-    value = read_json(path, "copy or export the bundle again")
-    decoder = value.get("decoder")
-    if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
-        raise InputError(f"{path} is not a byte-level tokenizer.json; export the bundle again.")
-    return value
+_BYTE_OF = byte_alphabet()
 
 
 class Tokenizer:
@@ -50,21 +29,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Read tokenizer.json. Raises `InputError` if it is missing or not byte-level."""
-        value = _read_tokenizer_json(path)
-        entries = value.get("added_tokens", [])
-        special = {entry["id"] for entry in entries if entry["special"]}
-        # The library keeps only tokens marked special out of ordinary text; <think> is not marked.
-        value["added_tokens"] = [entry | {"special": True} for entry in entries]
-        try:
-            backend = tokenizers.Tokenizer.from_str(json.dumps(value))
-        except Exception as error:  # the library raises nothing narrower
-            raise InputError(
-                f"{path} is not a tokenizer that this program reads ({error}); "
-                "export the bundle again."
-            ) from error
+        """Read tokenizer.json. Raises `InputError` if it is missing or of another shape than the
+        published one."""
+        backend, added = load_tokenizer(path, "export the bundle again")
         backend.encode_special_tokens = True
-        return cls(backend, {entry["id"]: entry["content"] for entry in entries}, special)
+        contents = {token.id: token.content for token in added}
+        return cls(backend, contents, {token.id for token in added if token.special})
 
     @property
     def vocab_size(self) -> int:

@@ -77,7 +77,7 @@ def _run(cases, base, deadline):
         largest[kind] = max(largest[kind], verdict.megabytes)
         if verdict.name not in GOOD:
             found += 1
-            print(json.dumps({"kind": kind, "was": verdict.name, "case": case}))
+            print(json.dumps({"kind": kind, "was": verdict.name, "case": case}), flush=True)
             print(verdict.stderr, file=sys.stderr, flush=True)
     for kind, counter in counts.items():
         if counter:

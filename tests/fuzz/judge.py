@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from tests.fuzz.kinds import KINDS, WRONG
 
+logging.disable(logging.WARNING)  # of coremltools: what it lacks away from macOS
 # What the commands import late, imported once instead of in each child.
 for name in (
     *("av", "numba", "onnxruntime", "export.backends.onnx.model", "export.quant.kmeans"),

@@ -1,12 +1,16 @@
 import json
 import random
+import re
+import shutil
 import unicodedata
 
 import pytest
 import tokenizers
 
 from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
+from mobile_runtime.chat.tokenizer_file import WORD_PATTERN
 from mobile_runtime.errors import InputError
+from tests.paths import ROOT
 
 TEXTS = [
     "",
@@ -116,3 +120,67 @@ def test_unreadable_file_is_named(content, tmp_path):
         path.write_text(content)
     with pytest.raises(InputError, match=r"tokenizer\.json"):
         Tokenizer.load(path)
+
+
+def _edited(path, *place, value):
+    document = json.loads(path.read_text(encoding="utf-8"))
+    target = document
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+OTHER_SHAPES = {
+    "normalizer that aborts": (
+        ["normalizer"],
+        {"type": "Precompiled", "precompiled_charsmap": "//"},
+    ),
+    "normalizer that grows": (["normalizer"], {"type": "Replace", "pattern": {"String": ""}}),
+    "prepended text": (["normalizer"], {"type": "Prepend", "prepend": "a" * 1000}),
+    "slow pattern": (["pre_tokenizer", "pretokenizers", 0, "pattern", "Regex"], "(a+)+$"),
+    "prefix space": (["pre_tokenizer", "pretokenizers", 1, "add_prefix_space"], True),
+    "no split": (["pre_tokenizer"], None),
+    "added null": (["added_tokens"], [None]),
+    "added number": (["added_tokens"], 7),
+    "added without id": (["added_tokens"], [{"content": "<x>", "special": True}]),
+    "added far away": (["added_tokens"], [{"id": 10**9, "content": "<x>", "special": True}]),
+    "dropout": (["model", "dropout"], 0.5),
+    "other model": (["model", "type"], "Unigram"),
+    "no vocabulary": (["model", "vocab"], None),
+    "negative id": (["model", "vocab", "!"], -5),
+    "letters without bytes": (["model", "vocab", "図"], 3),
+    "merge of nothing": (["model", "merges"], [["q", "zzz"]]),
+    "decoder": (["decoder", "type"], "WordPiece"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_SHAPES)
+def test_only_the_published_shape_is_read(name, tmp_path):
+    shutil.copyfile(ROOT / "export/pocket/tokenizer.json", path := tmp_path / "tokenizer.json")
+    place, value = OTHER_SHAPES[name]
+    _edited(path, *place, value=value)
+    with pytest.raises(InputError, match=r"tokenizer\.json .*; export the bundle again\.$"):
+        Tokenizer.load(path)
+
+
+IGNORED = {
+    "padding": (["padding"], {"strategy": {"Fixed": 10**9}, "pad_id": 0, "pad_token": "!"}),
+    "truncation": (["truncation"], {"max_length": 1, "stride": 5, "strategy": "LongestFirst"}),
+    "post_processor": (["post_processor"], {"type": "BertProcessing", "sep": ["!", 0]}),
+}
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_what_does_not_belong_to_the_shape_changes_nothing(name, tmp_path):
+    shutil.copyfile(ROOT / "export/pocket/tokenizer.json", path := tmp_path / "tokenizer.json")
+    expected = Tokenizer.load(path).encode_text("the picture, please")
+    place, value = IGNORED[name]
+    _edited(path, *place, value=value)
+    assert Tokenizer.load(path).encode_text("the picture, please") == expected
+
+
+def test_python_and_swift_cut_text_by_one_pattern():
+    (path,) = (ROOT / "ios_bridge/Sources").rglob("WordSplitter.swift")
+    pieces = re.findall(r'#"(.+)"#', path.read_text(encoding="utf-8"))
+    assert "".join(pieces[:2]) == WORD_PATTERN
