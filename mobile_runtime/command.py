@@ -32,6 +32,13 @@ def run_command(run: Callable[[], int], interrupted: str = "\ninterrupted") -> i
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(
+            f"error: there is not enough memory for this ({str(error)[:200] or 'MemoryError'}); "
+            "close other programs, or give smaller inputs.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED

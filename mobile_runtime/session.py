@@ -100,7 +100,8 @@ class Session:
         self.manifest = manifest
         self.tokenizer = Tokenizer.load(bundle / "tokenizer" / "tokenizer.json")
         check_prompt(manifest.prompt, self.tokenizer)
-        self.model = open_model(bundle, manifest, options)
+        with _contradictions_named():
+            self.model = open_model(bundle, manifest, options)
         self._cached: list[Key] = []
         self._image_embeds: dict[bytes, Array] = {}
         self._owner: ChatStream | None = None
@@ -138,7 +139,8 @@ class Session:
                     "the session was asked something else before this answer was read to its end; "
                     "read one answer at a time, or load a session for each conversation."
                 )
-            yield
+            with _contradictions_named():
+                yield
 
     def prepare(
         self,
@@ -314,6 +316,21 @@ class Session:
         if position >= self.manifest.decoding.context_length:
             return "context_full"
         return None
+
+
+@contextmanager
+def _contradictions_named() -> Iterator[None]:
+    """What fails while the model computes is an `InputError`: a bundle is data, whose manifest and
+    graphs may contradict each other in any way."""
+    try:
+        yield
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the bundle's parts contradict each other ({type(error).__name__}: "
+            f"{str(error)[:200]}); export the bundle again."
+        ) from error
 
 
 def _group_digest(prompt: PreparedPrompt, n: int) -> bytes:

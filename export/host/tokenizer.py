@@ -21,6 +21,7 @@ from mobile_runtime.files import read_json
 
 _REMEDY = "download the checkpoint's tokenizer files"
 _DECLARED = "added_tokens_decoder"
+_FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 _COPIED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -98,9 +99,8 @@ def _build(checkpoint_dir: Path, config: Mapping[str, Any]) -> Tokenizer:
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    flags = ("special", "normalized", "lstrip", "rstrip", "single_word")
     for _, entry in sorted(_declared_tokens(config).items()):
-        added = {flag: entry[flag] for flag in flags if flag in entry}
+        added = {flag: entry[flag] for flag in _FLAGS if flag in entry}
         tokenizer.add_tokens([AddedToken(entry["content"], **added)])
     return tokenizer
 
@@ -111,7 +111,20 @@ def _declared_tokens(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         raise InputError(
             f"tokenizer_config.json has no {_DECLARED}; give the published file, or tokenizer.json."
         )
+    for token_id, entry in entries.items():
+        if not _is_declared(token_id, entry):
+            raise InputError(
+                f"tokenizer_config.json declares the token {token_id[:40]!r} without its content, "
+                f"or with a flag that is none; {_REMEDY}."
+            )
     return {int(token_id): entry for token_id, entry in entries.items()}
+
+
+def _is_declared(token_id: str, entry: Any) -> bool:
+    if not (token_id.isdecimal() and len(token_id) < 10 and isinstance(entry, dict)):
+        return False
+    flags = all(isinstance(entry.get(flag, False), bool) for flag in _FLAGS)
+    return isinstance(entry.get("content"), str) and flags
 
 
 def _check_added_tokens(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:

@@ -44,12 +44,13 @@ class Tokenizer:
     def encode_text(self, text: str) -> list[int]:
         """Token ids of `text`, read as plain text: special tokens that it spells stay letters.
 
-        Raises `InputError` for a lone surrogate.
+        Raises `InputError` for a lone surrogate, and if the file's merges spell an added token.
         """
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise InputError("The text holds half a character (a lone surrogate); give valid text.")
         ids = self._backend.encode(text, add_special_tokens=False).ids
-        assert not self._added.keys() & set(ids), "text produced an added token"
+        if not self._added.keys().isdisjoint(ids):
+            raise InputError("tokenizer.json makes added tokens of text; export the bundle again.")
         return ids
 
     def token_id(self, content: str) -> int:

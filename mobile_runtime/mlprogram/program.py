@@ -22,7 +22,13 @@ from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import path_inside
 from mobile_runtime.mlprogram.blob import BlobFile
-from mobile_runtime.mlprogram.dtypes import BY_PROGRAM_CODE, STRING_CODE, Array, ElementType
+from mobile_runtime.mlprogram.dtypes import (
+    BY_PROGRAM_CODE,
+    ELEMENT_TYPES,
+    STRING_CODE,
+    Array,
+    ElementType,
+)
 from mobile_runtime.mlprogram.packing import decode
 from mobile_runtime.mlprogram.schema import Model
 
@@ -289,4 +295,9 @@ def _port(message: Any) -> Port:
 
 
 def _spec(port: Port) -> TensorSpec:
-    return TensorSpec(port.name, port.shape, port.dtype or "list")
+    if port.dtype not in ELEMENT_TYPES:
+        raise InputError(
+            f"{port.name!r:.80} is an input, output or state of the program and no tensor of "
+            "numbers; export the package again."
+        )
+    return TensorSpec(port.name, port.shape, port.dtype)

@@ -56,8 +56,13 @@ class Sampler:
         object.__setattr__(self, "_generator", Xoshiro256StarStar.seeded(self.seed))
 
     def next_token(self, logits: NDArray[np.float32], generated: Sequence[int]) -> int:
-        """Choose from logits (V,); `generated` holds the answer's ids so far, not the prompt's."""
-        assert not np.isnan(logits).any(), "logits hold NaN"
+        """Choose from logits (V,); `generated` holds the answer's ids so far, not the prompt's.
+        Raises `InputError` for logits that are no numbers."""
+        if np.isnan(logits).any():
+            raise InputError(
+                "the model computed logits that are no numbers: weights of the bundle are damaged "
+                "or overflow; export it again from intact weights."
+            )
         scores = penalize(logits.astype(np.float32), generated, self.repetition_penalty)
         if self.temperature == 0:
             return int(np.argmax(scores))

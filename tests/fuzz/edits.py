@@ -6,6 +6,7 @@ means something when the file it was drawn for has grown.
 
 import json
 import math
+from copy import deepcopy
 
 from google.protobuf.message import Message
 
@@ -107,7 +108,7 @@ def edit_json(data, edit):
         if kind == "delete":
             del target[last]
         else:
-            target[last] = _at(document["root"], rest[1]) if kind == "copy" else rest[1]
+            target[last] = deepcopy(_at(document["root"], rest[1])) if kind == "copy" else rest[1]
     except (KeyError, IndexError, TypeError):  # the file is another than that of the draw
         pass
     return json.dumps(document["root"], indent=1).encode("ascii")
@@ -119,7 +120,7 @@ def draw_message(rng, message):
     while True:
         fields = [(field, value) for field, value in message.ListFields()]
         if not fields:
-            return ["set", place, 1]
+            return ["clear", place]
         field, value = rng.choice(fields)
         place.append(field.name)
         keys = _keys(value)

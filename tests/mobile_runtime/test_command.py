@@ -68,3 +68,11 @@ def test_a_dialogue_without_an_input_ends(make_bundle):
         ["sh", "-c", '"$@" <&-', "sh", *command], capture_output=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_too_little_memory_is_one_sentence(capsys):
+    def run():
+        raise MemoryError("Unable to allocate 3. TiB")
+
+    assert run_command(run) == 2
+    assert capsys.readouterr().err.startswith("error: there is not enough memory for this (Unable")

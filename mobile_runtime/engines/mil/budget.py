@@ -14,7 +14,7 @@ from mobile_runtime.errors import InputError
 # attention scores of a prefill block over a context of 32,768, take a fifth of it.
 LIVE_BYTES = 2 << 30
 STATE_BYTES = 8 << 30  # of one package: keys and values of ten layers at that context take half
-_LOOP_OPERATIONS = 1 << 18  # in the blocks of loops and conditions, per call
+_LOOP_OPERATIONS = 1 << 16  # in the blocks of loops and conditions, per call
 _LOOP_BYTES = 32 << 30  # of the results of these
 _ITEM = 4  # bytes per element: values are float32 or int32, and short-lived ones at most twice that
 

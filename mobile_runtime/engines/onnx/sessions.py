@@ -15,9 +15,9 @@ from mobile_runtime.errors import InputError
 CPU = "CPUExecutionProvider"
 _FULL_PRECISION = "1"  # accuracy level of products with quantized weights: float32 activations
 _FATAL = 4  # log severity: errors are raised, too
-# Of all sessions together, without weights, inputs and caches: attention scores of the largest
-# picture take a twentieth of it.
-ARENA_BYTES = 2 << 30
+# For the values of all sessions together, without weights, inputs and caches; the arena grows by
+# doubling, so half of it can be used for certain. A picture's attention scores take a fiftieth.
+ARENA_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,15 @@ def _limit_memory() -> None:
     library = load_onnxruntime()
     kinds = library.OrtAllocatorType.ORT_ARENA_ALLOCATOR, library.OrtMemType.DEFAULT
     memory = library.OrtMemoryInfo("Cpu", kinds[0], 0, kinds[1])
-    as_requested = 1  # instead of powers of two
-    arena = library.OrtArenaCfg({"max_mem": ARENA_BYTES, "arena_extend_strategy": as_requested})
-    library.create_and_register_allocator(memory, arena)
+    library.create_and_register_allocator(memory, library.OrtArenaCfg({"max_mem": ARENA_BYTES}))
 
 
 def session_options(settings: SessionSettings) -> Any:
     """Return the settings as onnxruntime's own options."""
     options = load_onnxruntime().SessionOptions()
     _limit_memory()
-    options.add_session_config_entry("session.use_env_allocators", "1")
+    for name in ("use_env_allocators", "use_device_allocator_for_initializers"):
+        options.add_session_config_entry(f"session.{name}", "1")
     options.intra_op_num_threads = settings.threads
     options.log_severity_level = _FATAL
     if settings.whole_sums:
