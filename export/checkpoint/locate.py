@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from mobile_runtime.errors import InputError
@@ -9,6 +10,7 @@ from mobile_runtime.errors import InputError
 # The pocket model, a small trained one: see its README.md.
 DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "pocket"
 _SMALL = (".json", ".jinja", ".txt", ".model")
+_HASH_BLOCK = 1 << 20
 _HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
 
 
@@ -31,7 +33,8 @@ def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
     """Return the folder of a checkpoint: a folder itself, or the pocket model's for None.
 
     A hub id ("openbmb/MiniCPM-V-4_5") is downloaded to the hub's cache; without `weights` the
-    shards are left out. Raises `InputError` if there is no such folder or download.
+    shards are left out. Raises `InputError` if there is no such folder or download, or a file of it
+    is another than the hub's.
     """
     if (local := local_checkpoint(given)) is not None:
         return local
@@ -48,9 +51,42 @@ def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
 
     try:
         patterns = [*_HUB_FILES, "*.safetensors"] if weights else _HUB_FILES
-        return Path(snapshot_download(given, allow_patterns=patterns))
+        found = Path(snapshot_download(given, allow_patterns=patterns))
     except Exception as error:  # the hub client raises its own, httpx's and OS errors
         raise InputError(
             f"{given} is not a folder and could not be downloaded from the hub "
             f"({type(error).__name__}); check the name and the network, or give a folder."
         ) from error
+    _check_digests(found, weights)
+    return found
+
+
+def _check_digests(snapshot: Path, weights: bool) -> None:
+    """The hub's client compares sizes only. It names each blob by the digest that the hub gave:
+    SHA-256 of large files, of others the SHA-1 that git has of them.
+
+    One that does not match is removed, so that it is fetched again.
+    """
+    for path in sorted(snapshot.rglob("*")):
+        if not path.is_symlink() or not path.is_file():  # where links cannot be, names say nothing
+            continue
+        blob = path.resolve()
+        if weights or path.suffix != ".safetensors":
+            kind = {64: "sha256", 40: "sha1"}.get(len(blob.name))
+            if kind is not None and _digest(blob, kind) != blob.name:
+                path.unlink()
+                blob.unlink()
+                raise InputError(
+                    f"{path.name} is not what the hub says it is: the transfer damaged it; run the "
+                    "same command again, and it is fetched again."
+                )
+
+
+def _digest(path: Path, kind: str) -> str:
+    digest = hashlib.new(kind, usedforsecurity=False)
+    if kind == "sha1":
+        digest.update(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
