@@ -171,5 +171,5 @@ def _cut(
 def view_digest(view: View) -> bytes:
     """SHA-256 that identifies a view by its pixels and shape."""
     digest = hashlib.sha256(repr(view.tgt_size).encode())
-    digest.update(view.strip.tobytes())
+    digest.update(view.pixels.tobytes())
     return digest.digest()

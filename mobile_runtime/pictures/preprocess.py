@@ -29,12 +29,30 @@ class SlicePlan:
     refine_size: Size | None  # the size that is cut into the grid's cells
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
-    """One picture for the vision graph, L = h·w patches side by side in row-major order."""
+    """One picture for the vision graph, of whole patches. Its pixels are normalised when they are
+    asked for: a film has hundreds of views, and floats take four times the memory."""
 
-    strip: NDArray[np.float32]  # (channels, patch, patch·L), normalised
-    tgt_size: tuple[int, int]  # (h, w) in patches
+    pixels: NDArray[np.uint8]  # (patch·h, patch·w, channels)
+    config: Preprocessing
+
+    @property
+    def tgt_size(self) -> tuple[int, int]:
+        """(h, w) in patches."""
+        height, width, _ = self.pixels.shape
+        return height // self.config.patch_size, width // self.config.patch_size
+
+    @property
+    def strip(self) -> NDArray[np.float32]:
+        """Normalised pixels (channels, patch, patch·L) with the L = h·w patches side by side, in
+        row-major order."""
+        (h, w), patch = self.tgt_size, self.config.patch_size
+        pixels: NDArray[np.float32] = self.pixels.astype(np.float32) / np.float32(255)
+        pixels -= np.array(self.config.norm_mean, dtype=np.float32)
+        pixels /= np.array(self.config.norm_std, dtype=np.float32)
+        tiles = pixels.reshape(h, patch, w, patch, 3).transpose(4, 1, 0, 2, 3)
+        return tiles.reshape(3, patch, h * w * patch)  # before: (channel, y, row, column, x)
 
 
 def plan_slices(
@@ -95,17 +113,17 @@ def _best_grid(width: int, height: int, scale: int, limit: int) -> Size | None:
 def preprocess_image(
     image: Image.Image, config: Preprocessing, max_slice_nums: int | None = None
 ) -> list[View]:
-    """Scale, slice and normalise a picture: the overview, then its slices in row-major order."""
+    """Scale and slice a picture: the overview, then its slices in row-major order."""
     plan = plan_slices(image.width, image.height, config, max_slice_nums)
     return cut_image(image.convert("RGB"), plan, config)
 
 
 def cut_image(image: Image.Image, plan: SlicePlan, config: Preprocessing) -> list[View]:
-    """Scale, slice and normalise an RGB picture as `plan_slices` has decided."""
-    views = [_view(image.resize(plan.overview_size, Image.Resampling.BICUBIC), config)]
+    """Scale and slice an RGB picture as `plan_slices` has decided."""
+    views = [View(np.asarray(image.resize(plan.overview_size, Image.Resampling.BICUBIC)), config)]
     if plan.grid is not None and plan.refine_size is not None:
         refined = image.resize(plan.refine_size, Image.Resampling.BICUBIC)
-        views += [_view(cell, config) for cell in _cells(refined, plan.grid)]
+        views += [View(np.asarray(cell), config) for cell in _cells(refined, plan.grid)]
     return views
 
 
@@ -114,16 +132,6 @@ def _cells(image: Image.Image, grid: Size) -> list[Image.Image]:
     width, height = image.width // columns, image.height // rows
     corners = [(x * width, y * height) for y in range(rows) for x in range(columns)]
     return [image.crop((x, y, x + width, y + height)) for x, y in corners]
-
-
-def _view(image: Image.Image, config: Preprocessing) -> View:
-    patch = config.patch_size
-    pixels: NDArray[np.float32] = np.asarray(image, dtype=np.float32) / np.float32(255)
-    pixels -= np.array(config.norm_mean, dtype=np.float32)
-    pixels /= np.array(config.norm_std, dtype=np.float32)
-    h, w = image.height // patch, image.width // patch
-    tiles = pixels.reshape(h, patch, w, patch, 3).transpose(4, 1, 0, 2, 3)  # (c, y, row, column, x)
-    return View(tiles.reshape(3, patch, h * w * patch), (h, w))
 
 
 def patches(view: View) -> NDArray[np.float32]:

@@ -94,11 +94,13 @@ def test_tiny_pictures_are_enlarged(size, preprocessing):
 
 
 def test_patches_hold_channel_row_column_of_each_tile(preprocessing):
-    strip = np.arange(3 * 14 * 28, dtype=np.float32).reshape(3, 14, 28)
-    columns = patches(View(strip, (1, 2)))
-    assert columns.shape == (588, 2)
+    pixels = np.random.default_rng(0).integers(0, 256, (14, 28, 3), np.uint8)
+    view = View(pixels, preprocessing)
+    columns = patches(view)
+    assert view.tgt_size == (1, 2) and columns.shape == (588, 2)
     for c, y, x, j in [(0, 0, 0, 0), (2, 3, 5, 1), (1, 13, 13, 0), (0, 7, 2, 1)]:
-        assert columns[(c * 14 + y) * 14 + x, j] == strip[c, y, 14 * j + x]
+        level = (pixels[y, 14 * j + x, c] / 255 - 0.5) / 0.5
+        assert columns[(c * 14 + y) * 14 + x, j] == pytest.approx(level, abs=1e-6)
 
 
 def test_patches_come_in_row_major_order(preprocessing):
