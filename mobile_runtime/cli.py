@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mobile_runtime.bundle import Manifest, read_manifest, verify_files
+from mobile_runtime.chat.messages import read_turns
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.command import INTERRUPTED, run_command
 from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
@@ -53,14 +54,7 @@ def _add_ort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, help="new folder")
 
 
-def _add_chat(parser: argparse.ArgumentParser) -> None:
-    _add_bundle(parser)
-    parser.add_argument(
-        "question",
-        nargs="?",
-        help="leave it out for a dialogue, in which /drop forgets the oldest question and its "
-        "answer, /reset all of them",
-    )
+def _add_media(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", action="append", default=[], help="may be repeated")
     parser.add_argument("--video", action="append", default=[], help="may be repeated")
     parser.add_argument("--fps", type=int, help="frames that are read of a second of video")
@@ -71,6 +65,23 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
         help="frames that share the tokens of one, up to 6; without these three, as many frames as "
         "the published chat() reads, or as fit the context",
     )
+    parser.add_argument(
+        "--background",
+        metavar="COLOUR",
+        help="what shows through transparent pictures and videos: a colour's name or #rrggbb, or "
+        "none to leave transparency out as the published chat() does (default: white)",
+    )
+
+
+def _add_chat(parser: argparse.ArgumentParser) -> None:
+    _add_bundle(parser)
+    parser.add_argument(
+        "question",
+        nargs="?",
+        help="leave it out for a dialogue, in which /drop forgets the oldest question and its "
+        "answer, /reset all of them",
+    )
+    _add_media(parser)
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--thinking", action="store_true", help="let the model think first")
     parser.add_argument("--max-slice-nums", type=int, help="most slices per picture")
@@ -114,6 +125,7 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
 
 
 def _chat(options: argparse.Namespace) -> int:
+    parts = _parts(options)
     engine = EngineOptions(
         name=options.engine,
         precision=options.precision,
@@ -124,10 +136,6 @@ def _chat(options: argparse.Namespace) -> int:
     messages: list[dict[str, Any]] = []
     if options.system:
         messages.append({"role": "system", "content": options.system})
-    parts: list[dict[str, Any]] = [{"type": "image", "image": path} for path in options.image]
-    sampling = {key: getattr(options, key) for key in ("fps", "max_frames", "packing")}
-    sampling = {key: value for key, value in sampling.items() if value is not None}
-    parts += [{"type": "video", "video": path, **sampling} for path in options.video]
     if options.question is not None:
         return _answer(session, messages, [*parts, _text(options.question)], options)
     while (question := _read_line()) is not None:
@@ -136,6 +144,21 @@ def _chat(options: argparse.Namespace) -> int:
         elif question and _answer_turn(session, messages, [*parts, _text(question)], options):
             parts = []
     return 0
+
+
+def _parts(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Pictures and videos for the first question. What is wrong in them is told before a model is
+    loaded."""
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    shown, sampling = (
+        {key: given[key] for key in keys if key in given}
+        for keys in (("background",), ("fps", "max_frames", "packing"))
+    )
+    parts = [{"type": "image", "image": path, **shown} for path in options.image]
+    parts += [{"type": "video", "video": path, **shown, **sampling} for path in options.video]
+    if parts:
+        read_turns([{"role": "user", "content": parts}])
+    return parts
 
 
 def _forget_all(messages: list[dict[str, Any]]) -> None:

@@ -78,6 +78,7 @@ IMPORTERS = {
     "coremltools": ("export/backends/coreml/*", "mobile_runtime/engines/coreml.py"),
     "torch": ("export/calibration/*", "validation/*", "examples/*"),
     "av": ("mobile_runtime/pictures/video.py",),
+    "pillow_heif": ("mobile_runtime/pictures/heic.py",),
     "safetensors": ("export/*", "validation/*", "examples/*"),
     "matplotlib": ("examples/pocket/plot.py",),
     "huggingface_hub": ("export/*",),

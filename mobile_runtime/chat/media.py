@@ -32,7 +32,6 @@ from mobile_runtime.pictures.video import (
 
 _VIDEO_SLICES = 1  # the published setting: a frame is one view
 _RESERVED = 512  # tokens for what is said after a film, or a quarter of what there is
-_LONGEST_SIDE = 1_000_000  # pixels: scaling takes memory by the length of a side
 _AROUND = 3  # tokens around those of a view
 
 
@@ -65,7 +64,7 @@ def load_frames(
         if _is_film(one)
         else _load_listed(one, config, video_slices, folder)
         if one.kind == "video"
-        else _cut([_open_image(one.source, folder)], config, max_slice_nums, None)
+        else _cut([_open_image(one.source, one, folder)], config, max_slice_nums, None)
         for one in media
     ]
     share = None
@@ -89,8 +88,11 @@ def _tokens(frames: Frames, config: Preprocessing) -> int:
     return views * (config.num_queries + _AROUND)
 
 
-def _open_image(source: Any, folder: Path | None) -> Image.Image:
-    return to_rgb(source) if isinstance(source, Image.Image) else load_image(_find(source, folder))
+def _open_image(source: Any, media: Media, folder: Path | None) -> Image.Image:
+    """A picture of `media`, or one of its frames."""
+    if isinstance(source, Image.Image):
+        return to_rgb(source, background=media.background)
+    return load_image(_find(source, folder), media.background)
 
 
 def _find(source: Any, folder: Path | None) -> Path | bytes:
@@ -106,7 +108,7 @@ def _load_listed(media: Media, config: Preprocessing, slices: int, folder: Path 
             f"A video given as a list of frames has {', '.join(media.sampling)}; leave it out, and "
             "list the frames that are to be read."
         )
-    images = [_open_image(frame, folder) for frame in media.source]
+    images = [_open_image(frame, media, folder) for frame in media.source]
     if not images:
         raise InputError("A video given as a list of frames needs at least one frame.")
     return _cut(images, config, slices, _groups_of_frames(len(images)))
@@ -132,7 +134,8 @@ def _load_film(
                 f"a packing of up to {MAX_FRAMES_PER_GROUP}."
             )
         plan = fit_frames(info, options, groups)
-    return _cut(read_frames(path, plan.indices), config, slices, plan.temporal_ids)
+    frames = read_frames(path, plan.indices, media.background)
+    return _cut(frames, config, slices, plan.temporal_ids)
 
 
 def _groups_of_frames(count: int) -> tuple[tuple[int, ...], ...]:
@@ -156,15 +159,11 @@ def _cut(
     """Cut pictures or frames one by one: those of a long video would not fit in memory."""
     views, grids = [], []
     for image in images:
-        if max(image.size) > _LONGEST_SIDE:
-            raise InputError(
-                f"The picture is {image.width}×{image.height} pixels; give one with sides of at "
-                f"most {_LONGEST_SIDE:,}."
-            )
         plan = plan_slices(*image.size, config, max_slice_nums)
         check_plan(plan, config)
         views.append(tuple(cut_image(image, plan, config)))
         grids.append(plan.grid)
+        del image  # before the next is read
     return Frames(tuple(views), MediaLayout(tuple(grids), temporal_ids))
 
 

@@ -11,25 +11,35 @@ from itertools import chain
 from typing import Any, Literal
 
 from mobile_runtime.errors import InputError
+from mobile_runtime.pictures.rgb import WHITE, Colour, parse_background
 
 ROLES = ("system", "user", "assistant")
 _SAMPLING = ("fps", "max_frames", "packing")  # of a film
+_BACKGROUND = "background"
 # What the parts of each type may hold.
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "text": ("text",),
     "image": ("image", "path", "url"),
     "video": ("video", "path", "url"),
 }
+# What they may hold besides one of these.
+_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "text": (),
+    "image": (_BACKGROUND,),
+    "video": (*_SAMPLING, _BACKGROUND),
+}
 
 
 @dataclass(frozen=True)
 class Media:
     """A picture or video found in a message; `source` is whatever the message gives. `sampling`
-    says which frames of a film are read: `fps`, `max_frames`, `packing`."""
+    says which frames of a film are read: `fps`, `max_frames`, `packing`. `background` shows through
+    what is transparent; None leaves transparency out."""
 
     kind: Literal["image", "video"]
     source: Any
     sampling: Mapping[str, int] = field(default_factory=dict)
+    background: Colour | None = WHITE
 
 
 @dataclass(frozen=True)
@@ -105,10 +115,10 @@ def _read_part(part: Any) -> str | Media:
             'A content part must be {"type": "text", "text": …}, {"type": "image", "image": …} or '
             f'{{"type": "video", "video": …}}, not one of type {kind or type(part).__name__!r}.'
         )
-    sampling = {key: part[key] for key in _SAMPLING if kind == "video" and key in part}
-    keys = part.keys() - {"type"} - sampling.keys()
+    settings = {key: part[key] for key in _SETTINGS[kind] if key in part}
+    keys = part.keys() - {"type"} - settings.keys()
     if unknown := sorted(map(str, keys - set(_KEYS[kind]))):
-        besides = f", and {', '.join(_SAMPLING)}" if kind == "video" else ""
+        besides = f", and {', '.join(_SETTINGS[kind])}" if _SETTINGS[kind] else ""
         raise InputError(
             f"A part of type {kind!r} has {', '.join(unknown)}; there may be one of "
             f"{', '.join(_KEYS[kind])}{besides}."
@@ -120,7 +130,8 @@ def _read_part(part: Any) -> str | Media:
         )
     (value,) = (part[key] for key in keys)
     if kind != "text":
-        return Media("video" if kind == "video" else "image", value, _checked(sampling))
+        shows = parse_background(settings.pop(_BACKGROUND)) if _BACKGROUND in settings else WHITE
+        return Media("video" if kind == "video" else "image", value, _checked(settings), shows)
     if not isinstance(value, str):
         raise InputError(f"A text part must hold text, not {type(value).__name__}.")
     return value

@@ -2,6 +2,9 @@
 
 A path or bytes go in, a PIL picture comes out, or an `InputError` that names the file. It knows no
 model.
+
+While a picture is read, there are at most two copies of it with 4 bytes a pixel each, besides what
+its decoder needs; what has more than twice `Image.MAX_IMAGE_PIXELS` is not decoded.
 """
 
 from __future__ import annotations
@@ -14,10 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from mobile_runtime.errors import InputError
+from mobile_runtime.pictures.heic import is_heic, open_heic
+from mobile_runtime.pictures.rgb import WHITE, Colour, convert, load_levels
 from mobile_runtime.pictures.sources import check_file
 
 # Only formats that Pillow decodes itself: EPS, for one, would start another program.
@@ -39,14 +43,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ROWS = 256  # of a picture of floats or 16 bits that are scaled together
+_LONGEST_SIDE = 1_000_000  # pixels: scaling takes memory by the length of a side
 
 
-def load_image(source: str | Path | bytes) -> Image.Image:
+def load_image(source: str | Path | bytes, background: Colour | None = WHITE) -> Image.Image:
     """Read a picture upright (EXIF orientation applied) as RGB; of an animation, the first frame.
 
-    `source` is a path, or the content of a file. Alpha is dropped and palettes are expanded as
-    `convert("RGB")` does. 16-bit grey is scaled to 8 bits; `convert` would clip it to white. Raises
+    `source` is a path, or the content of a file. What is transparent shows the background; None
+    leaves transparency out, as the published code does. HEIC needs pillow-heif. Raises
     `InputError`, which names the file, if it is not a readable picture.
     """
     if isinstance(source, bytes):
@@ -55,7 +59,7 @@ def load_image(source: str | Path | bytes) -> Image.Image:
         check_file(Path(source), "a picture file")
         name = str(source)
     with _reading(name):
-        return _convert(_read(source), name)
+        return convert(_read(source, name), name, background)
 
 
 @contextmanager
@@ -83,21 +87,45 @@ def _reading(name: str) -> Iterator[None]:
         raise InputError(f"{name} is damaged or incomplete ({error}); get it again.") from error
 
 
-def _read(source: str | Path | bytes) -> Image.Image:
+def _read(source: str | Path | bytes, name: str) -> Image.Image:
     data = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        return _open(data)
+        return _decode(Image.open(data, formats=FORMATS), name)
+    except UnidentifiedImageError:
+        if not is_heic(_content(source, 12)):
+            raise
+        return _decode(open_heic(data, name), name)
     except ValueError:  # of a PNG with a profile or text beyond Pillow's limits, for one
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        content = _content(source)
         if not content.startswith(_PNG):
             raise
-        return _open(io.BytesIO(_without_texts(content)))
+        return _decode(Image.open(io.BytesIO(_without_texts(content)), formats=FORMATS), name)
 
 
-def _open(data: str | Path | io.BytesIO) -> Image.Image:
-    with Image.open(data, formats=FORMATS) as image:
-        image.load()
+def _content(source: str | Path | bytes, length: int = -1) -> bytes:
+    """The first bytes of a file, or all."""
+    if isinstance(source, bytes):
+        return source if length < 0 else source[:length]
+    with open(source, "rb") as file:
+        return file.read(length)
+
+
+def _decode(opened: ImageFile.ImageFile, name: str) -> Image.Image:
+    with opened as image:
+        _check_size(image, name)
+        load_levels(image)
         return upright(image)
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    """Before it is decoded."""
+    if max(image.size) > _LONGEST_SIDE:
+        raise InputError(
+            f"{name} is {image.width}×{image.height} pixels; give one with sides of at most "
+            f"{_LONGEST_SIDE:,}."
+        )
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > 2 * Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width}×{image.height}")
 
 
 def _without_texts(png: bytes) -> bytes:
@@ -123,39 +151,17 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def to_rgb(image: Image.Image, name: str = "the given picture") -> Image.Image:
+def to_rgb(
+    image: Image.Image, name: str = "the given picture", background: Colour | None = WHITE
+) -> Image.Image:
     """Return the picture upright as 8-bit RGB. Raises `InputError`, which calls it `name`, if that
     fails.
 
     A picture that was read from a file and not changed is turned as its EXIF orientation says, like
-    the file itself. Integers of 16 bits (modes I;16 and I) are divided by 257. Floats count as 0…1
-    if none is above 1, as 0…255 otherwise. Pillow converts the other modes.
+    the file itself. Transparency and levels are those of `load_image`.
     """
     with _reading(name):
-        image.load()
-        return _convert(upright(image) if isinstance(image, ImageFile.ImageFile) else image, name)
-
-
-def _convert(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_levels(image, name, 65535)
-    if image.mode == "F":
-        top = float(np.max(np.asarray(image), initial=0))
-        return _from_levels(image, name, 1 if top <= 1 else 255)
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise InputError(f"{name} has the mode {image.mode}; convert it to RGB.") from error
-
-
-def _from_levels(image: Image.Image, name: str, white: int) -> Image.Image:
-    levels = np.asarray(image)
-    grey = np.empty(levels.shape, np.uint8)
-    for begin in range(0, len(levels), _ROWS):
-        some = levels[begin : begin + _ROWS].astype(np.float64)
-        if not np.all((some >= 0) & (some <= white)):  # NaN fails too
-            raise InputError(
-                f"{name} has values outside 0…{white} (mode {image.mode}); convert it to 8-bit RGB."
-            )
-        grey[begin : begin + _ROWS] = np.rint(some * (255 / white))
-    return Image.fromarray(grey).convert("RGB")
+        _check_size(image, name)
+        load_levels(image)
+        turned = upright(image) if isinstance(image, ImageFile.ImageFile) else image
+        return convert(turned, name, background)

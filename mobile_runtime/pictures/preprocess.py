@@ -119,11 +119,11 @@ def preprocess_image(
 
 
 def cut_image(image: Image.Image, plan: SlicePlan, config: Preprocessing) -> list[View]:
-    """Scale and slice an RGB picture as `plan_slices` has decided."""
-    views = [View(np.asarray(image.resize(plan.overview_size, Image.Resampling.BICUBIC)), config)]
+    """Scale and slice an RGB or RGBX picture as `plan_slices` has decided."""
+    views = [_view(image.resize(plan.overview_size, Image.Resampling.BICUBIC), config)]
     if plan.grid is not None and plan.refine_size is not None:
         refined = image.resize(plan.refine_size, Image.Resampling.BICUBIC)
-        views += [View(np.asarray(cell), config) for cell in _cells(refined, plan.grid)]
+        views += [_view(cell, config) for cell in _cells(refined, plan.grid)]
     return views
 
 
@@ -132,6 +132,10 @@ def _cells(image: Image.Image, grid: Size) -> list[Image.Image]:
     width, height = image.width // columns, image.height // rows
     corners = [(x * width, y * height) for y in range(rows) for x in range(columns)]
     return [image.crop((x, y, x + width, y + height)) for x, y in corners]
+
+
+def _view(image: Image.Image, config: Preprocessing) -> View:
+    return View(np.asarray(image.convert("RGB")), config)
 
 
 def patches(view: View) -> NDArray[np.float32]:

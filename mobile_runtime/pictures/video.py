@@ -7,9 +7,13 @@ published sampler's arithmetic) is separate from decoding and needs no video.
 from __future__ import annotations
 
 import math
+import os
+import struct
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from mobile_runtime.errors import InputError
+from mobile_runtime.pictures.rgb import WHITE, Colour, convert
 from mobile_runtime.pictures.sources import check_file
 
 TIME_SCALE = 0.1  # seconds per temporal id
@@ -41,6 +46,19 @@ _CONTAINERS = (
     *("webp_pipe", "png_pipe", "jpeg_pipe", "image2", "bmp_pipe", "tiff_pipe"),
     *("mp3", "wav", "flac", "aac", "srt", "tty"),  # to be told apart from what is no media file
 )
+_MOST_FAILURES = 100  # to read a packet, in a row
+_THREADS_BYTES = 64_000_000  # of frames that the decoder's threads hold, about
+_PALETTES = ("pal8",)  # whose colours may be transparent
+# By a display matrix: whether it swaps width and height, and then mirrors across and down.
+_TURNS = {
+    (False, True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+    (False, True, True): Image.Transpose.ROTATE_180,
+    (True, False, False): Image.Transpose.TRANSPOSE,
+    (True, True, False): Image.Transpose.ROTATE_270,
+    (True, False, True): Image.Transpose.ROTATE_90,
+    (True, True, True): Image.Transpose.TRANSVERSE,
+}
 _LOCAL = {"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS)}
 
 
@@ -185,14 +203,11 @@ def probe_video(path: str | Path) -> VideoInfo:
     """
     av = _import_av()
     with _open(av, Path(path)) as (container, film):
-        try:
-            times = [
-                (packet.pts, packet.duration or 0)
-                for packet in container.demux(film)
-                if packet.size and not packet.is_discard
-            ]
-        except av.FFmpegError as error:
-            raise InputError(f"{path} is damaged ({error}); give another video.") from error
+        times = [
+            (packet.pts, packet.duration or 0)
+            for packet in _demux(av, container, film)
+            if not packet.is_discard
+        ]
         rate = _rate(times, film)
     if not times or not rate:
         raise InputError(f"{path} holds no frames; give another video.")
@@ -218,43 +233,77 @@ def _rate(times: list[tuple[int | None, int]], film: Any) -> float | None:
     return float(said) if agrees else measured
 
 
-def read_frames(path: str | Path, indices: Sequence[int]) -> Iterator[Image.Image]:
-    """Decode the frames with these ascending numbers, upright, one by one.
+def read_frames(
+    path: str | Path, indices: Sequence[int], background: Colour | None = WHITE
+) -> Iterator[Image.Image]:
+    """Decode the frames with these ascending numbers, one by one: upright, and on the background if
+    they are transparent (None leaves transparency out).
 
     Frames between them are decoded but not converted: samples lie closer than key frames do. A
-    damaged packet costs its frames: those after it move up, and a stream that so ends early repeats
-    its last one. Raises `InputError` if no frame can be decoded.
+    damaged packet costs its frames: the next one stands for them, or the last one at the end.
+    Raises `InputError` if no frame can be decoded.
     """
     av = _import_av()
     wanted = iter(indices)
     target = next(wanted, None)
     frame = None
     with _open(av, Path(path)) as (container, film):
-        film.thread_type = "AUTO"
-        for number, frame in enumerate(_decode(av, container, film)):
-            while target == number:
-                yield _upright(av, frame, path)
+        film.thread_type, film.thread_count = "AUTO", _threads(film)
+        turns: dict[float, Image.Transpose | None] = {}
+        for number, frame in _decode(av, container, film):
+            while target is not None and target <= number:
+                # A frame whose side data were read is freed late: a cycle of PyAV 18.1.
+                if frame.rotation not in turns:
+                    turns[frame.rotation] = _turn(frame)
+                yield _shown(av, frame, path, background, turns[frame.rotation])
                 target = next(wanted, None)
             if target is None:
                 return
         if frame is None:
             raise InputError(f"{path} holds no frame that can be decoded; give another video.")
         while target is not None:
-            yield _upright(av, frame, path)
+            yield _shown(av, frame, path, background, _turn(frame))
             target = next(wanted, None)
 
 
-def _decode(av: Any, container: Any, film: Any) -> Iterator[Any]:
-    packets = container.demux(film)
-    while True:
+def _threads(film: Any) -> int:
+    """As many as there are processors, if memory allows: each holds frames of its own."""
+    frame = max(1, 3 * int(film.width) * int(film.height))
+    return max(1, min(os.cpu_count() or 1, _THREADS_BYTES // frame))
+
+
+def _decode(av: Any, container: Any, film: Any) -> Iterator[tuple[int, Any]]:
+    """Frames as they are shown, with their numbers: how many packets have earlier times. So those
+    after a frame that is lost keep theirs; where packets have no times, frames are counted."""
+    times: list[int] = []
+    number = -1
+    for packet in chain(_demux(av, container, film), [None]):  # None: what the decoder still holds
+        if packet is not None and packet.pts is not None and not packet.is_discard:
+            insort(times, packet.pts)
         try:
-            packet = next(packets, None)
-            frames = [] if packet is None else packet.decode()
+            frames = film.decode(packet)
         except av.FFmpegError:
             continue
-        if packet is None:
+        for frame in frames:
+            number += 1
+            earlier = len(times) if frame.pts is None else bisect_left(times, frame.pts)
+            if earlier < len(times) and times[earlier] == frame.pts:
+                number = max(number, earlier)
+            yield number, frame
+
+
+def _demux(av: Any, container: Any, film: Any) -> Iterator[Any]:
+    """Packets, past damage if there are more after it, as players read on."""
+    failures = 0
+    while failures < _MOST_FAILURES:
+        try:
+            for packet in container.demux(film):
+                failures = 0
+                if packet.size:
+                    yield packet
             return
-        yield from frames
+        except av.FFmpegError:
+            failures += 1
 
 
 def _import_av() -> Any:
@@ -271,29 +320,60 @@ def _import_av() -> Any:
 def _open(av: Any, path: Path) -> Iterator[tuple[Any, Any]]:
     """The open file and its film, which a cover is not."""
     check_file(path, "a video file")
-    try:
-        # A name is a file's, whatever it looks like, and what it holds names no other file.
-        container = av.open(f"file:{path}", options=_LOCAL)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a video ({error}); give another.") from error
-    with container:
+    with _open_container(av, path) as container:
         films = [s for s in container.streams.video if not s.disposition & _cover(av)]
         if not films:
             raise InputError(f"{path} holds no film, only sound, text or a cover; give a video.")
         yield container, films[0]
 
 
+def _open_container(av: Any, path: Path) -> Any:
+    # A name is a file's, whatever it looks like, and what it holds names no other file.
+    name = f"file:{path}"
+    try:
+        return av.open(name, options=_LOCAL)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        # Fragments are looked through for the last one if the file can be sought in: one that is
+        # cut would cost all.
+        with suppress(av.FFmpegError, OSError, ValueError):
+            return av.open(name, options={**_LOCAL, "seekable": "0"})
+        raise InputError(f"{path} cannot be read as a video ({error}); give another.") from error
+
+
 def _cover(av: Any) -> Any:
     return av.stream.Disposition.attached_pic
 
 
-def _upright(av: Any, frame: Any, path: str | Path) -> Image.Image:
-    """The frame as the player shows it: phones store portrait videos rotated."""
+def _shown(
+    av: Any,
+    frame: Any,
+    path: str | Path,
+    background: Colour | None,
+    turn: Image.Transpose | None,
+) -> Image.Image:
+    """The frame as a player shows it: phones store films rotated, and mirrored by front cameras."""
+    clear = frame.format.name in _PALETTES or any(part.is_alpha for part in frame.format.components)
     try:
-        image: Image.Image = frame.to_image()
+        plane = frame.reformat(format="rgba" if clear else "rgb0").planes[0]
     except av.FFmpegError as error:
         raise InputError(f"{path} cannot be converted ({error}); give another video.") from error
-    turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180}
-    turns |= {-180: Image.Transpose.ROTATE_180, -90: Image.Transpose.ROTATE_270}
-    turn = turns.get(round(frame.rotation))
+    # Of these modes, Pillow takes the frame's memory as it is.
+    mode = "RGBA" if clear else "RGBX"
+    size = frame.width, frame.height
+    image = Image.frombuffer(mode, size, plane, "raw", mode, plane.line_size, 1)
+    if clear:
+        image = convert(image, str(path), background)
     return image if turn is None else image.transpose(turn)
+
+
+def _turn(frame: Any) -> Image.Transpose | None:
+    """What the display matrix does, by the nearest of eight. It is that of ISO 14496-12, of rows
+    (a, b, u), (c, d, v), (x, y, w): a pixel is shown at (a·x + c·y, b·x + d·y), moved into the
+    picture."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return None
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    swapped = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if swapped else (a, d)
+    return _TURNS.get((swapped, across < 0, down < 0))

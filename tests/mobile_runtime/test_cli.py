@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobile_runtime import cli
 from mobile_runtime.cli import main
 from mobile_runtime.session import Session
 
@@ -89,6 +90,10 @@ MISTAKES = {
     "text as video": (["chat", "BUNDLE", "--video", __file__, "Hi"], "test_cli.py"),
     "bad temperature": (["chat", "BUNDLE", "--temperature", "-1", "Hi"], "temperature is -1"),
     "bad slices": (["chat", "BUNDLE", "--image", "PHOTO", "--max-slice-nums", "0", "Hi"], "0"),
+    "bad background, told before a bundle is loaded": (
+        ["chat", "/absent", "--image", "PHOTO", "--background", "whitish", "Hi"],
+        "The background is 'whitish'",
+    ),
     "too long": (["chat", "BUNDLE", "word " * 300], "the context holds 256"),
     "no info": (["info", "/absent"], "is not a bundle"),
 }
@@ -138,3 +143,16 @@ def test_chat_hands_the_engine_its_options(bundle, monkeypatch):
     (options,) = caught.value.args
     assert (options.name, options.compute_units) == ("coreml", "CPU_ONLY")
     assert (options.precision, options.prepacked) == ("fp32", None)
+
+
+def test_a_background_is_that_of_pictures_and_videos(bundle, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        cli, "_answer", lambda session, messages, parts, options: asked.append(parts)
+    )
+    media = ["--image", "a.png", "--video", "b.mov", "--fps", "2", "--background", "#0c8"]
+    main(["chat", str(bundle), "Hi", *media])
+    assert asked[0][:2] == [
+        {"type": "image", "image": "a.png", "background": "#0c8"},
+        {"type": "video", "video": "b.mov", "background": "#0c8", "fps": 2},
+    ]

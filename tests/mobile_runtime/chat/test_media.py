@@ -10,6 +10,7 @@ from mobile_runtime.chat import media
 from mobile_runtime.chat.media import load_frames
 from mobile_runtime.chat.messages import Media, Turn
 from mobile_runtime.errors import InputError
+from mobile_runtime.pictures.rgb import WHITE
 from mobile_runtime.pictures.video import VideoInfo
 
 
@@ -43,7 +44,7 @@ def test_frames_of_a_file_are_cut_one_by_one(preprocessing, monkeypatch):
     """So that a film of any length takes the memory of few frames."""
     alive = []
 
-    def read(path, indices):
+    def read(path, indices, background):
         for _ in indices:
             frame = Image.new("RGB", (40, 30))
             alive.append(weakref.ref(frame))
@@ -75,7 +76,9 @@ def film(monkeypatch, seconds, **sampling):
     """A film of so many seconds whose frames are black."""
     monkeypatch.setattr(media, "probe_video", lambda path: VideoInfo(30 * seconds, 30))
     black = Image.new("RGB", (40, 30))
-    monkeypatch.setattr(media, "read_frames", lambda path, indices: (black for _ in indices))
+    monkeypatch.setattr(
+        media, "read_frames", lambda path, indices, background: (black for _ in indices)
+    )
     return Turn("user", (Media("video", "film.mp4", sampling),), None)
 
 
@@ -121,3 +124,17 @@ def test_frames_that_were_asked_for_are_refused_before_they_are_decoded(preproce
     turn = film(monkeypatch, 30, fps=2, packing=3)
     (frames,) = load_frames([turn], preprocessing, room=2048)
     assert len(frames.views) == 60 and len(frames.layout.temporal_ids) == 20
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize(
+    ("background", "level"), [(WHITE, 255), ((0, 0, 0), 0), (None, 51)], ids=str
+)
+def test_transparent_pictures_and_listed_frames_show_the_background(
+    preprocessing, kind, background, level
+):
+    clear = Image.new("RGBA", (40, 30), (51, 51, 51, 0))
+    media = Media(kind, clear if kind == "image" else [clear] * 2, background=background)
+    (frames,) = load_frames([Turn("user", (media,), None)], preprocessing)
+    for (view,) in frames.views:
+        assert view.pixels.min() == view.pixels.max() == level

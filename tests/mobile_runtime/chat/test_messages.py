@@ -41,6 +41,9 @@ def test_media_come_in_the_order_of_the_conversation():
         ([_user({"type": "image", "image": "x", "url": "y"})], "has image, url; give one of"),
         ([_user({"type": "image"})], "has nothing else; give one of image, path, url"),
         ([_user({"type": ["image"], "image": "x"})], r"not one of type \['image'\]"),
+        ([_user({"type": "image", "image": "x", "background": "x"})], "The background is 'x'"),
+        ([_user({"type": "video", "video": "x", "background": 3})], "The background is '3'"),
+        ([_user({"type": "text", "text": "x", "background": "red"})], "has background;"),
         (iter([]), "must be a list"),
         ([_user("Hi")], "type 'str'"),
         ([_user({"type": "text", "text": 5})], "not int"),
@@ -64,3 +67,10 @@ def test_settings_of_a_video_are_kept():
     part = {"type": "video", "video": "x", "fps": 2, "max_frames": 9, "packing": 3}
     (turn,) = read_turns([_user(part)])
     assert turn.parts == (Media("video", "x", {"fps": 2, "max_frames": 9, "packing": 3}),)
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize(("text", "colour"), [("#0c8", (0, 204, 136)), ("none", None)])
+def test_a_background_is_kept(kind, text, colour):
+    (turn,) = read_turns([_user({"type": kind, kind: "x", "background": text})])
+    assert turn.parts == (Media(kind, "x", background=colour),)

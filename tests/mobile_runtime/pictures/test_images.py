@@ -77,11 +77,6 @@ def test_floats_without_a_scale_are_refused(value):
         to_rgb(Image.fromarray(np.array([[0, value]], np.float32)), "scan.tiff")
 
 
-def test_alpha_is_dropped(tmp_path):
-    Image.new("RGBA", (2, 2), (10, 20, 30, 0)).save(tmp_path / "clear.png")
-    assert load_image(tmp_path / "clear.png").getpixel((0, 0)) == (10, 20, 30)
-
-
 def test_palette_is_expanded(tmp_path):
     image = Image.new("P", (2, 1))
     image.putpalette([1, 2, 3, 200, 100, 50])
