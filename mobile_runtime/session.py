@@ -2,7 +2,8 @@
 
 The key/value cache is kept between calls: whatever the new prompt shares with the last one, token
 by token and picture by picture, is not computed again. The cache belongs to the answer that was
-begun last: an earlier one that is read on is refused. Of several threads one computes at a time.
+begun last: an earlier one that is read on is refused. A fork has a cache of its own. Of several
+threads one computes at a time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import InitVar, dataclass, field
+from copy import copy
+from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,25 @@ class Session:
             self._cached, self._image_embeds = [], {}
             self.model.decoder.reset()
 
+    def fork(self) -> Session:
+        """A second session on the same open model, which holds a copy of the conversation: both go
+        on independently. It takes memory for its cache, a copy of the positions in use; pictures'
+        embeddings are shared. Of all sessions of a model one computes at a time."""
+        with self._lock:
+            other = copy(self)  # the lock too
+            other.model = replace(self.model, decoder=self.model.decoder.sibling())
+            other._cached, other._image_embeds = self._kept(), dict(self._image_embeds)
+            other._owner = None
+            if length := len(other._cached):
+                cache = self.model.decoder.cache(length)
+                other.model.decoder.load_cache(cache.items(), length)
+        return other
+
+    def _kept(self) -> list[Key]:
+        """Keys of the positions that the decoder can give a copy of."""
+        del self._cached[self.model.decoder.rewind(len(self._cached)) :]
+        return list(self._cached)
+
     @contextmanager
     def _owned_by(self, stream: ChatStream | None, begins: bool = True) -> Iterator[None]:
         """One computation on the cache, by one thread at a time. From here on the cache belongs to
@@ -137,7 +158,7 @@ class Session:
             elif self._owner is not stream:
                 raise InputError(
                     "the session was asked something else before this answer was read to its end; "
-                    "read one answer at a time, or load a session for each conversation."
+                    "read one answer at a time, or fork the session for each conversation."
                 )
             with _contradictions_named():
                 yield

@@ -25,6 +25,12 @@ class Engine(Protocol):
         """A zeroed state, shared by the functions of the package. `length` is the number of
         positions if the graph leaves it open."""
 
+    def read_state(self, state: Any, name: str) -> np.ndarray:
+        """The array `name` of a state: a view or a copy, valid until the next call of `run`."""
+
+    def write_state(self, state: Any, name: str, value: np.ndarray) -> None:
+        """Overwrite the beginning of the array `name`: along each axis as far as `value` goes."""
+
     def run(
         self,
         inputs: Mapping[str, np.ndarray],

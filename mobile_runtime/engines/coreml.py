@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mobile_runtime.engines.states import write_beginning
 from mobile_runtime.errors import InputError
 
 
@@ -37,6 +38,16 @@ class CoreMLEngine:
         """A Core ML state of fixed shape (`length` is not used), made by the function `decode` and
         valid for `prefill` too."""
         return self._model("decode").make_state()
+
+    def read_state(self, state: Any, name: str) -> np.ndarray:
+        """A copy of the array `name` of a state."""
+        return np.array(state.read_state(name))
+
+    def write_state(self, state: Any, name: str, value: np.ndarray) -> None:
+        """Overwrite the beginning of the array `name`: along each axis as far as `value` goes."""
+        whole = self.read_state(state, name)
+        write_beginning(whole, value)
+        state.write_state(name, whole)
 
     def run(
         self,

@@ -71,13 +71,17 @@ def _names(graphs: Sequence[GraphSpec]) -> str:
 
 
 def _open_coreml(bundle: Path, manifest: Manifest, options: EngineOptions) -> Model:
-    from mobile_runtime.model.static_decoder import StaticDecoder, StaticEmbedding
+    from mobile_runtime.model.static_decoder import (
+        StaticDecoder,
+        StaticEmbedding,
+        StaticGraphs,
+    )
     from mobile_runtime.model.static_vision import StaticVision
 
     return Model(
         StaticEmbedding(bundle, manifest),
         StaticVision(bundle, manifest, options),
-        StaticDecoder(bundle, manifest, options),
+        StaticDecoder(StaticGraphs(bundle, manifest, options), manifest),
     )
 
 

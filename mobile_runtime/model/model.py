@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,6 +45,16 @@ class TextModel(Protocol):
         """Cut the cache back to `position`, or to an earlier one if it must be: a recurrent state
         can only be emptied. Returns how many positions are left, which is the position of the next
         row."""
+
+    def sibling(self) -> TextModel:
+        """A second decoder on the same open graphs, with an empty cache of its own."""
+
+    def cache(self, length: int) -> Mapping[str, Array]:
+        """What the cache holds of its first `length` positions, by name: views or copies, valid
+        until the next row is run. Before that many have been run, zeros of the same shapes."""
+
+    def load_cache(self, cache: Iterable[tuple[str, Array]], length: int) -> None:
+        """Begin with `length` positions: the names and arrays of another decoder's `cache`."""
 
     def next_logits(self, embeddings: Array, position: int) -> Array:
         """Run rows (n, D) from `position` on; logits (vocab_size,) after the last."""

@@ -5,7 +5,7 @@ Positions go in as numbers: the graphs hold the tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -103,7 +103,7 @@ class OnnxDecoder:
     """The decoder with its cache; implements `mobile_runtime.model.model.TextModel`."""
 
     def __init__(self, graphs: OnnxGraphs, manifest: Manifest) -> None:
-        self._graphs, self._decoding = graphs, manifest.decoding
+        self._graphs, self._manifest = graphs, manifest
         self._state: OnnxState | None = None
 
     def reset(self) -> None:
@@ -113,9 +113,20 @@ class OnnxDecoder:
         """Return `position`: attention reads only as many rows as the mask is long."""
         return position
 
+    def sibling(self) -> OnnxDecoder:
+        """A second decoder on the same graph, with an empty cache."""
+        return OnnxDecoder(self._graphs, self._manifest)
+
     def cache(self, length: int) -> dict[str, Array]:
         """Keys and values (1, kv_heads, length, head_dim) of every layer, as stored."""
-        return self._state.numpy(length) if self._state else {}
+        state, engine = self._room(length), self._engine
+        return {name: engine.read_state(state, name)[:, :, :length] for name in state.buffers}
+
+    def load_cache(self, cache: Iterable[tuple[str, Array]], length: int) -> None:
+        """Begin with `length` positions that `cache` of another decoder gave."""
+        state = self._room(length)
+        for name, rows in cache:
+            self._engine.write_state(state, name, rows)
 
     @cached_property
     def _engine(self) -> OnnxEngine:
@@ -134,7 +145,7 @@ class OnnxDecoder:
     def _run(self, embeddings: Array, position: int, keep: int) -> Iterator[Array]:
         """Yield the logits of each piece's last `keep` rows, or of all its rows if `keep` is 0."""
         state = self._room(position + len(embeddings))
-        step = self._decoding.prefill_length
+        step = self._manifest.decoding.prefill_length
         for begin in range(0, len(embeddings), step):
             part = embeddings[begin : begin + step]
             inputs: dict[str, Array] = {
@@ -149,7 +160,7 @@ class OnnxDecoder:
         memory follows the conversation, and portable attention reads the whole buffer."""
         if self._state is None or self._state.length < length:
             rounded = -(-length // _CACHE_STEP) * _CACHE_STEP
-            rounded = min(rounded, self._decoding.context_length)
+            rounded = min(rounded, self._manifest.decoding.context_length)
             engine, old = self._engine, self._state
             self._state = engine.resized(old, rounded) if old else engine.new_state(rounded)
         return self._state

@@ -5,6 +5,7 @@ Owns the key/value cache of every package, in either form. It does not know what
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from mobile_runtime.bundle import CACHE, GraphSpec, Manifest
-from mobile_runtime.engines import EngineOptions, open_engine
+from mobile_runtime.engines import Engine, EngineOptions, open_engine
+from mobile_runtime.engines.states import write_beginning
 from mobile_runtime.model.positions import causal_mask, rope_tables
 from mobile_runtime.model.static_vision import map_table
 
@@ -36,12 +38,33 @@ class StaticEmbedding:
         return np.asarray(rows)
 
 
+class StaticGraphs:
+    """The packages of the decoder and of the head, opened when they are first needed."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, options: EngineOptions) -> None:
+        self._bundle, self._manifest, self._options = bundle, manifest, options
+
+    @cached_property
+    def decoder(self) -> list[tuple[GraphSpec, Engine]]:
+        """The packages, in the order in which they run."""
+        return self._open("decoder")
+
+    @cached_property
+    def heads(self) -> list[tuple[GraphSpec, Engine]]:
+        """The packages of the head."""
+        return self._open("lm_head")
+
+    def _open(self, role: str) -> list[tuple[GraphSpec, Engine]]:
+        graphs = self._manifest.graphs_of(role)
+        return [(graph, open_engine(self._bundle / graph.path, self._options)) for graph in graphs]
+
+
 class StaticPackage:
     """One package with its cache."""
 
-    def __init__(self, bundle: Path, graph: GraphSpec, options: EngineOptions) -> None:
+    def __init__(self, graph: GraphSpec, engine: Engine) -> None:
         self.graph = graph
-        self._engine = open_engine(bundle / graph.path, options)
+        self._engine = engine
         self._state: Any = None
         self._cache: Array | None = None
         self.reset()
@@ -53,6 +76,17 @@ class StaticPackage:
         else:
             (cache,) = (s for s in self.graph.functions[0].inputs if s.name == CACHE)
             self._cache = np.zeros(cache.shape, np.float32)
+
+    def cache(self) -> Array:
+        """The keys and values of the whole context, (2·layers, kv_heads, context, head_dim)."""
+        return self._engine.read_state(self._state, CACHE) if self._cache is None else self._cache
+
+    def load_cache(self, rows: Array) -> None:
+        """Overwrite the first positions with `rows`, (2·layers, kv_heads, positions, head_dim)."""
+        if self._cache is None:
+            self._engine.write_state(self._state, CACHE, rows)
+        else:
+            write_beginning(self._cache, rows)
 
     def run(self, function: str, inputs: dict[str, Array], position: int, valid: int) -> Array:
         """Run one block whose first `valid` rows count; returns its hidden states."""
@@ -71,20 +105,28 @@ class StaticPackage:
 class StaticDecoder:
     """All packages in a row, then the head."""
 
-    def __init__(self, bundle: Path, manifest: Manifest, options: EngineOptions) -> None:
-        self._bundle, self._manifest, self._options = bundle, manifest, options
+    def __init__(self, graphs: StaticGraphs, manifest: Manifest) -> None:
+        self._graphs, self._manifest = graphs, manifest
         self._decoding = manifest.decoding
 
     @cached_property
     def packages(self) -> list[StaticPackage]:
-        """The packages, opened when they are first needed."""
-        graphs = self._manifest.graphs_of("decoder")
-        return [StaticPackage(self._bundle, graph, self._options) for graph in graphs]
+        """The packages with the caches of this decoder."""
+        return [StaticPackage(graph, engine) for graph, engine in self._graphs.decoder]
 
-    @cached_property
-    def _heads(self) -> list[Any]:
-        graphs = self._manifest.graphs_of("lm_head")
-        return [open_engine(self._bundle / graph.path, self._options) for graph in graphs]
+    def sibling(self) -> StaticDecoder:
+        """A second decoder on the same packages, with empty caches."""
+        return StaticDecoder(self._graphs, self._manifest)
+
+    def cache(self, length: int) -> dict[str, Array]:
+        """Keys and values (2·layers, kv_heads, length, head_dim) of each package, by its name."""
+        return {package.graph.name: package.cache()[:, :, :length] for package in self.packages}
+
+    def load_cache(self, cache: Iterable[tuple[str, Array]], length: int) -> None:
+        """Begin with `length` positions that `cache` of another decoder gave."""
+        packages = {package.graph.name: package for package in self.packages}
+        for name, rows in cache:
+            packages[name].load_cache(rows)
 
     def reset(self) -> None:
         """Empty the cache of every package."""
@@ -157,7 +199,7 @@ class StaticDecoder:
         """Hidden state (D,) of the last package -> logits (vocab_size,), padding removed."""
         inputs = {"hidden_states": hidden[None, :, None, None]}
         slices: dict[str, Array] = {}
-        for head in self._heads:
+        for _, head in self._graphs.heads:
             slices |= head.run(inputs, function="main")
         joined = np.concatenate([slices[name].reshape(-1) for name in sorted(slices)])
         return joined[: self._manifest.architecture.vocab_size]

@@ -11,6 +11,7 @@ from export.graphs.graph import Parameter
 from export.graphs.static.layout import static_decoding, static_layout
 from export.quant.recipe import FLOAT16, FLOAT32, QuantSpec
 from export.quant.recipes import Precisions
+from mobile_runtime.engines.states import write_beginning
 from mobile_runtime.model.formats import FORMATS
 
 NAME = "numpy"
@@ -113,6 +114,12 @@ class NumpyEngine:
 
     def new_state(self, length=0):
         return {n: np.zeros(shape, np.float32) for n, shape in self._graph["states"].items()}
+
+    def read_state(self, state, name):
+        return state[name]
+
+    def write_state(self, state, name, value):
+        write_beginning(state[name], value)
 
     def run(self, inputs, *, function=None, state=None):
         chosen = self._graph["functions"][function or "main"]

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from mobile_runtime.bundle import TensorSpec
+from mobile_runtime.engines.states import write_beginning
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
 from mobile_runtime.mlprogram.program import ANY_SIZE, Function, load_program, reading
@@ -71,6 +72,14 @@ class MilEngine:
         """Zeros for every state of the package, whose shapes are fixed (`length` is not used); all
         functions use the same dict."""
         return {spec.name: np.zeros(spec.shape, _computed(spec)) for spec in self._states()}
+
+    def read_state(self, state: Mapping[str, Array], name: str) -> Array:
+        """The array `name` of a state, which `run` updates in place."""
+        return state[name]
+
+    def write_state(self, state: Mapping[str, Array], name: str, value: Array) -> None:
+        """Overwrite the beginning of the array `name`: along each axis as far as `value` goes."""
+        write_beginning(state[name], value)
 
     def run(
         self,

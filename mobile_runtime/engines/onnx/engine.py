@@ -18,6 +18,7 @@ from mobile_runtime.engines.onnx.sessions import (
     reason_of,
     session_options,
 )
+from mobile_runtime.engines.states import write_beginning
 from mobile_runtime.errors import InputError
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
@@ -32,10 +33,6 @@ class OnnxState:
     buffers: dict[str, Any]
     length: int
     binding: Any
-
-    def numpy(self, length: int) -> dict[str, np.ndarray]:
-        """The first `length` positions of every buffer."""
-        return {name: buffer.numpy()[:, :, :length] for name, buffer in self.buffers.items()}
 
 
 class OnnxEngine:
@@ -75,6 +72,15 @@ class OnnxEngine:
             state.binding.bind_ortvalue_input(value.name, buffer)
             state.binding.bind_ortvalue_output(value.name.replace(PAST, PRESENT, 1), buffer)
         return state
+
+    def read_state(self, state: OnnxState, name: str) -> np.ndarray:
+        """The buffer `name` of a state, which `run` updates in place."""
+        buffer: np.ndarray = state.buffers[name].numpy()
+        return buffer
+
+    def write_state(self, state: OnnxState, name: str, value: np.ndarray) -> None:
+        """Overwrite the beginning of the buffer `name`: along each axis as far as `value` goes."""
+        write_beginning(self.read_state(state, name), value)
 
     def run(
         self,
