@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import is_sealed, parse_json, path_inside, sealed_json, written_whole
+from mobile_runtime.files import (
+    is_sealed,
+    parse_json,
+    path_inside,
+    seal_of,
+    sealed_json,
+    written_whole,
+)
 from mobile_runtime.strict_json import decode
 
 SCHEMA_VERSION = 3
@@ -273,6 +280,12 @@ def read_manifest(bundle: Path) -> Manifest:
             raise InputError(f"{MANIFEST_NAME} uses {name!r} without listing it; export again.")
     _check_tables(manifest)
     return manifest
+
+
+def bundle_digest(bundle: Path) -> str:
+    """The digest that manifest.json, which has those of all other files, begins with: bundles that
+    have the same are equal."""
+    return seal_of((bundle / MANIFEST_NAME).read_bytes())
 
 
 def _referenced_paths(manifest: Manifest) -> Iterator[str]:

@@ -51,6 +51,16 @@ def written_whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def check_place(path: Path) -> None:
+    """Raises `InputError` if no file can be written at `path`; to be called before the work whose
+    result it is to hold."""
+    above = next((folder for folder in path.absolute().parents if folder.exists()), Path())
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(
+            f"{path} cannot be written; name a file in a folder that can be written to."
+        )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, whole or not at all."""
     with written_whole(path) as partial:
@@ -78,6 +88,11 @@ def is_sealed(data: bytes) -> bool:
     """Whether the content of a file is as `sealed_json` made it."""
     digest = hashlib.sha256(data[_SEAL_END:]).hexdigest().encode()
     return data[:_SEAL_END] == _SEAL + digest
+
+
+def seal_of(data: bytes) -> str:
+    """The digest that the content of a sealed JSON file begins with."""
+    return data[len(_SEAL) : _SEAL_END].decode()
 
 
 @contextmanager

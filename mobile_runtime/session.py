@@ -20,14 +20,22 @@ from typing import Any
 
 import numpy as np
 
-from mobile_runtime.bundle import Manifest, SamplingDefaults, read_manifest, verify_files
+from mobile_runtime.bundle import (
+    Manifest,
+    SamplingDefaults,
+    bundle_digest,
+    read_manifest,
+    verify_files,
+)
 from mobile_runtime.chat.conversation import ChatFormat, Key, PreparedPrompt, prepare_prompt
+from mobile_runtime.chat.history import pack_messages
 from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, check_prompt
 from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.formats import format_of, open_model
 from mobile_runtime.model.manifest_checks import check_numbers
+from mobile_runtime.model.session_file import Origin, open_session, write_session
 from mobile_runtime.pictures.preprocess import check_view
 from mobile_runtime.sampling.sampling import Sampler
 
@@ -104,6 +112,7 @@ class Session:
         check_prompt(manifest.prompt, self.tokenizer)
         with _contradictions_named():
             self.model = open_model(bundle, manifest, options)
+        self._origin = Origin(bundle_digest(bundle), options.precision)
         self._cached: list[Key] = []
         self._image_embeds: dict[bytes, Array] = {}
         self._owner: ChatStream | None = None
@@ -141,6 +150,36 @@ class Session:
                 cache = self.model.decoder.cache(length)
                 other.model.decoder.load_cache(cache.items(), length)
         return other
+
+    def save(
+        self, path: Path, messages: Sequence[Mapping[str, Any]] = (), folder: Path | None = None
+    ) -> None:
+        """Write what the session holds to a file, whole or not at all: the cache, what is in it,
+        the pictures' embeddings, and `messages`, whose relative paths start at `folder`.
+
+        Raises `InputError` for messages that are not valid or a file that cannot be written.
+        """
+        packed = pack_messages(messages, folder)
+        with self._lock:
+            keys = self._kept()
+            cache = self.model.decoder.cache(len(keys)) if keys else {}
+            write_session(path, self._origin, keys, self._image_embeds, cache, packed)
+
+    def restore(self, path: Path) -> list[dict[str, Any]]:
+        """Go on from a file that `save` wrote, in any process: what it holds takes the place of
+        what this session holds. Returns the messages that were saved.
+
+        Raises `InputError`, and changes nothing, for a file that is damaged, or was saved by a
+        session of another bundle or precision.
+        """
+        with self._lock, open_session(path, self._origin, self.manifest) as saved:
+            decoder = self.model.decoder.sibling()
+            if length := len(saved.keys):
+                decoder.load_cache(saved.cache(decoder.cache(length)), length)
+            self.model = replace(self.model, decoder=decoder)
+            self._cached, self._image_embeds = saved.keys, saved.image_embeds
+            self._owner = None
+            return saved.messages
 
     def _kept(self) -> list[Key]:
         """Keys of the positions that the decoder can give a copy of."""
