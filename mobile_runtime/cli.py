@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.command import INTERRUPTED, run_command
 from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import check_place
 from mobile_runtime.model.formats import format_of, require_engine
 from mobile_runtime.session import ChatOptions, ChatStream, Session
 
@@ -79,12 +81,25 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
         "question",
         nargs="?",
         help="leave it out for a dialogue, in which /drop forgets the oldest question and its "
-        "answer, /reset all of them",
+        "answer, /reset all of them, and /save [FILE] saves the dialogue",
+    )
+    parser.add_argument(
+        "--session",
+        type=Path,
+        metavar="FILE",
+        help="go on with the dialogue that is saved there, if there is one, without computing it "
+        "again, and save it there at the end",
     )
     _add_media(parser)
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--thinking", action="store_true", help="let the model think first")
     parser.add_argument("--max-slice-nums", type=int, help="most slices per picture")
+    _add_sampling(parser)
+    _add_engine(parser)
+    parser.add_argument("--statistics", action="store_true", help="print times and counts")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--greedy", action="store_true", help="always the best token, without penalty"
     )
@@ -97,6 +112,9 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
         ("max-new-tokens", int),
     ):
         parser.add_argument(f"--{name}", type=kind, help="default: as the published chat()")
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         choices=engine_names(),
@@ -121,7 +139,6 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep ONNX weights there as this processor reads them: less memory, twice the disk",
     )
-    parser.add_argument("--statistics", action="store_true", help="print times and counts")
 
 
 def _chat(options: argparse.Namespace) -> int:
@@ -132,16 +149,23 @@ def _chat(options: argparse.Namespace) -> int:
         compute_units=options.compute_units,
         prepacked=options.prepacked,
     )
+    if options.session is not None:
+        check_place(options.session)
     session = Session.load(options.bundle, engine)
-    messages: list[dict[str, Any]] = []
-    if options.system:
-        messages.append({"role": "system", "content": options.system})
+    dialogue = _Dialogue(session, options.session, options.system)
+    with dialogue.saved_at_the_end():
+        return _talk(dialogue, parts, options)
+
+
+def _talk(dialogue: _Dialogue, parts: list[dict[str, Any]], options: argparse.Namespace) -> int:
     if options.question is not None:
-        return _answer(session, messages, [*parts, _text(options.question)], options)
+        return _answer(dialogue, [*parts, _text(options.question)], options)
     while (question := _read_line()) is not None:
         if question in _FORGET:
-            _FORGET[question](messages)
-        elif question and _answer_turn(session, messages, [*parts, _text(question)], options):
+            _FORGET[question](dialogue.messages)
+        elif question.split(maxsplit=1)[:1] == [_SAVE]:
+            _save(dialogue, question.removeprefix(_SAVE).strip())
+        elif question and _answer_turn(dialogue, [*parts, _text(question)], options):
             parts = []
     return 0
 
@@ -161,6 +185,53 @@ def _parts(options: argparse.Namespace) -> list[dict[str, Any]]:
     return parts
 
 
+class _Dialogue:
+    """A session with the messages of its conversation, and the file that they are kept in. A
+    system prompt takes the place of one in the file."""
+
+    def __init__(self, session: Session, file: Path | None, system: str | None) -> None:
+        self.session, self.file = session, file
+        self.messages: list[dict[str, Any]] = []
+        if file is not None and file.exists():
+            self.messages = session.restore(file)
+            asked = sum(message["role"] == "user" for message in self.messages)
+            print(f"({file} has {asked} question{'s' * (asked != 1)})", file=sys.stderr)
+        if system:
+            first = _first_turn(self.messages)
+            self.messages[:first] = [{"role": "system", "content": system}]
+        self._saved = list(self.messages)
+
+    def save(self, file: Path) -> None:
+        """Save the session with its messages."""
+        self.session.save(file, self.messages)
+        if file == self.file:
+            self._saved = list(self.messages)
+
+    @contextmanager
+    def saved_at_the_end(self) -> Iterator[None]:
+        """Save the dialogue if it changed, however it ends."""
+        try:
+            yield
+        finally:
+            if self.file is not None and self.messages != self._saved:
+                self.save(self.file)
+
+
+def _save(dialogue: _Dialogue, name: str) -> None:
+    """Save a dialogue that goes on, to the file `name` or to the one that it is kept in."""
+    file = Path(name) if name else dialogue.file
+    if file is None:
+        print(f"error: {_SAVE} needs a file; give {_SAVE} FILE.", file=sys.stderr)
+        return
+    try:
+        check_place(file)
+        dialogue.save(file)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        print(f"(saved to {file})", file=sys.stderr)
+
+
 def _forget_all(messages: list[dict[str, Any]]) -> None:
     """What is left is the system prompt, if there is one."""
     del messages[_first_turn(messages) :]
@@ -177,23 +248,19 @@ def _first_turn(messages: list[dict[str, Any]]) -> int:
 
 
 # Instead of a question in a dialogue.
+_SAVE = "/save"
 _FORGET = {"/reset": _forget_all, "/drop": _forget_oldest}
 
 
 def _answer_turn(
-    session: Session,
-    messages: list[dict[str, Any]],
-    parts: list[dict[str, Any]],
-    options: argparse.Namespace,
+    dialogue: _Dialogue, parts: list[dict[str, Any]], options: argparse.Namespace
 ) -> bool:
     """Run one turn of a dialogue. If its input is wrong, print the error and drop the turn."""
-    turns = len(messages)
     try:
-        _answer(session, messages, parts, options)
+        _answer(dialogue, parts, options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        del messages[turns:]
-        if turns > _first_turn(messages):
+        if len(dialogue.messages) > _first_turn(dialogue.messages):
             print("(/drop forgets the oldest question, /reset all of them)", file=sys.stderr)
         return False
     return True
@@ -213,15 +280,10 @@ def _read_line() -> str | None:
         return None
 
 
-def _answer(
-    session: Session,
-    messages: list[dict[str, Any]],
-    parts: list[dict[str, Any]],
-    options: argparse.Namespace,
-) -> int:
-    messages.append({"role": "user", "content": parts})
-    stream = session.chat(messages, _chat_options(options))
-    answer = ""
+def _answer(dialogue: _Dialogue, parts: list[dict[str, Any]], options: argparse.Namespace) -> int:
+    question = {"role": "user", "content": parts}
+    stream = dialogue.session.chat([*dialogue.messages, question], _chat_options(options))
+    answer, code = "", 0
     try:
         for piece in stream:
             answer += piece
@@ -230,11 +292,11 @@ def _answer(
         stream.cancel()
         print("\ninterrupted", file=sys.stderr)
         if options.question is not None:
-            return INTERRUPTED
+            code = INTERRUPTED
     print()
-    messages.append({"role": "assistant", "content": answer})
+    dialogue.messages += [question, {"role": "assistant", "content": answer}]
     _report(stream, options.statistics)
-    return 0
+    return code
 
 
 def _chat_options(options: argparse.Namespace) -> ChatOptions:

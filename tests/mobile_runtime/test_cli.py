@@ -74,6 +74,88 @@ def test_a_dialogue_forgets_what_it_is_told_to(bundle, monkeypatch, capsys):
     assert len(first) == 4
 
 
+COUNTS = ["--max-new-tokens", "3", "--greedy", "--statistics"]
+
+
+def prompts(capsys):
+    """(prompt tokens, reused ones) of each answer."""
+    words = [line.split() for line in capsys.readouterr().err.splitlines() if "reused" in line]
+    return [(int(line[0]), int(line[3].strip("("))) for line in words]
+
+
+def test_a_session_file_is_begun_and_gone_on_with(bundle, photo, monkeypatch, tmp_path, capsys):
+    """One question per process, as in one dialogue; the picture is seen once."""
+    kept = ["--session", str(tmp_path / "new" / "dialogue")]
+    arguments = ["chat", str(bundle), *COUNTS]
+    monkeypatch.chdir(photo.parent)
+    assert main([*arguments, "--image", photo.name, "One", *kept]) == 0
+    monkeypatch.chdir(bundle)
+    with monkeypatch.context() as patch:
+        patch.setattr("mobile_runtime.model.static_vision.StaticVision.encode_view", None)
+        assert main([*arguments, "Two", *kept]) == 0
+    apart = prompts(capsys)
+    monkeypatch.setattr("sys.stdin", io.StringIO("One\nTwo\n"))
+    assert main([*arguments, "--image", str(photo)]) == 0
+    assert apart == prompts(capsys)
+    assert apart[1][1] > 64
+
+
+def test_save_and_reset_in_a_dialogue(bundle, monkeypatch, tmp_path, capsys):
+    """What was saved is what was there at that time; at the end, the session's file is written."""
+    copy, file = tmp_path / "a copy", tmp_path / "dialogue"
+    lines = f"/save\nOne\n/save {copy}\n/save\n/saved by the bell\n/reset\nThree\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    arguments = ["chat", str(bundle), "--max-new-tokens", "3", "--greedy", "--system", "Be brief."]
+    assert main([*arguments, "--session", str(file)]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"(saved to {file})", f"(saved to {copy})", f"(saved to {file})"]
+    session = Session.load(bundle, verify=False)
+    for path, question in ((copy, "One"), (file, "Three")):
+        messages = session.restore(path)
+        assert [message["role"] for message in messages] == ["system", "user", "assistant"]
+        assert messages[1]["content"] == [{"type": "text", "text": question}]
+
+
+def test_save_needs_a_place(bundle, monkeypatch, photo, capsys):
+    lines = f"One\n/save\n/save {photo}/below\n/save {photo.parent}\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert main(["chat", str(bundle), "--max-new-tokens", "3"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "error: /save needs a file; give /save FILE."
+    assert [line.endswith("in a folder that can be written to.") for line in told[1:]] == [True] * 2
+
+
+def test_an_interrupted_dialogue_is_saved(bundle, monkeypatch, tmp_path, capsys):
+    lines = iter(["One", KeyboardInterrupt])
+
+    def read():
+        line = next(lines)
+        if line is KeyboardInterrupt:
+            raise line
+        return line
+
+    monkeypatch.setattr("mobile_runtime.cli._read_line", read)
+    arguments = ["chat", str(bundle), "--max-new-tokens", "3"]
+    assert main([*arguments, "--session", str(tmp_path / "dialogue")]) == 130
+    assert len(Session.load(bundle, verify=False).restore(tmp_path / "dialogue")) == 2
+
+
+def test_another_system_prompt_takes_the_place_of_the_saved_one(
+    bundle, monkeypatch, tmp_path, capsys
+):
+    file, arguments = tmp_path / "dialogue", ["chat", str(bundle), *COUNTS]
+    assert main([*arguments, "One", "--system", "Be brief.", "--session", str(file)]) == 0
+    assert main([*arguments, "Two", "--system", "Be long.", "--session", str(file)]) == 0
+    system, *rest = Session.load(bundle, verify=False).restore(file)
+    assert system["content"] == "Be long." and len(rest) == 4
+
+
+def test_a_mistake_leaves_no_session_file(bundle, tmp_path, capsys):
+    file = tmp_path / "dialogue"
+    assert main(["chat", str(bundle), "word " * 300, "--system", "X", "--session", str(file)]) == 2
+    assert not file.exists()
+
+
 def test_interrupt_ends_cleanly(bundle, monkeypatch, capsys):
     def interrupt(self, token):
         raise KeyboardInterrupt
@@ -95,6 +177,8 @@ MISTAKES = {
         "The background is 'whitish'",
     ),
     "too long": (["chat", "BUNDLE", "word " * 300], "the context holds 256"),
+    "session in a file": (["chat", "BUNDLE", "Hi", "--session", "PHOTO/x"], "cannot be written"),
+    "no session": (["chat", "BUNDLE", "Hi", "--session", "PHOTO"], "something else, or was cut"),
     "no info": (["info", "/absent"], "is not a bundle"),
 }
 
@@ -102,7 +186,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_one_sentence(name, bundle, photo, capsys):
     arguments, text = MISTAKES[name]
-    places = {"BUNDLE": str(bundle), "PHOTO": str(photo)}
+    places = {"BUNDLE": str(bundle), "PHOTO": str(photo), "PHOTO/x": str(photo / "x")}
     assert main([places.get(argument, argument) for argument in arguments]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
