@@ -103,8 +103,9 @@ class GgufSource:
         return BlockWeight(q, scale, None, _BLOCKS.bits)
 
     def identity(self, name: str) -> tuple[int, ...]:
-        """That of the file that holds the tensor."""
-        return self._raw[self._pieces[name].names[0]].identity
+        """Those of the files that hold parts of the tensor."""
+        files = sorted({self._raw[piece].identity for piece in self._pieces[name].names})
+        return tuple(number for file in files for number in file)
 
     def digest(self, name: str, begin: int, end: int) -> str:
         """SHA-256 of what `read_rows` returns, or `read_weight` for blocks."""
