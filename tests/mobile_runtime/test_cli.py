@@ -231,9 +231,7 @@ def test_chat_hands_the_engine_its_options(bundle, monkeypatch):
 
 def test_a_background_is_that_of_pictures_and_videos(bundle, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        cli, "_answer", lambda session, messages, parts, options: asked.append(parts)
-    )
+    monkeypatch.setattr(cli, "_answer", lambda dialogue, parts, options: asked.append(parts))
     media = ["--image", "a.png", "--video", "b.mov", "--fps", "2", "--background", "#0c8"]
     main(["chat", str(bundle), "Hi", *media])
     assert asked[0][:2] == [
