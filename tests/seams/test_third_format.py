@@ -59,6 +59,7 @@ def test_it_answers_as_the_core_ml_bundle_with_the_same_weights(bundle, make_bun
     got, expected = (s.prefill(p) for s, p in zip((ours, other), prompts, strict=True))
     error = np.sqrt(np.mean((got - expected) ** 2))
     assert 20 * np.log10(np.abs(expected).max() / error) > 25
+    np.testing.assert_array_equal(ours.fork().prefill(prompts[0]), got)
 
 
 def test_the_commands_know_it(bundle, capsys):
