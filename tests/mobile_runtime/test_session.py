@@ -473,7 +473,9 @@ def test_text_up_to_a_film_counts_and_later_text_does_not(session, monkeypatch):
     """So that its frames stay the same from question to question."""
     monkeypatch.setattr(media, "probe_video", lambda path: VideoInfo(3000, 10))
     black = gradient(40, 30)
-    monkeypatch.setattr(media, "read_frames", lambda path, indices: (black for _ in indices))
+    monkeypatch.setattr(
+        media, "read_frames", lambda path, indices, background: (black for _ in indices)
+    )
     decoding = replace(session.manifest.decoding, context_length=2048)
     monkeypatch.setattr(session, "manifest", replace(session.manifest, decoding=decoding))
     film = {"type": "video", "video": "film.mp4"}
