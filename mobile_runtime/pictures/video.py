@@ -59,6 +59,12 @@ _TURNS = {
     (True, False, True): Image.Transpose.ROTATE_90,
     (True, True, True): Image.Transpose.TRANSVERSE,
 }
+_ROTATIONS = {
+    90: Image.Transpose.ROTATE_90,
+    180: Image.Transpose.ROTATE_180,
+    -180: Image.Transpose.ROTATE_180,
+    -90: Image.Transpose.ROTATE_270,
+}
 _LOCAL = {"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS)}
 
 
@@ -237,7 +243,8 @@ def read_frames(
     path: str | Path, indices: Sequence[int], background: Colour | None = WHITE
 ) -> Iterator[Image.Image]:
     """Decode the frames with these ascending numbers, one by one: upright, and on the background if
-    they are transparent (None leaves transparency out).
+    they are transparent (None leaves transparency out). They are RGB or RGBX pictures: four bytes a
+    pixel need no copy for Pillow, which counts where they are large.
 
     Frames between them are decoded but not converted: samples lie closer than key frames do. A
     damaged packet costs its frames: the next one stands for them, or the last one at the end.
@@ -370,7 +377,10 @@ def _turn(frame: Any) -> Image.Transpose | None:
     """What the display matrix does, by the nearest of eight. It is that of ISO 14496-12, of rows
     (a, b, u), (c, d, v), (x, y, w): a pixel is shown at (a·x + c·y, b·x + d·y), moved into the
     picture."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18.1, of frames with data that it has no name for, such as EXIF
+        return _ROTATIONS.get(round(frame.rotation))
     if matrix is None:
         return None
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))

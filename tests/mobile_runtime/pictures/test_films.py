@@ -92,6 +92,19 @@ def test_other_turns_are_taken_as_the_nearest_quarter(degrees, matrix, tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("orientation", "matrix"), [(1, (1, 0, 0, 1)), (3, (-1, 0, 0, -1)), (6, (0, 1, -1, 0))]
+)
+def test_a_photo_as_a_film_is_turned_as_its_exif_says(orientation, matrix, tmp_path):
+    """Its frame has data that PyAV has no name for."""
+    exif, path = Image.Exif(), tmp_path / "photo.jpg"
+    exif[0x0112] = orientation
+    Image.fromarray(quarters()).save(path, exif=exif, quality=95)
+    (frame,) = read_frames(path, [0])
+    expected = shown(quarters(), *matrix).astype(int)
+    assert np.abs(np.asarray(frame.convert("RGB")).astype(int) - expected).mean() < 4
+
+
+@pytest.mark.parametrize(
     ("name", "codec", "pix_fmt"),
     [("film.mkv", "ffv1", "bgra"), ("film.mov", "qtrle", "argb"), ("film.apng", "apng", "rgba")],
 )
