@@ -194,8 +194,8 @@ print(len(frames.views), peak() - before)
 
 @pytest.mark.skipif(os.name == "nt", reason="measures memory as Unix does")
 def test_a_long_film_takes_the_memory_of_its_views_and_a_few_frames(tmp_path):
-    """120 frames of 1080p, half of which are read, and turned; floats and frames that were kept
-    took 400 MB more."""
+    """120 frames of 1080p, half of which are read, and turned. With views of floats and more copies
+    of a frame, it was 220 MB."""
     path = tmp_path / "film.mp4"
     small = np.random.default_rng(0).integers(0, 256, (9, 16, 3), np.uint8)
     large = np.asarray(Image.fromarray(small).resize((1920, 1080)))
@@ -209,4 +209,4 @@ def test_a_long_film_takes_the_memory_of_its_views_and_a_few_frames(tmp_path):
     )
     count, taken = map(int, ran.stdout.split())
     view = 602_000
-    assert count == 60 and taken < count * view + 110_000_000
+    assert count == 60 and taken < count * view + 130_000_000
