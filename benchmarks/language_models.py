@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.published import CONFIG, PREPROCESSOR
+from benchmarks.vocabulary import QWEN2_WORDS
 from export.host.chat_format import IMAGE_TOKENS, THINK_TOKENS
 from export.releases import DEFAULT_RELEASE, RELEASES, parse_config
 from export.releases.release import Release
@@ -200,11 +201,6 @@ _QWEN = _release(
     {role: f"[PAD{_FIRST_SPARE + n}]" for n, role in enumerate([*IMAGE_TOKENS, *THINK_TOKENS])},
     qkv_bias=True,
 )
-# The words of Qwen2, as its tokenizer.json defines them.
-_QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 MODELS: Mapping[str, LanguageModel] = {
     # Q4_1: 32 columns of a row lie on 16 equal steps, which flatters formats in such blocks; tables
     # of rows gain nothing by it.
@@ -257,11 +253,6 @@ MODELS: Mapping[str, LanguageModel] = {
             eos_token_id=151_645,
         ),
         whole={"output": "embed_tokens", "output_norm": "norm"},
-        words=pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_QWEN_WORDS), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        ),
+        words=QWEN2_WORDS,
     ),
 }

@@ -2,6 +2,7 @@
 
 What the shape does not need is ignored, what contradicts it is refused: normalizers, patterns and
 paddings of other shapes can take any time and memory. `TokenizerFile.swift` reads the same shape.
+Here words may also be GPT-2's with digits on their own, as small models that are measured have it.
 """
 
 from __future__ import annotations
@@ -80,10 +81,7 @@ def _field(value: Any, *names: str) -> Any:
 
 def _plain(value: Mapping[str, Any], added: tuple[AddedToken, ...]) -> dict[str, Any]:
     """The same tokenizer with nothing in it but what was checked."""
-    _check_split(value.get("pre_tokenizer"))
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    split = {"type": "Split", "pattern": {"Regex": WORD_PATTERN}, "behavior": "Isolated"}
-    byte_level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": False}
     return {
         "version": "1.0",
         "truncation": None,
@@ -93,13 +91,7 @@ def _plain(value: Mapping[str, Any], added: tuple[AddedToken, ...]) -> dict[str,
             {"id": token.id, "content": token.content, "special": True, **flags} for token in added
         ],
         "normalizer": _normalizer(value.get("normalizer")),
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {**split, "invert": False},
-                {**byte_level, "add_prefix_space": False},
-            ],
-        },
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _steps(value.get("pre_tokenizer"))},
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
         | {"use_regex": True},
@@ -113,21 +105,34 @@ def _normalizer(value: Any) -> dict[str, str] | None:
     return None if value is None else {"type": "NFC"}
 
 
-def _check_split(value: Any) -> None:
+def _steps(value: Any) -> list[dict[str, Any]]:
+    """Those that cut text into words and turn these into bytes."""
     steps = _field(value, "pretokenizers")
-    split, byte_level = steps if isinstance(steps, list) and len(steps) == 2 else (None, None)
-    is_known = (
+    first, byte_level = steps if isinstance(steps, list) and len(steps) == 2 else (None, None)
+    plain = (
         _field(value, "type") == "Sequence"
-        and _field(split, "type") == "Split"
-        and _field(split, "pattern", "Regex") == WORD_PATTERN
-        and _field(split, "behavior") == "Isolated"
-        and _field(split, "invert") is not True
         and _field(byte_level, "type") == "ByteLevel"
         and _field(byte_level, "add_prefix_space") is False
+    )
+    by_pattern = (
+        _field(first, "type") == "Split"
+        and _field(first, "pattern", "Regex") == WORD_PATTERN
+        and _field(first, "behavior") == "Isolated"
+        and _field(first, "invert") is not True
         and _field(byte_level, "use_regex") is False
     )
-    if not is_known:
+    by_digits = (
+        _field(first, "type") == "Digits"
+        and _field(first, "individual_digits") is True
+        and _field(byte_level, "use_regex") is True
+    )
+    if not plain or not (by_pattern or by_digits):
         raise _Unsupported("its pre_tokenizer does not cut text as Qwen2's does")
+    pattern = {"Regex": WORD_PATTERN}
+    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    digits = {"type": "Digits", "individual_digits": True}
+    octets = {"type": "ByteLevel", "trim_offsets": True, "add_prefix_space": False}
+    return [split if by_pattern else digits, {**octets, "use_regex": by_digits}]
 
 
 def _added(entries: Any) -> tuple[AddedToken, ...]:

@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from tokenizers import pre_tokenizers
 
 from benchmarks import texts
 from benchmarks.formats import FORMATS, Format, FormattedSource
@@ -13,6 +14,7 @@ from benchmarks.quality import RECIPES
 from benchmarks.readme import quality_table
 from export.backends import BACKENDS
 from export.releases import RELEASES, parse_config
+from mobile_runtime.chat.tokenizer import Tokenizer
 from tests.random_checkpoint import write_random_checkpoint
 from validation.sources import open_checkpoint
 
@@ -43,6 +45,18 @@ def test_digits_are_tokens_of_their_own(model):
     tokens = ["<end>", "1", "2", "12", "a", "b", "ab"]
     tokenizer = model.tokenizer(tokens, [3, 1, 1, 1, 1, 1, 1], ["1 2", "a b"])
     assert tokenizer.encode("ab12<end>").tokens == ["ab", "1", "2", "<end>"]
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+def test_the_runtime_reads_the_tokenizer_of_a_model(model, tmp_path):
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = ["1 2", "a b", "Ġ a"]
+    tokens = ["<end>", *alphabet, *(merge.replace(" ", "") for merge in merges)]
+    tokenizer = model.tokenizer(tokens, [3] + [1] * (len(tokens) - 1), merges)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    text = " ab12\n it's ab"
+    expected = tokenizer.encode(text).ids
+    assert Tokenizer.load(tmp_path / "tokenizer.json").encode_text(text) == expected
 
 
 def test_another_file_is_refused(tmp_path):
