@@ -18,6 +18,12 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
+# Files of every kind, damaged at random: each must work or be refused in a sentence.
+MINUTES := 10
+SEEDS := 1 2 3
+fuzz: $(VENV)/test.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seeds $(SEEDS)
+
 # The Swift package. `make swift` finds a toolchain, or fetches Debian's into a private folder;
 # `make test` then also compares the package with the Python runtime. All use one build, which the
 # bulk of those comparisons wants optimized.
@@ -118,4 +124,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,heic,docs,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test docs environment swift swift-build swift-test recordings figures full-figures one-collection
+.PHONY: demo test fuzz docs environment swift swift-build swift-test recordings figures full-figures one-collection

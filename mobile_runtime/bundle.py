@@ -263,7 +263,7 @@ def read_manifest(bundle: Path) -> Manifest:
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(
-            f"{path} has schema version {version!r}, this program reads {SCHEMA_VERSION}; "
+            f"{path} has schema version {repr(version)[:40]}, this program reads {SCHEMA_VERSION}; "
             "use a matching version of the program or export the bundle again."
         )
     if not is_sealed(data):
@@ -279,6 +279,8 @@ def read_manifest(bundle: Path) -> Manifest:
         if not any(entry == name or entry.startswith(name + "/") for entry in listed):
             raise InputError(f"{MANIFEST_NAME} uses {name!r} without listing it; export again.")
     _check_tables(manifest)
+    if not isinstance(manifest.recipe.get("name"), str):
+        raise InputError(f"{MANIFEST_NAME} names no recipe; export the bundle again.")
     return manifest
 
 

@@ -339,7 +339,7 @@ def _info(options: argparse.Namespace) -> int:
             ", ".join(function.name for function in graph.functions),
             f"{graph.parameters:,}",
             f"{graph.weight_bytes / 1e6:,.1f}",
-            f"{8 * graph.weight_bytes / graph.parameters:.2f}",
+            f"{8 * graph.weight_bytes / max(1, graph.parameters):.2f}",
         )
     console.print(table)
     for line in _facts(manifest):

@@ -15,6 +15,7 @@ from mobile_runtime.pictures.rgb import WHITE, Colour, parse_background
 
 ROLES = ("system", "user", "assistant")
 _SAMPLING = ("fps", "max_frames", "packing")  # of a film
+_LARGEST = (1 << 63) - 1  # of Swift's integers
 _BACKGROUND = "background"
 # What the parts of each type may hold.
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -101,7 +102,7 @@ def _read_turn(message: Mapping[str, Any]) -> Turn:
 
 def _checked(sampling: Mapping[str, Any]) -> dict[str, int]:
     for key, value in sampling.items():
-        if type(value) is not int or value < 1:
+        if type(value) is not int or not 1 <= value <= _LARGEST:
             raise InputError(
                 f"{key} of a video is {str(value)[:40]}; give a whole number from 1 on."
             )

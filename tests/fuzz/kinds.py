@@ -5,6 +5,7 @@
 
 import json
 import random
+import sys
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,7 +30,6 @@ from tests.fuzz.base import (
     split_safetensors,
 )
 from tests.fuzz.edits import (
-    HOSTILE,
     draw_bytes,
     draw_json,
     draw_message,
@@ -205,11 +205,13 @@ def _run_media(room, option, case, base, folder):
     return chat(base / "bundles/onnx", base, option, path)
 
 
+_PICTURE, _FILM = "pictures/png", "films/mp4"
+
+
 def _draw_messages(rng, base):
-    picture, film = str(base / "pictures/png"), str(base / "films/mp4")
     parts = [
-        {"type": "image", "image": picture, "max_slice_nums": 2},
-        {"type": "video", "video": film, "fps": 2, "max_frames": 4, "packing": 2},
+        {"type": "image", "image": _PICTURE, "max_slice_nums": 2},
+        {"type": "video", "video": _FILM, "fps": 2, "max_frames": 4, "packing": 2},
         {"type": "text", "text": "What is <ref>this</ref>? <image> \u202e\0"},
         {"type": "image_url", "url": "data:image/png;base64,AAAA"},
     ]
@@ -234,14 +236,14 @@ def _run_messages(case, base, folder):
         data = edit_json(data, edit)
     session = Session.load(base / "bundles/onnx")
     try:
-        session.prepare(json.loads(data))
+        session.prepare(json.loads(data), folder=base)
     except InputError as error:
         raise SystemExit(_refused(error)) from None
     return 0
 
 
 def _refused(error):
-    print(f"error: {error}", file=__import__("sys").stderr)
+    print(f"error: {error}", file=sys.stderr)
     return 2
 
 
@@ -302,6 +304,3 @@ KINDS = {
 def draw(kind, seed, base):
     """The case number `seed` of a kind."""
     return KINDS[kind].draw(random.Random(f"{kind} {seed}"), base)
-
-
-assert len(HOSTILE) > 30

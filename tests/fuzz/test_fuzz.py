@@ -1,0 +1,48 @@
+"""A short run of the fuzzer, and all that it has found before."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.fuzz.edits import edit_bytes, edit_json
+from tests.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def fuzz(tmp_path_factory):
+    """Run the fuzzer in a process of its own: it forks, which threads would not survive."""
+    base = tmp_path_factory.mktemp("fuzz") / "base"
+
+    def run(*options):
+        return subprocess.run(
+            [sys.executable, "-m", "tests.fuzz", "--base", str(base), "--minutes", "30", *options],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_what_was_found_is_mended(fuzz):
+    done = fuzz("--finds")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert done.stdout.count("refused") >= 5
+
+
+def test_two_of_each_kind_are_refused_or_work(fuzz):
+    done = fuzz("--rounds", "2", "--seeds", "0")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+
+
+def test_edits_change_what_they_say():
+    data = bytes(range(100))
+    assert edit_bytes(data, ["cut", 0.5]) == data[:50]
+    assert edit_bytes(data, ["flip", 0.1, 0]) == data[:10] + b"\x0b" + data[11:]
+    assert edit_bytes(data, ["fill", 0.9, 4, 7]) == data[:90] + b"\7" * 4 + data[94:]
+    changed = edit_json(b'{"a": [1, 2]}', ["set", ["a", 1], float("nan")])
+    assert changed.split() == [b"{", b'"a":', b"[", b"1,", b"NaN", b"]", b"}"]
