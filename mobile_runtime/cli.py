@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from mobile_runtime.bundle import Manifest, read_manifest, verify_files
+from mobile_runtime.bundle import read_manifest, verify_files
 from mobile_runtime.chat.messages import read_turns
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.command import INTERRUPTED, run_command
 from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place
+from mobile_runtime.info import print_bundle
 from mobile_runtime.model.formats import format_of, require_engine
 from mobile_runtime.session import ChatOptions, ChatStream, Session
-
-# Bytes per number in the key/value cache. Core ML keeps float16 in both of its forms.
-_CACHE_ITEM_BYTES = {"state": 2, "io": 2, "float32": 4, "int8": 1}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -331,19 +328,7 @@ def _info(options: argparse.Namespace) -> int:
     manifest = read_manifest(options.bundle)
     format_of(manifest)
     verify_files(options.bundle, manifest)
-    console = Console(highlight=False)
-    table = Table("part", "functions", "parameters", "MB", "bits/weight")
-    for graph in manifest.graphs:
-        table.add_row(
-            graph.name,
-            ", ".join(function.name for function in graph.functions),
-            f"{graph.parameters:,}",
-            f"{graph.weight_bytes / 1e6:,.1f}",
-            f"{8 * graph.weight_bytes / max(1, graph.parameters):.2f}",
-        )
-    console.print(table)
-    for line in _facts(manifest):
-        console.print(line, markup=False)
+    print_bundle(manifest, Console(highlight=False))
     return 0
 
 
@@ -356,29 +341,6 @@ def _ort(options: argparse.Namespace) -> int:
     for path in write_ort_files(options.bundle, manifest, options.output):
         print(path)
     return 0
-
-
-def _facts(manifest: Manifest) -> list[str]:
-    weights = sum(graph.weight_bytes for graph in manifest.graphs)
-    cache = _cache_bytes(manifest)
-    total = sum(entry.size for entry in manifest.files)
-    source = manifest.source
-    return [
-        f"{manifest.model} ({manifest.format}), recipe {manifest.recipe['name']}, "
-        f"from {source.name}",
-        f"context {manifest.decoding.context_length} tokens, prefill "
-        f"{manifest.decoding.prefill_length}, key/value cache in {manifest.decoding.kv_cache}",
-        f"on disk {total / 1e6:,.1f} MB; in memory {weights / 1e6:,.1f} MB of weights and "
-        f"{cache / 1e6:,.1f} MB of cache, embedding table mapped",
-        "all checksums match",
-    ]
-
-
-def _cache_bytes(manifest: Manifest) -> int:
-    """Bytes of the keys and values of the whole context, as they are stored."""
-    shape = manifest.architecture
-    values = 2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim
-    return _CACHE_ITEM_BYTES[manifest.decoding.kv_cache] * values * manifest.decoding.context_length
 
 
 # Name -> what the command does, the function that adds its arguments, the one that runs it.

@@ -25,7 +25,10 @@ def load_json(path: Path, remedy: str) -> Any:
 def parse_json(data: bytes, path: Path, remedy: str) -> Any:
     """The JSON value in the content of `path`. The text of an `InputError` ends with `remedy`."""
     try:
-        return json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8"))
+        if b"\\ud" in data.lower():  # half a character cannot be printed, nor be part of a path
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deeply
         raise InputError(f"{path} is not valid JSON ({error}); {remedy}.") from error
 

@@ -7,7 +7,9 @@ the record of its recipe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from mobile_runtime.bundle import (
 )
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import replace_folder, scratch_folder
 from mobile_runtime.model.onnx import OnnxDecoder
 from mobile_runtime.session import ChatOptions, Session
 from validation.chats import NamedChat
@@ -53,9 +56,6 @@ def store_measured_scales(
         name: np.where(found > 0, found * MARGIN / STEPS, before[name])
         for name, found in largest.items()
     }
-    changed = [name for name in (graph.path, TEXT_MODEL) if (bundle / name).is_file()]
-    for name in changed:
-        write_cache_scales(bundle / name, scales)
     ratio = np.median([np.median(scales[name] / before[name]) for name in scales])
     record = {
         "chats": [chat.name for chat in chats],
@@ -63,7 +63,7 @@ def store_measured_scales(
         "margin": MARGIN,
         "median_ratio_to_data_free": float(ratio),
     }
-    _record(bundle, manifest, changed, record)
+    _store(bundle.resolve(), manifest, scales, record)
     return record
 
 
@@ -99,12 +99,28 @@ def _scale_name(cache: str) -> str:
     return cache_scale_name(int(layer), kind)
 
 
-def _record(
-    bundle: Path, manifest: Manifest, changed: Sequence[str], record: dict[str, Any]
+def _store(
+    bundle: Path, manifest: Manifest, scales: Mapping[str, np.ndarray], record: dict[str, Any]
 ) -> None:
-    def entry(name: str) -> FileEntry:
-        return FileEntry(name, (bundle / name).stat().st_size, file_sha256(bundle / name))
+    """Replace graphs and manifest together: a bundle with only some of them new does not open."""
+    (graph,) = manifest.graphs_of("decoder")
+    changed = [name for name in (graph.path, TEXT_MODEL) if (bundle / name).is_file()]
+    with scratch_folder(bundle) as new:
+        shutil.copytree(bundle, new, copy_function=_link, symlinks=True, dirs_exist_ok=True)
+        for name in changed:
+            write_cache_scales(new / name, scales)
+        files = tuple(_entry(new, f.path) if f.path in changed else f for f in manifest.files)
+        recipe = {**manifest.recipe, "kv_cache_calibration": record}
+        write_manifest(new, replace(manifest, files=files, recipe=recipe))
+        replace_folder(new, bundle)
 
-    files = tuple(entry(f.path) if f.path in changed else f for f in manifest.files)
-    recipe = {**manifest.recipe, "kv_cache_calibration": record}
-    write_manifest(bundle, replace(manifest, files=files, recipe=recipe))
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # the file system has none
+        shutil.copyfile(source, target)
+
+
+def _entry(bundle: Path, name: str) -> FileEntry:
+    return FileEntry(name, (bundle / name).stat().st_size, file_sha256(bundle / name))

@@ -96,7 +96,7 @@ class PartCache:
         """Remove the workplaces of exports that were killed on this machine."""
         for folder in self._partial.glob("*"):
             host, _, process = folder.name.rpartition("-")
-            if host == socket.gethostname() and not _runs(process):
+            if host == _process_space() and not _runs(process):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def trim(self, limit: int) -> None:
@@ -120,7 +120,17 @@ class PartCache:
 
 def this_process() -> str:
     """Name of this process, to which the workplaces of its export belong."""
-    return f"{socket.gethostname()}-{os.getpid()}"
+    return f"{_process_space()}-{os.getpid()}"
+
+
+def _process_space() -> str:
+    """Within it a process has one number: a machine, or a container on it. Containers may share
+    name and cache, and do not see each other's processes."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        return f"{socket.gethostname()}-{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        return socket.gethostname()
 
 
 def place(entry: Entry, target: Path, allows_hard_links: bool) -> None:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from export.backends import BACKENDS
 from export.build import parts
 from export.build.job import open_job
-from export.build.part_cache import PartCache
+from export.build.part_cache import PartCache, this_process
 from export.build.parts import build_part, part_key
 from export.build.progress import Progress
 from export.checkpoint.calibrated import CALIBRATED
@@ -232,13 +232,13 @@ def test_calibrations_are_trimmed_like_parts(tmp_path):
 
 
 def test_workplaces_of_the_dead_are_removed_and_of_the_living_kept(tmp_path):
-    import socket
-
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     cache = PartCache(tmp_path)
-    host = socket.gethostname()
-    owners = [f"{host}-{dead.pid}", f"{host}-{os.getpid()}", f"elsewhere-{dead.pid}"]
+    host = this_process().rpartition("-")[0]
+    container = f"{host}0"  # of one name on this machine, with process numbers of its own
+    living = [f"{host}-{os.getpid()}", f"elsewhere-{dead.pid}", f"{container}-{dead.pid}"]
+    owners = [f"{host}-{dead.pid}", *living]
     for owner in owners:
         cache.workplace(owner, "decoder")
     cache.clean()
