@@ -48,6 +48,7 @@ ROOMS = {
         *(
             "cli",
             "command",
+            "info",
             "session",
             "model",
             "chat",
