@@ -115,7 +115,7 @@ def test_steps_are_those_of_adam():
 
 
 def test_every_text_is_drawn_as_often_as_any_other(monkeypatch):
-    monkeypatch.setattr(distillation, "_POSITIONS", 7)
+    monkeypatch.setattr(distillation, "DISTILLED_POSITIONS", 7)
     batches = distillation._drawn(LENGTHS)
     drawn = [text for _ in range(300) for text in next(batches)]
     counts = np.bincount(drawn, minlength=len(LENGTHS))
