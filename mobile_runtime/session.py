@@ -388,8 +388,9 @@ def _contradictions_named() -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(
-            f"the bundle's parts contradict each other ({type(error).__name__}: "
-            f"{str(error)[:200]}); export the bundle again."
+            f"the model cannot compute this ({type(error).__name__}: {str(error)[:200]}): the "
+            "bundle's parts contradict each other, or the program has a fault; export the bundle "
+            "again, and report it if that does not help."
         ) from error
 
 
