@@ -279,8 +279,6 @@ def read_manifest(bundle: Path) -> Manifest:
         if not any(entry == name or entry.startswith(name + "/") for entry in listed):
             raise InputError(f"{MANIFEST_NAME} uses {name!r} without listing it; export again.")
     _check_tables(manifest)
-    if not isinstance(manifest.recipe.get("name"), str):
-        raise InputError(f"{MANIFEST_NAME} names no recipe; export the bundle again.")
     return manifest
 
 

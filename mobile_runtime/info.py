@@ -40,7 +40,7 @@ def _facts(manifest: Manifest) -> list[str]:
     total = sum(entry.size for entry in manifest.files)
     source = manifest.source
     return [
-        f"{manifest.model} ({manifest.format}), recipe {manifest.recipe['name']}, "
+        f"{manifest.model} ({manifest.format}), recipe {manifest.recipe.get('name')}, "
         f"from {source.name}",
         f"context {manifest.decoding.context_length} tokens, prefill "
         f"{manifest.decoding.prefill_length}, key/value cache in {manifest.decoding.kv_cache}",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 
 import pytest
 
@@ -203,6 +204,8 @@ def test_what_python_refuses_is_refused_with_its_sentence(minicpmv_json, chat):
         ]
         wanted = _expected(line, media, tokenizer, prompt, config)
         assert set(wanted) == set(plan) == {"error"}
+        # Swift draws what is transparent on white, and has no key for another background.
+        wanted["error"] = re.sub(r",( and)? background\.$", ".", wanted["error"])
         if wanted["error"].startswith(shown):
             assert plan["error"].startswith(shown)
         else:

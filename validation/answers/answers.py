@@ -45,7 +45,7 @@ class Candidate:
 
 def candidate_name(manifest: Manifest, precision: str) -> str:
     """Head of a column: the recipe, after the format if that is not Core ML."""
-    recipe = str(manifest.recipe["name"])
+    recipe = str(manifest.recipe.get("name"))
     if manifest.format == "coreml":
         return f"{recipe} {precision}"
     return f"{manifest.format} {recipe}{' exact' if precision == 'fp32' else ''}"
