@@ -388,9 +388,8 @@ def _contradictions_named() -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(
-            f"the model cannot compute this ({type(error).__name__}: {str(error)[:200]}): the "
-            "bundle's parts contradict each other, or the program has a fault; export the bundle "
-            "again, and report it if that does not help."
+            f"the bundle's parts contradict each other, or this program has a fault "
+            f"({type(error).__name__}: {str(error)[:200]}); export the bundle again, or report it."
         ) from error
 
 
