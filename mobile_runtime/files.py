@@ -157,7 +157,7 @@ def path_inside(root: Path, name: str) -> Path | None:
         return None
     try:
         path = (root / pure).resolve()
-    except (OSError, RuntimeError, UnicodeError):  # links in a loop, half a pair of surrogates
+    except (OSError, RuntimeError):  # links in a loop
         return None
     inside = any(path.is_relative_to(home) for home in (root, *_blobs(root)))
     return path if inside else None

@@ -1,12 +1,8 @@
 """Every command explains itself, and those that need no heavy library run without it."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from tests.paths import ROOT
+from tests.processes import run_python
 
 HEAVY = (
     *("torch", "coremltools", "onnx", "onnxruntime", "numba", "safetensors", "ml_dtypes"),
@@ -35,14 +31,7 @@ def run(program, *arguments, absent=HEAVY):
         f"from {program}.cli import main\n"
         f"sys.exit(main({list(arguments)!r}))"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run_python("-c", code, timeout=60, COLUMNS="200")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from export.checkpoint.source import (
     TensorInfo,
     TensorSource,
     file_identity,
-    rows_digest,
+    fresh_digest,
     some_of,
     stored_weights,
 )
@@ -47,7 +47,6 @@ _PART = re.compile(
     r"(?P<module>.+?)(\.base_layer)?"
     r"\.lora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)(\.default)?(\.weight)?"
 )
-_DIGESTED = 1 << 24  # values that are merged together for a digest
 _REMEDY = "merge it with PEFT (merge_and_unload), save the model, and give that folder"
 # Keys of a configuration whose other values change what is to be merged.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
@@ -298,8 +297,7 @@ class AdaptedSource:
             return self._origin.digest(name, begin, end)
         key = (name, begin, end)
         if key not in self._digests:
-            step = max(1, _DIGESTED // math.prod(self.tensors[name].shape[1:]))
-            self._digests[key] = rows_digest(self, name, range(begin, end, step))
+            self._digests[key] = fresh_digest(self, name, begin, end)
         return self._digests[key]
 
     def _changing(self, name: str) -> list[Adapter]:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from export.checkpoint.rotation import ResidualStream
-from export.checkpoint.source import TensorInfo, TensorSource, file_identity, weight_digest
+from export.checkpoint.source import TensorInfo, TensorSource, file_identity, fresh_digest
 from export.quant.recipe import QuantSpec
 from export.quant.weights import BlockWeight, LutWeight, Weight
 from mobile_runtime.errors import InputError
@@ -133,7 +133,7 @@ class CalibratedSource:
             return self._origin.digest(name, begin, end)
         key = (name, begin, end)
         if key not in self._digests:
-            self._digests[key] = weight_digest(self.read_weight(name, begin, end))
+            self._digests[key] = fresh_digest(self, name, begin, end)
         return self._digests[key]
 
     def _whole(self, name: str) -> Weight:

@@ -1,8 +1,5 @@
 """References and tables are what the code and the measurements say now."""
 
-import subprocess
-import sys
-
 import pytest
 
 from benchmarks.readme import replace_section, written_pages
@@ -10,6 +7,7 @@ from docs import generate
 from docs.parsers import PROGRAMS, commands_of, parser_of
 from export.config import ExportConfig
 from tests.paths import ROOT
+from tests.processes import run_python
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,5 @@ def test_every_public_name_is_there_and_importing_the_package_loads_nothing(pack
         "print([name for name in ('numpy', 'torch', 'numba', 'PIL') if name in sys.modules])\n"
         "print(all(getattr(p, name) is not None for name in p.__all__), hasattr(p, 'Nothing'))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = run_python("-c", code, timeout=60)
     assert done.stdout.splitlines() == ["[]", "True False"], done.stderr

@@ -1,10 +1,7 @@
 """What the exporter's tests share: the published configuration, plans, tiny packages."""
 
 import copy
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +27,7 @@ from export.releases import (
 )
 from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.engines.mil import MilEngine
-from tests.paths import ROOT
+from tests.processes import run_python
 
 
 @pytest.fixture
@@ -192,14 +189,8 @@ def command_runs(tmp_path_factory):
 
 def _run_command(output, seed):
     arguments = ["coreml", "--quant", "int4-fast", "--no-cache", "--output", str(output)]
-    done = subprocess.run(
-        [sys.executable, "-m", "export", *arguments, "--context-length", "64"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONHASHSEED": seed},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    arguments += ["--context-length", "64"]
+    done = run_python("-m", "export", *arguments, timeout=120, PYTHONHASHSEED=seed)
     assert done.returncode == 0, done.stderr
     return CommandRun(done.stdout, done.stderr, output)
 

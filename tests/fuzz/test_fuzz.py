@@ -1,13 +1,9 @@
 """A short run of the fuzzer, and all that it has found before."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from tests.fuzz.edits import edit_bytes, edit_json
-from tests.paths import ROOT
+from tests.processes import run_python
 
 
 @pytest.fixture(scope="module")
@@ -16,14 +12,8 @@ def fuzz(tmp_path_factory):
     base = tmp_path_factory.mktemp("fuzz") / "base"
 
     def run(*options):
-        return subprocess.run(
-            [sys.executable, "-m", "tests.fuzz", "--base", str(base), "--minutes", "30", *options],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        fixed = ["-m", "tests.fuzz", "--base", base, "--minutes", "30"]
+        return run_python(*fixed, *options, OMP_NUM_THREADS="1")
 
     return run
 

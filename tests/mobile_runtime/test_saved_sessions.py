@@ -17,6 +17,7 @@ from mobile_runtime.model import session_file, tensor_file
 from mobile_runtime.session import ChatOptions, Session
 from tests.mobile_runtime.turns import gradient, user
 from tests.paths import ROOT
+from tests.processes import run_python
 
 OPTIONS = ChatOptions(temperature=0, repetition_penalty=1.0, max_new_tokens=6)
 SHOWN = user(gradient(200, 300), "One?")
@@ -94,14 +95,7 @@ def test_a_new_process_goes_on_with_the_same_logits(session, bundle, tmp_path):
     logits = session.prefill(prompt)
     _, expected = answer(session, *question)
     arguments = [bundle, tmp_path / "saved", tmp_path / "logits.npy"]
-    done = subprocess.run(
-        [sys.executable, "-c", RESUME, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = run_python("-c", RESUME, *arguments, timeout=120)
     assert done.returncode == 0, done.stderr
     counts, tokens = ([int(word) for word in line.split()] for line in done.stdout.splitlines())
     assert counts == [len(prompt.keys), len(prompt.keys) - kept]

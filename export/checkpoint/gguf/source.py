@@ -11,14 +11,14 @@ import numpy as np
 from export.checkpoint.gguf.blocks import Q4_0, signed_nibbles
 from export.checkpoint.gguf.file import GgufFile, GgufTensor
 from export.checkpoint.gguf.names import IGNORED, LANGUAGE, VISION, Pieces, published
-from export.checkpoint.source import TensorInfo, rows_digest, some_of, weight_digest
+from export.checkpoint.source import TensorInfo, fresh_digest, some_of
 from export.quant.recipe import QuantSpec
 from export.quant.weights import BlockWeight, Weight
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
 
 _PATTERN = "*.gguf"
-_DEQUANTIZED, _DIGESTED = 1 << 22, 1 << 24  # values that are read together
+_DEQUANTIZED = 1 << 22  # values that are dequantized together
 _BLOCKS = QuantSpec("blocks", 4, Q4_0.count)
 
 
@@ -111,12 +111,7 @@ class GgufSource:
         """SHA-256 of what `read_rows` returns, or `read_weight` for blocks."""
         key = (name, begin, end)
         if key not in self._digests:
-            if name in self.weights:
-                self._digests[key] = weight_digest(self.read_weight(name, begin, end))
-            else:
-                width = int(np.prod(self.tensors[name].shape[1:]))
-                rows = range(begin, end, max(1, _DIGESTED // width))
-                self._digests[key] = rows_digest(self, name, rows)
+            self._digests[key] = fresh_digest(self, name, begin, end)
         return self._digests[key]
 
 

@@ -17,7 +17,7 @@ from export.checkpoint.quantized.parts import Layout, PackedMatrix, Parts
 from export.checkpoint.quantized.scaled import INVERSELY, PACKED, SCALED
 from export.checkpoint.quantized.words import AWQ, GPTQ
 from export.checkpoint.shards import DTYPES, PACKED_DTYPES
-from export.checkpoint.source import TensorInfo, rows_digest, some_of, weight_digest
+from export.checkpoint.source import TensorInfo, fresh_digest, some_of
 from export.quant.recipe import QuantSpec
 from export.quant.weights import Weight
 from mobile_runtime.errors import InputError
@@ -32,7 +32,6 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
 }
 _OF_CACHE = (".k_scale", ".v_scale")  # scales of a key/value cache, which change no weight
 _DEQUANTIZED = 1 << 22  # values that are dequantized together
-_DIGESTED = 1 << 24
 
 
 class QuantizedSource:
@@ -116,14 +115,8 @@ class QuantizedSource:
             return self._raw.digest(name, begin, end)
         key = (name, begin, end)
         if key not in self._digests:
-            self._digests[key] = self._hash(name, begin, end)
+            self._digests[key] = fresh_digest(self, name, begin, end)
         return self._digests[key]
-
-    def _hash(self, name: str, begin: int, end: int) -> str:
-        if name in self.weights:
-            return weight_digest(self.read_weight(name, begin, end))
-        step = max(1, _DIGESTED // self.tensors[name].shape[1])
-        return rows_digest(self, name, range(begin, end, step))
 
 
 def _modules(raw: Checkpoint, layouts: tuple[Layout, ...]) -> Iterator[tuple[str, Layout]]:

@@ -1,14 +1,11 @@
 """Checkpoints by hub id: the real client against a hub on loopback."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.export.checkpoint.hub_server import Hub, running
-from tests.paths import ROOT
+from tests.processes import run_python
 
 REPOSITORY = "openbmb/MiniCPM-V-4_5"
 WEIGHTS = "model.safetensors"
@@ -35,15 +32,8 @@ def python(hub, tmp_path):
     def run(*arguments, **variables):
         home = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": hub.endpoint}
         quiet = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        place = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-        return subprocess.run(
-            [sys.executable, *arguments],
-            env={**os.environ, **home, **quiet, **place, **variables},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        place = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        return run_python(*arguments, **(home | quiet | place | variables))
 
     return run
 

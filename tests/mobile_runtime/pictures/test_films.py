@@ -2,15 +2,13 @@
 
 import os
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mobile_runtime.pictures.video import plan_frames, probe_video, read_frames
-from tests.paths import ROOT
+from tests.processes import run_python
 
 av = pytest.importorskip("av", reason="encodes films")
 ONE = 1 << 16
@@ -204,9 +202,8 @@ def test_a_long_film_takes_the_memory_of_its_views_and_a_few_frames(tmp_path):
     except ValueError:
         pytest.skip("this PyAV has no H.264 encoder")
     patched(path, -ONE, 0, 0, ONE)
-    ran = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(path)], cwd=ROOT, capture_output=True, check=True
-    )
+    ran = run_python("-c", MEASURE, path)
+    assert ran.returncode == 0, ran.stderr
     count, taken = map(int, ran.stdout.split())
     view = 602_000
     assert count == 60 and taken < count * view + 130_000_000
