@@ -86,13 +86,16 @@ figures: $(VENV)/test.stamp
 	    --output benchmarks/results/parity-$$quant.json || exit 1; \
 	done
 	for profile in onnx onnx-portable; do \
-	  $(BIN)/python -m export $$profile --quant int4-fast --overwrite --quiet && \
-	  $(BIN)/python -m validation parity $(ONNX:onnx=$$profile)-int4-fast \
+	  $(BIN)/python -m export $$profile --quant int4 --overwrite --quiet && \
+	  $(BIN)/python -m validation parity $(ONNX:onnx=$$profile)-int4 \
 	    --output benchmarks/results/parity-$$profile.json || exit 1; \
 	done
+	$(BIN)/python -m export coreml --quant int3 --overwrite --quiet
+	$(BIN)/python -m export coreml --quant int4 --override vision_encoder=int8 --overwrite --quiet
 	$(BIN)/python -m validation answers $(BUNDLES)-int4 --json benchmarks/results/answers-all.json
 	$(BIN)/python -m validation answers --limit $(ITEMS) $(BUNDLES)-none $(BUNDLES)-int8 \
-	  $(ONNX)-int4-fast $(ONNX)-portable-int4-fast --json benchmarks/results/answers-fp16.json
+	  $(BUNDLES)-int4-vision_encoder-int8 $(BUNDLES)-int3 $(ONNX)-int4 $(ONNX)-portable-int4 \
+	  --json benchmarks/results/answers-fp16.json
 	$(BIN)/python -m validation answers --limit $(ITEMS) $(BUNDLES)-none --precision fp32 \
 	  --json benchmarks/results/answers-fp32.json
 	$(BIN)/python -m examples.pocket.card

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.checkpoint.source import TensorSource
+from export.checkpoint.source import TensorReader
 
 Array = np.ndarray
 
@@ -63,17 +63,22 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
+def is_matrix(name: str, values: Array) -> bool:
+    """Whether a tensor is one of the decoder's matrices, which formats store in four bits."""
+    return name.startswith("llm.model.layers.") and values.ndim == 2
+
+
 @dataclass(frozen=True)
 class FormattedSource:
     """The tensors of another source, the decoder's matrices as a format leaves them."""
 
-    origin: TensorSource
+    origin: TensorReader
     format: Format
 
     def read(self, name: str) -> Array:
         """The whole tensor."""
         values = self.origin.read(name)
-        if not name.startswith("llm.model.layers.") or values.ndim < 2:
+        if not is_matrix(name, values):
             return values
         return self.format.restored(values.astype(np.float32))
 

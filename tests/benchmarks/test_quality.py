@@ -10,7 +10,8 @@ from tokenizers import pre_tokenizers
 from benchmarks import texts
 from benchmarks.formats import FORMATS, Format, FormattedSource
 from benchmarks.language_models import _LAYER, MODELS, halves
-from benchmarks.quality import RECIPES
+from benchmarks.llama_quantize import TYPES, requantized
+from benchmarks.quality import RECIPES, merge_rows
 from benchmarks.readme import quality_table
 from export.backends import BACKENDS
 from export.releases import RELEASES, parse_config
@@ -117,6 +118,39 @@ def test_a_format_changes_the_matrices_of_the_decoder_only(tmp_path):
     np.testing.assert_array_equal(source.read_rows(gate, 2, 4), source.read(gate)[2:4])
     for name in (gains, "llm.model.embed_tokens.weight", "llm.lm_head.weight"):
         np.testing.assert_array_equal(source.read(name), origin.read(name))
+
+
+def test_a_requantized_file_gives_the_matrices_of_the_decoder_and_their_bits(tmp_path):
+    gguf = pytest.importorskip("gguf", reason="GGUF files are written with it")
+    model, name = MODELS["smollm2"], "llama.cpp Q4_0, imatrix"
+    assert TYPES[name] == "Q4_0"
+    rng = np.random.default_rng(0)
+    q4_0 = gguf.GGMLQuantizationType.Q4_0
+    packed = gguf.quants.quantize(rng.normal(size=(6, 64)).astype(np.float32), q4_0)
+    writer = gguf.GGUFWriter(tmp_path / "smollm2-135m.Q4_0.gguf", "llama")
+    writer.add_token_list(["a", "b", "ab"])
+    writer.add_token_types([1, 1, 1])
+    writer.add_token_merges(["a b"])
+    writer.add_tensor("blk.0.ffn_up.weight", packed, raw_dtype=q4_0)
+    writer.add_tensor("blk.0.ffn_norm.weight", np.ones(64, np.float32))
+    for write in ("header", "kv_data", "tensors"):
+        getattr(writer, f"write_{write}_to_file")()
+    writer.close()
+    source = requantized(model, [tmp_path / "a.whl"], name, "unused", origin=None)
+    (matrix,) = source.matrices
+    assert matrix == "llm.model.layers.0.mlp.up_proj.weight" and source.bits == 4.5
+    np.testing.assert_array_equal(source.read(matrix), gguf.quants.dequantize(packed, q4_0))
+
+
+def test_rows_that_were_measured_again_replace_those_before():
+    def row(model, bundle, kl):
+        return {"model": model, "bundle": bundle, "text": "code", "kl": kl}
+
+    small, large = (model.title for model in MODELS.values())
+    first, second, *_ = RECIPES
+    earlier = [row(small, second, 1), row(large, first, 2), row(small, first, 3)]
+    merged = merge_rows(earlier, [row(small, first, 4)])
+    assert merged == [row(small, first, 4), row(small, second, 1), row(large, first, 2)]
 
 
 def test_recipes_are_exports():
