@@ -17,12 +17,15 @@ from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.engines.states import write_beginning
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
-from mobile_runtime.mlprogram.program import ANY_SIZE, Function, load_program, reading
+from mobile_runtime.mlprogram.model_file import reading
+from mobile_runtime.mlprogram.program import ANY_SIZE, Function, Program, load_program
 
 from . import ops as _operations  # noqa: F401 — registers them
 from .budget import LIVE_BYTES, check_states
 from .constexpr import WeightBuilder
+from .coverage import missing_operations
 from .plan import compile_function
+from .registry import UnsupportedOperation
 from .rounding import round_to_half
 from .values import ExpandedWeights
 
@@ -40,21 +43,24 @@ class MilEngine:
 
     def __init__(
         self,
-        package: Path,
+        package: str | Path,
         *,
         precision: Precision = "fp16",
         cache_bytes: int = CACHE_BYTES,
         live_bytes: int = LIVE_BYTES,
+        program: Program | None = None,
     ) -> None:
-        """Load `package`. Raises `InputError` if it is damaged or has an unknown operation."""
+        """Load `package`, or of a pipeline's package one `program`. Raises `InputError` if it is
+        damaged or has an unknown operation."""
         if precision not in _PRECISIONS:
             raise InputError(
                 f"Precision {precision!r} is not known; choose one of {', '.join(_PRECISIONS)}."
             )
-        self._package = package
+        self._package = package = Path(package)
         self._half = precision == "fp16"
         self._live_bytes = live_bytes
-        self._program = load_program(package)
+        self._program = load_program(package) if program is None else program
+        _check_coverage(package, self._program)
         check_states(package.name, [spec.shape for spec in self._states()])
         weights = WeightBuilder(ExpandedWeights(cache_bytes), self._half)
         with reading(package):
@@ -154,6 +160,19 @@ class MilEngine:
         return InputError(
             f"Graph {self._package.name}, function {function.name!r} {problem}; its inputs are "
             f"{takes or 'none'}."
+        )
+
+
+def _check_coverage(package: Path, program: Program) -> None:
+    """Raises `UnsupportedOperation` that names all types if several are missing. If it is one, what
+    binds the operations names its place."""
+    missing = missing_operations(program.functions.values())
+    if len(missing) > 1:
+        named = ", ".join(f"{kind} ({count})" for kind, count in missing.items())
+        raise UnsupportedOperation(
+            f"{package} needs {len(missing)} types of operations that the interpreter does not "
+            f"have: {named}; write the model without them or add them to "
+            "mobile_runtime/engines/mil/ops."
         )
 
 
