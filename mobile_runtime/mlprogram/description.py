@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.model_file import kind_of
 
 FeatureKind = Literal[
@@ -131,6 +132,16 @@ class ModelDescription:
     functions: Mapping[str, Interface]
     default_function: str
     metadata: Mapping[str, str]
+
+    def interface(self, function: str | None, where: str) -> Interface:
+        """That of a function, of the default one if it is None. Raises `InputError`, which begins
+        with `where`, for a name that no function has."""
+        name = self.default_function if function is None else function
+        if name not in self.functions:
+            raise InputError(
+                f"{where} has no function {name!r}; it has {', '.join(self.functions)}."
+            )
+        return self.functions[name]
 
     @property
     def system(self) -> str:

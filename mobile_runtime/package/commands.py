@@ -14,8 +14,9 @@ from rich.console import Console
 
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place, written_whole
-from mobile_runtime.mlprogram.description import Feature, Interface
+from mobile_runtime.mlprogram.description import Feature
 from mobile_runtime.package.described import describe_package
+from mobile_runtime.package.inputs import check_names
 from mobile_runtime.package.package import Package
 from mobile_runtime.package.pictures import fit_picture
 from mobile_runtime.package.report import print_outputs, print_package
@@ -78,10 +79,11 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None:
         check_place(options.output)
     described = describe_package(options.package).model
-    name = options.function or described.default_function
-    interface = described.functions.get(name, Interface((), (), ()))
-    given = [_split(item) for item in options.input]
-    inputs = {key: _read(interface, key, text, options.resize) for key, text in given}
+    interface = described.interface(options.function, options.package.name)
+    given = dict(_split(item) for item in options.input)
+    check_names(interface, given, options.package.name)
+    features = {feature.name: feature for feature in interface.inputs}
+    inputs = {key: _read(features[key], text, options.resize) for key, text in given.items()}
     package = Package(options.package, precision=options.precision)
     outputs = package.predict(inputs, function=options.function, keep=options.keep)
     print_outputs(outputs, Console(highlight=False))
@@ -99,9 +101,8 @@ def _split(item: str) -> tuple[str, str]:
     return name, value
 
 
-def _read(interface: Interface, name: str, text: str, resize: bool) -> Any:
+def _read(feature: Feature, text: str, resize: bool) -> Any:
     """The value of an input: a picture if the input is one, or an array, or a number."""
-    feature = next((f for f in interface.inputs if f.name == name), Feature(name, "array"))
     path = Path(text)
     if path.suffix == ".npy":
         return load_array(path)
@@ -111,7 +112,7 @@ def _read(interface: Interface, name: str, text: str, resize: bool) -> Any:
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError:
         raise InputError(
-            f"--input {name} got {text!r}; give a .npy file or a number: {name} is no picture."
+            f"--input {feature.name} got {text!r}; give a .npy file or a number: it is no picture."
         ) from None
 
 

@@ -90,7 +90,7 @@ class PipelineModel:
     @property
     def input_names(self) -> tuple[str, ...]:
         """What the pipeline may be given."""
-        interface = self.description.functions[self.description.default_function]
+        interface = self.description.interface(None, self._name)
         return tuple(feature.name for feature in interface.inputs)
 
     def new_state(self) -> State:
@@ -105,7 +105,7 @@ class PipelineModel:
         keep: Collection[str] = (),
     ) -> dict[str, Any]:
         """The outputs of the pipeline by name."""
-        interface = self.description.functions[self.description.default_function]
+        interface = self.description.interface(None, self._name)
         if function not in (None, self.description.default_function) or keep:
             raise InputError(
                 f"{self._name} is a pipeline, which has no functions to choose and no values to "

@@ -9,7 +9,7 @@ import numpy as np
 
 from mobile_runtime.engines.mil import MilEngine, Precision
 from mobile_runtime.errors import InputError
-from mobile_runtime.mlprogram.description import Feature, Interface, describe_model
+from mobile_runtime.mlprogram.description import Feature, describe_model
 from mobile_runtime.mlprogram.dtypes import Array
 from mobile_runtime.mlprogram.model_file import ModelFile
 from mobile_runtime.mlprogram.program import read_program
@@ -37,7 +37,7 @@ class ProgramModel:
     @property
     def input_names(self) -> tuple[str, ...]:
         """What the default function may be given."""
-        interface = self.description.functions[self.description.default_function]
+        interface = self.description.interface(None, self._name)
         return tuple(feature.name for feature in interface.inputs)
 
     def new_state(self) -> State:
@@ -52,22 +52,14 @@ class ProgramModel:
         keep: Collection[str] = (),
     ) -> dict[str, Any]:
         """The outputs of a function by name, and the values `keep`."""
+        interface = self.description.interface(function, self._name)
         name = self.description.default_function if function is None else function
-        interface = self._interface(name)
         arrays = read_inputs(interface, given, f"{self._name}, function {name!r}")
         takes = {spec.name: spec.shape for spec in self._engine.functions[name].inputs}
         fitted = {key: _with_rank(value, takes.get(key)) for key, value in arrays.items()}
         results = self._engine.run(fitted, function=name, state=state, keep=keep)
         outputs = {feature.name: feature for feature in interface.outputs}
         return {key: self._output(outputs.get(key), key, value) for key, value in results.items()}
-
-    def _interface(self, name: str) -> Interface:
-        functions = self.description.functions
-        if name not in functions:
-            raise InputError(
-                f"{self._name} has no function {name!r}; it has {', '.join(functions)}."
-            )
-        return functions[name]
 
     def _output(self, feature: Feature | None, name: str, value: Any) -> Any:
         """As coremltools gives it: arrays have an axis at least, and labels and their

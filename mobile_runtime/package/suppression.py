@@ -28,7 +28,7 @@ class SuppressionModel:
         self._name = file.package.name
         self.description = describe_model(message)
         self._rule = message.nonMaximumSuppression
-        outputs = self.description.functions[self.description.default_function].outputs
+        outputs = self.description.interface(None, self._name).outputs
         bounds = [_rows(feature) for feature in outputs]
         self._least = max((least for least, _ in bounds), default=0)
         limits = [most for _, most in bounds if most is not None]

@@ -23,15 +23,15 @@ class Apply(torch.nn.Module):
         return self.function(*inputs)
 
 
-@pytest.fixture
-def convert(tmp_path):
+@pytest.fixture(scope="module")
+def convert(tmp_path_factory):
     """convert(function or module, example shapes, inputs, name, **options) -> path of a package in
     float32, for iOS 17 if `minimum_deployment_target` says nothing else."""
 
     def run(function, shapes, inputs, name="model", **options):
         module = function if isinstance(function, torch.nn.Module) else Apply(function)
         traced = torch.jit.trace(module.eval(), tuple(torch.zeros(shape) for shape in shapes))
-        path = tmp_path / f"{name}.mlpackage"
+        path = tmp_path_factory.mktemp("converted") / f"{name}.mlpackage"
         model = ct.convert(
             traced,
             inputs=inputs,

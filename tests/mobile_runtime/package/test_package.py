@@ -16,7 +16,7 @@ X = RNG.standard_normal((2, 4)).astype(np.float32)
 TARGET = ct.target.iOS18
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def doubled(convert):
     """A package that gives twice its input (2, 4)."""
     return convert(lambda x: x * 2, [(2, 4)], [ct.TensorType("x", shape=(2, 4))])
