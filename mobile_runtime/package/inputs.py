@@ -6,6 +6,7 @@ Everything that Core ML would refuse is refused here, before anything is compute
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mobile_runtime.mlprogram.dtypes import Array
 from mobile_runtime.package.pictures import picture_to_array
 
 _INT32 = np.iinfo(np.int32)
+_LARGEST_DEFAULT = 1 << 28  # values; far more than a model takes, and not more than memory has
 
 
 def read_inputs(interface: Interface, given: Mapping[str, Any], where: str) -> dict[str, Array]:
@@ -60,7 +62,14 @@ def _default(feature: Feature, where: str) -> Array:
             f"{where}: the input {feature.name} is optional, but the package has no value for it; "
             "give it."
         )
-    return np.full(feature.shape, feature.default, feature.dtype)
+    negative = min(feature.shape, default=0) < 0
+    if feature.dtype == "unknown" or negative or prod(feature.shape) > _LARGEST_DEFAULT:
+        raise InputError(
+            f"{where}: the description of the input {feature.name} is damaged; copy or export the "
+            "package again."
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.full(feature.shape, np.float64(feature.default).astype(feature.dtype))
 
 
 def _array(feature: Feature, value: Any, where: str) -> Array:
@@ -84,13 +93,16 @@ def _array(feature: Feature, value: Any, where: str) -> Array:
 
 
 def _in_range(feature: Feature, array: Array, where: str) -> Array:
-    """Integers that int32, which Core ML computes with, does not hold would wrap around."""
+    """Whole numbers in floats are integers, too, as in Core ML. What int32, which Core ML computes
+    with, does not hold would wrap around."""
     integers = feature.kind == "integer" or (feature.dtype or "").startswith("int")
     if integers and array.dtype.kind == "f":
-        raise InputError(
-            f"{where} got {array.dtype} for {feature.name}, which takes {feature.dtype or 'int64'}"
-            "; give whole numbers of an integer type."
-        )
+        if not np.array_equal(array, np.rint(array)):  # NaN is no whole number either
+            raise InputError(
+                f"{where} got {array.dtype} with fractions for {feature.name}, which takes "
+                f"{feature.dtype or 'int64'}; give whole numbers."
+            )
+        array = np.clip(array, -(2.0**62), 2.0**62).astype(np.int64)
     if integers and array.size and not (_INT32.min <= array.min() and array.max() <= _INT32.max):
         raise InputError(
             f"{where} got {array.min()}…{array.max()} for {feature.name}, which takes int32; give "

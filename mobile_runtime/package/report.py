@@ -36,7 +36,7 @@ def print_package(name: str, described: PackageDescription, console: Console) ->
                 form.form,
                 f"{form.values:,}",
                 f"{form.bytes:,}",
-                f"{8 * form.bytes / form.values:.2f}",
+                f"{8 * form.bytes / max(1, form.values):.2f}",
             )
             for form in described.weights
         ]

@@ -131,10 +131,13 @@ def test_integers_are_int32_and_do_not_wrap_around(convert):
     package = Package(path)
     result = package.predict({"i": [1, 2, 3]})["y"]
     assert result.dtype == np.int32 and result.tolist() == [2, 3, 4]
-    with pytest.raises(InputError, match=r"got float64 for i, which takes int32"):
-        package.predict({"i": [1.5, 2, 3]})
-    with pytest.raises(InputError, match=r"takes int32; give -2147483648…2147483647"):
-        package.predict({"i": [1, 2, 1 << 40]})
+    assert package.predict({"i": [1.0, 2.0, -3.0]})["y"].tolist() == [2, 3, -2]
+    for fractions in ([1.5, 2, 3], [1, 2, np.nan]):
+        with pytest.raises(InputError, match="got float64 with fractions for i, which takes int32"):
+            package.predict({"i": fractions})
+    for large in ([1, 2, 1 << 40], [1, 2, 1e30], [1, 2, -np.inf]):
+        with pytest.raises(InputError, match=r"takes int32; give -2147483648…2147483647"):
+            package.predict({"i": large})
 
 
 class Accumulator(torch.nn.Module):
