@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from mobile_runtime.mlprogram.program import ANY_SIZE, Function, load_program, r
 from . import ops as _operations  # noqa: F401 — registers them
 from .budget import LIVE_BYTES, check_states
 from .constexpr import WeightBuilder
+from .coverage import check_operations
 from .plan import compile_function
 from .rounding import round_to_half
 from .values import ExpandedWeights
@@ -55,6 +56,7 @@ class MilEngine:
         self._half = precision == "fp16"
         self._live_bytes = live_bytes
         self._program = load_program(package)
+        check_operations(package.name, self._program.functions.values())
         check_states(package.name, [spec.shape for spec in self._states()])
         weights = WeightBuilder(ExpandedWeights(cache_bytes), self._half)
         with reading(package):
@@ -88,11 +90,13 @@ class MilEngine:
         function: str | None = None,
         state: Mapping[str, Array] | None = None,
         keep: Collection[str] = (),
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Run a function (the default one if None) and return its outputs by name.
 
-        Floats are float32, other types int32. States in `state` are updated in place; without it
-        the call starts from zeros. `keep` names intermediate values to return too. Raises
+        Floats are float32 arrays, other types int32. A classifier gives its label as `str` or
+        `int` and its probabilities as a dictionary from labels to `float`. States in `state` are
+        updated in place; without it the call starts from zeros. `keep` names intermediate values
+        to return too. Raises
         `InputError` if inputs, states or names do not fit the function, or an operation does not
         fit its inputs or takes too much memory.
         """
@@ -167,6 +171,8 @@ def _fits(given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return same_rank and all(e in (g, ANY_SIZE) for g, e in zip(given, expected, strict=True))
 
 
-def _output(value: Array) -> Array:
+def _output(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
     is_float = value.dtype.kind == "f"
     return value.astype(np.float32 if is_float else np.int32, copy=False)
