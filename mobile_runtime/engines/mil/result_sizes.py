@@ -176,19 +176,23 @@ def _scattered(a: Arguments, positions: Any) -> int:
     return _size(a["value"]) + 2 * max([0, *_values(positions)])
 
 
+_PER_SAMPLE = 12  # its position, and the indices of the pixels around it
+
+
 def _resample(a: Arguments) -> int:
-    return 4 * prod(_shape(a["coordinates"])[:3]) * _shape(a["x"])[1]
+    return prod(_shape(a["coordinates"])[:3]) * (4 * _shape(a["x"])[1] + _PER_SAMPLE)
 
 
 def _affine(a: Arguments) -> int:
     n, channels = _shape(a["x"])[:2]
-    return n * int(a["output_height"]) * int(a["output_width"]) * (4 * channels + 8)
+    return n * int(a["output_height"]) * int(a["output_width"]) * (4 * channels + _PER_SAMPLE)
 
 
 def _crop_resize(a: Arguments) -> int:
     images, channels = _shape(a["x"])[:2]
     boxes = _shape(a["boxes"])[0] if a.get("boxes") is not None else _shape(a["roi"])[0] * images
-    return 4 * boxes * channels * int(a.get("target_height", 1)) * int(a.get("target_width", 1))
+    samples = int(a.get("target_height", 1)) * int(a.get("target_width", 1))
+    return samples * (2 * boxes * channels + 4 * channels + _PER_SAMPLE)
 
 
 def _chosen_boxes(a: Arguments) -> int:

@@ -33,7 +33,10 @@ def test_a_label_and_its_probabilities_equal_torch(kind, tmp_path):
     model = classifier(labels, tmp_path / "classifier.mlpackage")
     engine = MilEngine(tmp_path / "classifier.mlpackage", precision="fp32")
     (label, dictionary) = engine.functions["main"].outputs
-    assert (label.dtype, dictionary.dtype) == ("string" if kind == "text" else "int64", "dictionary")
+    assert (label.dtype, dictionary.dtype) == (
+        "string" if kind == "text" else "int64",
+        "dictionary",
+    )
     x = np.random.default_rng(1).standard_normal((1, 4)).astype(np.float32)
     with torch.no_grad():
         expected = model(torch.from_numpy(x))[0].numpy()

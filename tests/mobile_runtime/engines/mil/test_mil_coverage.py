@@ -12,9 +12,9 @@ from mobile_runtime.engines.mil.registry import OPERATIONS
 from mobile_runtime.mlprogram.schema import Model
 
 pytest.importorskip("coremltools")
-from coremltools.converters.mil import Builder as mb  # noqa: E402
-from coremltools.converters.mil.mil.ops import defs  # noqa: E402, F401 — fills the registry
-from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry  # noqa: E402
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil.ops import defs  # noqa: F401 — fills the registry
+from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
 INTERNAL = {"_const_symbolic"}  # a placeholder of the converter, which is never saved
 # What the converter writes for operations of its dialects that have no core operation.
