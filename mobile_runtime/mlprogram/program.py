@@ -38,6 +38,7 @@ from mobile_runtime.mlprogram.packing import decode
 
 _MODEL_PATH = "@model_path"
 ANY_SIZE = -1
+_GIVEN = ("string", "dictionary")  # types that outputs may have besides those of tensors
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ Constant = Array | str | BlobTensor
 class Port:
     """A named value: an operation's output, or an input of a function or block.
 
-    `dtype` is None if the value is not a tensor (a list or a dictionary).
+    `dtype` is "string" for text, "dictionary" for a dictionary, None for a list.
     """
 
     name: str
@@ -99,7 +100,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Function:
-    """One function of a package. Sizes that vary from call to call are −1."""
+    """One function of a package. Sizes that vary from call to call are −1. The outputs of a
+    classifier have the types "string" or "int64", and "dictionary"."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -158,7 +160,7 @@ class _Reader:
         return Function(
             name=name,
             inputs=tuple(_spec(port) for port in ports if not port.is_state),
-            outputs=tuple(_spec(made[output]) for output in block.outputs),
+            outputs=tuple(_spec(made[output], _GIVEN) for output in block.outputs),
             states=tuple(_spec(port) for port in ports if port.is_state),
             block=block,
         )
@@ -244,14 +246,15 @@ def _port(message: Any) -> Port:
     kind = message.type.WhichOneof("type")
     inner = message.type.stateType.wrappedType if kind == "stateType" else message.type
     if inner.WhichOneof("type") != "tensorType":
-        return Port(message.name, (), None, is_state=False)
+        other = "dictionary" if inner.WhichOneof("type") == "dictionaryType" else None
+        return Port(message.name, (), other, is_state=False)
     tensor = inner.tensorType
     dtype = "string" if tensor.dataType == STRING_CODE else _element(tensor).name
     return Port(message.name, _shape(tensor), dtype, is_state=kind == "stateType")
 
 
-def _spec(port: Port) -> TensorSpec:
-    if port.dtype not in ELEMENT_TYPES:
+def _spec(port: Port, others: tuple[str, ...] = ()) -> TensorSpec:
+    if port.dtype is None or port.dtype not in (*ELEMENT_TYPES, *others):
         raise InputError(
             f"{port.name!r:.80} is an input, output or state of the program and no tensor of "
             "numbers; export the package again."

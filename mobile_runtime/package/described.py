@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mobile_runtime.engines.mil.coverage import missing_operations
 from mobile_runtime.mlprogram.census import WeightForm, count_operations, count_weights
 from mobile_runtime.mlprogram.description import ModelDescription, describe_model
 from mobile_runtime.mlprogram.model_file import (
@@ -83,11 +84,9 @@ def _describe(file: ModelFile, message: Any) -> PackageDescription:
     models: dict[str, PackageDescription] = {}
     refused = ""
     if model.kind == PROGRAM:
-        from mobile_runtime.engines.mil.coverage import missing_operations
-
         functions = read_program(file, message).functions
         operations = {name: count_operations(function) for name, function in functions.items()}
-        missing = missing_operations(functions.values())
+        missing = dict(missing_operations(functions.values()).most_common())
         weights = count_weights(functions.values())
         refused = _needs(missing)
     elif model.kind in PIPELINES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,9 +23,8 @@ from mobile_runtime.mlprogram.program import ANY_SIZE, Function, Program, load_p
 from . import ops as _operations  # noqa: F401 — registers them
 from .budget import LIVE_BYTES, check_states
 from .constexpr import WeightBuilder
-from .coverage import missing_operations
+from .coverage import check_operations
 from .plan import compile_function
-from .registry import UnsupportedOperation
 from .rounding import round_to_half
 from .values import ExpandedWeights
 
@@ -60,7 +59,7 @@ class MilEngine:
         self._half = precision == "fp16"
         self._live_bytes = live_bytes
         self._program = load_program(package) if program is None else program
-        _check_coverage(package, self._program)
+        check_operations(package.name, self._program.functions.values())
         check_states(package.name, [spec.shape for spec in self._states()])
         weights = WeightBuilder(ExpandedWeights(cache_bytes), self._half)
         with reading(package):
@@ -94,11 +93,13 @@ class MilEngine:
         function: str | None = None,
         state: Mapping[str, Array] | None = None,
         keep: Collection[str] = (),
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Run a function (the default one if None) and return its outputs by name.
 
-        Floats are float32, other types int32. States in `state` are updated in place; without it
-        the call starts from zeros. `keep` names intermediate values to return too. Raises
+        Floats are float32 arrays, other types int32. A classifier gives its label as `str` or
+        `int` and its probabilities as a dictionary from labels to `float`. States in `state` are
+        updated in place; without it the call starts from zeros. `keep` names intermediate values
+        to return too. Raises
         `InputError` if inputs, states or names do not fit the function, or an operation does not
         fit its inputs or takes too much memory.
         """
@@ -163,19 +164,6 @@ class MilEngine:
         )
 
 
-def _check_coverage(package: Path, program: Program) -> None:
-    """Raises `UnsupportedOperation` that names all types if several are missing. If it is one, what
-    binds the operations names its place."""
-    missing = missing_operations(program.functions.values())
-    if len(missing) > 1:
-        named = ", ".join(f"{kind} ({count})" for kind, count in missing.items())
-        raise UnsupportedOperation(
-            f"{package} needs {len(missing)} types of operations that the interpreter does not "
-            f"have: {named}; write the model without them or add them to "
-            "mobile_runtime/engines/mil/ops."
-        )
-
-
 def _computed(spec: TensorSpec) -> np.dtype[np.generic]:
     return ELEMENT_TYPES[spec.dtype].computed
 
@@ -186,6 +174,8 @@ def _fits(given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return same_rank and all(e in (g, ANY_SIZE) for g, e in zip(given, expected, strict=True))
 
 
-def _output(value: Array) -> Array:
+def _output(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
     is_float = value.dtype.kind == "f"
     return value.astype(np.float32 if is_float else np.int32, copy=False)

@@ -34,12 +34,20 @@ INT8 = whole(cto.OpLinearQuantizerConfig())
 INT4 = whole(cto.OpLinearQuantizerConfig(dtype="int4", granularity="per_block", block_size=32))
 PRUNED = whole(cto.OpMagnitudePrunerConfig(target_sparsity=0.75))
 WEIGHTS = ROWS * COLUMNS
+
+
+def palettize_pruned(model, config):
+    pruned = cto.prune_weights(model, PRUNED, joint_compression=False)
+    return cto.palettize_weights(pruned, config, joint_compression=True)
+
+
 # Form -> what coremltools compresses with, and the bytes that this must take.
 COMPRESSED = {
     "palettized to 4 bits": (cto.palettize_weights, PALETTES, WEIGHTS // 2 + 16 * 4),
     "quantized to int8": (cto.linear_quantize_weights, INT8, WEIGHTS + ROWS * 4),
     "quantized to int4": (cto.linear_quantize_weights, INT4, WEIGHTS // 2 + WEIGHTS // 32 * 4),
     "sparse float32": (cto.prune_weights, PRUNED, WEIGHTS // 4 * 4 + WEIGHTS // 8),
+    "sparse, palettized to 4 bits": (palettize_pruned, PALETTES, WEIGHTS // 8 + WEIGHTS // 8 + 64),
 }
 
 

@@ -241,3 +241,22 @@ def test_without_coremltools_and_torch_a_package_runs_and_its_models_cannot(doub
     done = run_python("-c", code, timeout=60)
     assert "[2., 2., 2., 2.]" in done.stdout, done.stderr
     assert "coremltools is not installed, and predict_anywhere answers its models" in done.stdout
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog", "bird"], [7, 8, 9]], ids=["text", "integer"])
+def test_a_classifier_gives_its_label_and_the_probabilities(labels, convert):
+    path = convert(
+        lambda x: x.softmax(-1),
+        [(1, 3)],
+        [ct.TensorType("x", shape=(1, 3))],
+        classifier_config=ct.ClassifierConfig(labels, predicted_feature_name="animal"),
+    )
+    package, logits = Package(path, precision="fp32"), np.array([[0.5, 2, -1]], np.float32)
+    interface = package.describe().model.functions["main"]
+    assert interface.label == "animal"
+    outputs = package.predict({"x": logits})
+    expected = torch.tensor(logits).softmax(-1)[0].tolist()
+    assert outputs["animal"] == labels[1] and type(outputs["animal"]) is type(labels[1])
+    shares = outputs[interface.probabilities]
+    assert list(shares) == labels
+    np.testing.assert_allclose(list(shares.values()), expected, rtol=1e-6)
