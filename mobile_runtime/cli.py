@@ -326,6 +326,11 @@ def _report(stream: ChatStream, wanted: bool) -> None:
 
 
 def _info(options: argparse.Namespace) -> int:
+    if (options.bundle / "Manifest.json").is_file():
+        raise InputError(
+            f"{options.bundle} is a Core ML package, not a bundle; "
+            f"python -m mobile_runtime describe tells what it holds."
+        )
     manifest = read_manifest(options.bundle)
     format_of(manifest)
     verify_files(options.bundle, manifest)

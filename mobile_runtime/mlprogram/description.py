@@ -225,4 +225,5 @@ def _metadata(message: Any) -> dict[str, str]:
         "author": message.author,
         "license": message.license,
     }
-    return {key: text for key, text in (named | dict(message.userDefined)).items() if text}
+    written = named | dict(sorted(message.userDefined.items()))
+    return {key: text for key, text in written.items() if text}

@@ -52,6 +52,8 @@ def print_package(name: str, described: PackageDescription, console: Console) ->
         _line(console, f"the interpreter does not have: {listed}")
     elif described.refused:
         _line(console, described.refused)
+    elif described.operations:
+        _line(console, "the interpreter has all of these operations")
 
 
 def _features(described: PackageDescription) -> Iterator[tuple[str, ...]]:

@@ -221,6 +221,10 @@ _SIZES: Mapping[str, Callable[[Arguments], int]] = {
     "topk": lambda a: max(3 * _size(a["x"]), 2 * int(a.get("k", 1))),
     "split": lambda a: max(_size(a["x"]), int(a.get("num_splits") or 1)),
     "non_zero": lambda a: 2 * _size(a["x"]) * max(1, len(_shape(a["x"]))),
+    # Their parameters lie along axes of x, and do not broadcast from its last one on.
+    "layer_norm": lambda a: _size(a["x"]),
+    "instance_norm": lambda a: _size(a["x"]),
+    "batch_norm": lambda a: _size(a["x"]),
     "local_response_norm": lambda a: _size(a["x"]) * int(a["size"]),
     "concat": lambda a: sum(map(_size, a["values"])),
     "stack": lambda a: sum(map(_size, a["values"])),

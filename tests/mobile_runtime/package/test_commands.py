@@ -94,6 +94,7 @@ def test_describe_prints_what_coremltools_knows(package, capsys):
         "picture RGB, 6 × 10 (height × width)",
         "float32, 1, 2 by default",
         "1 conv",
+        "the interpreter has all of these operations",
     ):
         assert part in printed
     assert main(["describe", str(package), "--json"]) == 0
@@ -154,3 +155,31 @@ def test_an_output_is_whole_or_absent(package, files, tmp_path, monkeypatch):
     monkeypatch.setattr(np, "savez", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
     assert main(["run", str(package), *files, "--output", str(tmp_path / "out.npz")]) == 2
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_info_of_a_package_leads_to_describe(package, capsys):
+    assert main(["info", str(package)]) == 2
+    assert "is a Core ML package, not a bundle; python -m mobile_runtime describe" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_classifier_s_outputs_are_printed_and_written(convert, tmp_path, capsys):
+    path = convert(
+        lambda x: x.softmax(-1),
+        [(1, 3)],
+        [ct.TensorType("x", shape=(1, 3))],
+        "classifier",
+        classifier_config=ct.ClassifierConfig(["cat", "dog", "bird"]),
+    )
+    np.save(tmp_path / "x.npy", np.array([[0, 2, 1]], np.float32))
+    target = tmp_path / "out.npz"
+    words = ["--input", f"x={tmp_path / 'x.npy'}", "--output", str(target)]
+    assert main(["run", str(path), *words, "--precision", "fp32"]) == 0
+    assert "dog 0.6652, bird 0.2447, cat 0.09003" in capsys.readouterr().out
+    with np.load(target) as found:
+        assert found["classLabel"] == "dog"
+        (name,) = (n.removesuffix(".labels") for n in found if n.endswith(".labels"))
+        assert found[f"{name}.labels"].tolist() == ["cat", "dog", "bird"]
+        powers = np.exp([0, 2, 1])
+        np.testing.assert_allclose(found[name], powers / powers.sum(), rtol=1e-5)

@@ -96,7 +96,7 @@ def test_a_file_that_is_no_model_is_damaged(tmp_path):
     assert "it is damaged" in refused(tmp_path / "bad.mlmodel")
 
 
-def test_all_missing_operations_are_named_at_once(convert, monkeypatch):
+def test_all_missing_operations_are_named_at_once(convert, monkeypatch, capsys):
     from mobile_runtime.engines.mil.registry import OPERATIONS
 
     path = convert(
@@ -109,6 +109,8 @@ def test_all_missing_operations_are_named_at_once(convert, monkeypatch):
     assert "does not have its operations relu (2 times)" in refused(path)
     monkeypatch.delitem(OPERATIONS, "sigmoid")
     assert "does not have its operations relu (2 times), sigmoid (1 times)" in refused(path)
+    assert main(["describe", str(path)]) == 0
+    assert "the interpreter does not have: 2 relu, 1 sigmoid" in capsys.readouterr().out
     described = describe_package(path)
     assert described.missing == {"relu": 2, "sigmoid": 1} and not described.runs
     assert described.operations["main"]["relu"] == 2

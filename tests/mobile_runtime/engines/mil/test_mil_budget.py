@@ -228,6 +228,9 @@ def test_any_change_of_a_program_is_a_sentence_or_runs(save):
         ("linear", {"x": (7, 64), "weight": (100, 64)}, 700),
         ("gather", {"x": (9, 8), "indices": (5, 4)}, 160),
         ("concat", {"values": [(2, 3), (4, 3)]}, 18),
+        ("batch_norm", {"x": (2, 900, 40, 1), "mean": (900,), "variance": (900,)}, 72_000),
+        ("instance_norm", {"x": (2, 900, 40, 1), "gamma": (900,)}, 72_000),
+        ("layer_norm", {"x": (2, 900, 40, 1), "gamma": (900,)}, 72_000),
     ],
 )
 def test_elements_are_known_before_they_are_made(operation, inputs, elements):
