@@ -19,8 +19,8 @@ Every command prints this with `-h`. After `pip install -e .`, each program is a
 {scripts}
 
 All commands end with 0, with 2 after a mistake that you can correct (one sentence on stderr), and
-with 130 after Ctrl-C. `validation parity` and `validation device-report` end with 1 when a stage
-fails.
+with 130 after Ctrl-C. `validation parity`, `package` and `device-report` end with 1 when a stage
+or an output fails.
 """
 # What argparse puts where an option has no default.
 _NO_DEFAULT: tuple[Any, ...] = (None, False, argparse.SUPPRESS, [], ())

@@ -1,4 +1,4 @@
-"""Open a bundle and talk to it: `Session`, its options, and the error that it raises.
+"""Open a bundle and talk to it: `Session` and its options. Run any Core ML package: `Package`.
 
 A name is imported when it is first used: `import mobile_runtime` itself loads nothing.
 """
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from mobile_runtime.chat.prompt import PromptOptions
     from mobile_runtime.engines import EngineOptions
     from mobile_runtime.errors import InputError
+    from mobile_runtime.package.described import PackageDescription, describe_package
+    from mobile_runtime.package.package import Package, PackageState
+    from mobile_runtime.package.predictions import predict_anywhere
     from mobile_runtime.session import GREEDY, ChatOptions, ChatStream, Session
 
 __all__ = [
@@ -18,14 +21,22 @@ __all__ = [
     "ChatStream",
     "EngineOptions",
     "InputError",
+    "Package",
+    "PackageDescription",
+    "PackageState",
     "PromptOptions",
     "Session",
+    "describe_package",
+    "predict_anywhere",
 ]
 _HOMES = {
     "EngineOptions": "mobile_runtime.engines",
     "InputError": "mobile_runtime.errors",
     "PromptOptions": "mobile_runtime.chat.prompt",
     **dict.fromkeys(("GREEDY", "ChatOptions", "ChatStream", "Session"), "mobile_runtime.session"),
+    **dict.fromkeys(("Package", "PackageState"), "mobile_runtime.package.package"),
+    **dict.fromkeys(("PackageDescription", "describe_package"), "mobile_runtime.package.described"),
+    "predict_anywhere": "mobile_runtime.package.predictions",
 }
 
 if not TYPE_CHECKING:  # a type checker would take every name for granted

@@ -1,4 +1,4 @@
-"""`python -m mobile_runtime chat|info|ort BUNDLE`."""
+"""`python -m mobile_runtime chat|info|ort BUNDLE`, `describe|run PACKAGE`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from mobile_runtime.command import INTERRUPTED, run_command
 from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place
-from mobile_runtime.info import print_bundle
 from mobile_runtime.model.formats import format_of, require_engine
+from mobile_runtime.model.info import print_bundle
+from mobile_runtime.package import commands as package
 from mobile_runtime.session import ChatOptions, ChatStream, Session
 
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 2 for a user's mistake, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m mobile_runtime",
-        description="Talk to a bundle.",
+        description="Talk to a bundle, or run any Core ML package.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(
             ["commands:", *(f"  {name:<8} {text}" for name, (text, _, _) in _COMMANDS.items())]
@@ -325,6 +326,11 @@ def _report(stream: ChatStream, wanted: bool) -> None:
 
 
 def _info(options: argparse.Namespace) -> int:
+    if (options.bundle / "Manifest.json").is_file():
+        raise InputError(
+            f"{options.bundle} is a Core ML package, not a bundle; "
+            f"python -m mobile_runtime describe tells what it holds."
+        )
     manifest = read_manifest(options.bundle)
     format_of(manifest)
     verify_files(options.bundle, manifest)
@@ -359,4 +365,6 @@ _COMMANDS: Mapping[
         _add_ort,
         _ort,
     ),
+    "describe": (package.DESCRIBE, package.add_describe, package.describe),
+    "run": (package.RUN, package.add_run, package.run),
 }

@@ -9,10 +9,11 @@ HEAVY = (
     *("av", "huggingface_hub", "distributed", "transformers", "matplotlib"),
 )
 EXPORT_NEEDS = ("numba", "safetensors", "ml_dtypes")  # its extra
-RUNTIME = ("chat", "info", "ort")
+RUNTIME = ("chat", "info", "ort", "describe", "run")
 VALIDATION = (
     *(
         "parity",
+        "package",
         "answers",
         "quality",
         "trace",

@@ -12,6 +12,7 @@ from validation.commands import (
     answers,
     cache_scales,
     device_report,
+    package,
     parity,
     providers,
     quality,
@@ -20,6 +21,7 @@ from validation.commands import (
 
 COMMANDS: Mapping[str, ModuleType] = {
     "parity": parity,
+    "package": package,
     "answers": answers,
     "quality": quality,
     "trace": trace,

@@ -6,9 +6,7 @@ stay in the weight files: a constant that lives there is a `BlobTensor`, which r
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -16,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import path_inside
 from mobile_runtime.mlprogram.blob import BlobFile
 from mobile_runtime.mlprogram.dtypes import (
     BY_PROGRAM_CODE,
@@ -29,11 +25,20 @@ from mobile_runtime.mlprogram.dtypes import (
     Array,
     ElementType,
 )
+from mobile_runtime.mlprogram.model_file import (
+    PROGRAM,
+    ModelFile,
+    inside_package,
+    kind_of,
+    not_a_program,
+    read_model,
+    reading,
+)
 from mobile_runtime.mlprogram.packing import decode
-from mobile_runtime.mlprogram.schema import Model
 
 _MODEL_PATH = "@model_path"
 ANY_SIZE = -1
+_GIVEN = ("string", "dictionary")  # types that outputs may have besides those of tensors
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ Constant = Array | str | BlobTensor
 class Port:
     """A named value: an operation's output, or an input of a function or block.
 
-    `dtype` is None if the value is not a tensor (a list or a dictionary).
+    `dtype` is "string" for text, "dictionary" for a dictionary, None for a list.
     """
 
     name: str
@@ -95,7 +100,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Function:
-    """One function of a package. Sizes that vary from call to call are −1."""
+    """One function of a package. Sizes that vary from call to call are −1. The outputs of a
+    classifier have the types "string" or "int64", and "dictionary"."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -112,74 +118,26 @@ class Program:
     default_function: str
 
 
-@contextmanager
-def reading(package: Path) -> Iterator[None]:
-    """What fails within, on a program whose parts contradict each other, is an `InputError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # a program is data: it may break any rule
-        raise InputError(
-            f"{package} breaks the rules of ML Programs ({type(error).__name__}: "
-            f"{str(error)[:200]}): it is damaged; copy or export the package again."
-        ) from error
-
-
 def load_program(package: Path) -> Program:
     """Read the package folder `package`. Raises `InputError` if it is not an intact ML Program."""
     with reading(package):
-        return _load_program(package)
+        file = read_model(package)
+        return read_program(file, file.message)
 
 
-def _load_program(package: Path) -> Program:
-    path = _model_path(package)
-    model = Model()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise InputError(
-            f"{path} is not a Core ML model: it is damaged; copy or export the package again."
-        ) from error
-    if not model.HasField("mlProgram"):
-        raise InputError(
-            f"{package} is not an ML Program; convert the model for iOS 15 or later and give that."
-        )
+def read_program(file: ModelFile, model: Any) -> Program:
+    """Read the ML Program `model`, which is that of the package `file` or one of its pipeline.
+    Raises `InputError` if it is of another kind."""
+    if kind_of(model) != PROGRAM:
+        raise not_a_program(file.package, kind_of(model))
     if not model.mlProgram.functions:
-        raise InputError(f"{package} has no function; copy or export the package again.")
-    reader = _Reader(path.parent, {})
+        raise InputError(f"{file.package} has no function; copy or export the package again.")
+    reader = _Reader(file.folder, {})
     functions = {name: reader.function(name, f) for name, f in model.mlProgram.functions.items()}
     default = model.description.defaultFunctionName or "main"
     if default not in functions:
         default = next(iter(functions))
     return Program(functions, default)
-
-
-def _model_path(package: Path) -> Path:
-    manifest = package / "Manifest.json"
-    if not manifest.is_file():
-        raise InputError(
-            f"{package} is not a Core ML package: it has no Manifest.json; "
-            "give the folder whose name ends in .mlpackage."
-        )
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        entry = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{manifest} does not name a model: it is damaged; copy or export the package again."
-        ) from error
-    path = _inside(package / "Data", str(entry))
-    if not path.is_file():
-        raise InputError(f"{package} lacks its model {entry}; copy or export the package again.")
-    return path
-
-
-def _inside(root: Path, name: str) -> Path:
-    """The path where the package has it: beside a link lie the links to its other files."""
-    if path_inside(root, name) is None:
-        raise InputError(f"The package names {name!r}, which leads out of it; do not use it.")
-    return root / name
 
 
 @dataclass(frozen=True)
@@ -202,7 +160,7 @@ class _Reader:
         return Function(
             name=name,
             inputs=tuple(_spec(port) for port in ports if not port.is_state),
-            outputs=tuple(_spec(made[output]) for output in block.outputs),
+            outputs=tuple(_spec(made[output], _GIVEN) for output in block.outputs),
             states=tuple(_spec(port) for port in ports if port.is_state),
             block=block,
         )
@@ -258,7 +216,7 @@ class _Reader:
     def file(self, name: str) -> BlobFile:
         if name not in self.files:
             relative = name.removeprefix(_MODEL_PATH).lstrip("/")
-            self.files[name] = BlobFile(_inside(self.folder, relative))
+            self.files[name] = BlobFile(inside_package(self.folder, relative))
         return self.files[name]
 
 
@@ -288,14 +246,15 @@ def _port(message: Any) -> Port:
     kind = message.type.WhichOneof("type")
     inner = message.type.stateType.wrappedType if kind == "stateType" else message.type
     if inner.WhichOneof("type") != "tensorType":
-        return Port(message.name, (), None, is_state=False)
+        other = "dictionary" if inner.WhichOneof("type") == "dictionaryType" else None
+        return Port(message.name, (), other, is_state=False)
     tensor = inner.tensorType
     dtype = "string" if tensor.dataType == STRING_CODE else _element(tensor).name
     return Port(message.name, _shape(tensor), dtype, is_state=kind == "stateType")
 
 
-def _spec(port: Port) -> TensorSpec:
-    if port.dtype not in ELEMENT_TYPES:
+def _spec(port: Port, others: tuple[str, ...] = ()) -> TensorSpec:
+    if port.dtype is None or port.dtype not in (*ELEMENT_TYPES, *others):
         raise InputError(
             f"{port.name!r:.80} is an input, output or state of the program and no tensor of "
             "numbers; export the package again."

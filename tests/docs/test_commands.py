@@ -55,6 +55,8 @@ def check_command(words):
             parse(SCRIPTS[script], arguments)
         case ["make", *targets]:
             assert {t for t in targets if "=" not in t} <= set(TARGETS)
+        case ["pip", "install", "-e", "."]:
+            pass
         case ["pip", "install", "-e", given]:
             named = re.fullmatch(r"\.\[([\w,]+)\]", given)
             assert named and set(named[1].split(",")) <= set(EXTRAS)
@@ -158,6 +160,7 @@ def workspace(tmp_path, monkeypatch, exported):
             if block.file:
                 (tmp_path / block.file).write_text(block.body, encoding="utf-8")
         monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)  # as for a script that lies there
         return tmp_path
 
     return make

@@ -17,6 +17,17 @@ def psnr(candidate: Array, reference: Array) -> float:
         return float(20 * np.log10(np.abs(reference).max() / rmse))
 
 
+def snr(candidate: Array, reference: Array) -> float:
+    """20·log10(root mean square of reference / rmse) in dB; infinite if they are equal."""
+    error = candidate.astype(np.float64) - reference
+    rmse = float(np.sqrt(np.mean(np.square(error))))
+    if rmse == 0:
+        return float("inf")
+    with np.errstate(divide="ignore"):
+        signal = np.sqrt(np.mean(np.square(reference.astype(np.float64))))
+        return float(20 * np.log10(signal / rmse))
+
+
 def cosine(candidate: Array, reference: Array) -> float:
     """Cosine of the angle between the two as vectors."""
     a, b = candidate.astype(np.float64).ravel(), reference.astype(np.float64).ravel()

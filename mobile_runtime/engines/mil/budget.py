@@ -10,6 +10,8 @@ import numpy as np
 
 from mobile_runtime.errors import InputError
 
+from .lists import TensorList
+
 # Of the values that live at one time, without weights, inputs and states. The largest of a model,
 # attention scores of a prefill block over a context of 32,768, take a fifth of it.
 LIVE_BYTES = 2 << 30
@@ -59,7 +61,9 @@ class Budget:
 
 
 def _owners(value: Any) -> list[np.ndarray]:
-    """The array whose memory a value uses."""
+    """The arrays whose memory a value uses."""
+    if isinstance(value, TensorList):
+        return [owner for item in value.items for owner in _owners(item)]
     if not isinstance(value, np.ndarray):
         return []
     while isinstance(value.base, np.ndarray):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from mobile_runtime.bundle import TensorSpec
 from mobile_runtime.engines.states import write_beginning
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
-from mobile_runtime.mlprogram.program import ANY_SIZE, Function, load_program, reading
+from mobile_runtime.mlprogram.model_file import reading
+from mobile_runtime.mlprogram.program import ANY_SIZE, Function, Program, load_program
 
 from . import ops as _operations  # noqa: F401 — registers them
 from .budget import LIVE_BYTES, check_states
 from .constexpr import WeightBuilder
+from .coverage import check_operations
 from .plan import compile_function
 from .rounding import round_to_half
 from .values import ExpandedWeights
@@ -40,21 +42,24 @@ class MilEngine:
 
     def __init__(
         self,
-        package: Path,
+        package: str | Path,
         *,
         precision: Precision = "fp16",
         cache_bytes: int = CACHE_BYTES,
         live_bytes: int = LIVE_BYTES,
+        program: Program | None = None,
     ) -> None:
-        """Load `package`. Raises `InputError` if it is damaged or has an unknown operation."""
+        """Load `package`, or of a pipeline's package one `program`. Raises `InputError` if it is
+        damaged or has an unknown operation."""
         if precision not in _PRECISIONS:
             raise InputError(
                 f"Precision {precision!r} is not known; choose one of {', '.join(_PRECISIONS)}."
             )
-        self._package = package
+        self._package = package = Path(package)
         self._half = precision == "fp16"
         self._live_bytes = live_bytes
-        self._program = load_program(package)
+        self._program = load_program(package) if program is None else program
+        check_operations(package.name, self._program.functions.values())
         check_states(package.name, [spec.shape for spec in self._states()])
         weights = WeightBuilder(ExpandedWeights(cache_bytes), self._half)
         with reading(package):
@@ -88,11 +93,13 @@ class MilEngine:
         function: str | None = None,
         state: Mapping[str, Array] | None = None,
         keep: Collection[str] = (),
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Run a function (the default one if None) and return its outputs by name.
 
-        Floats are float32, other types int32. States in `state` are updated in place; without it
-        the call starts from zeros. `keep` names intermediate values to return too. Raises
+        Floats are float32 arrays, other types int32. A classifier gives its label as `str` or
+        `int` and its probabilities as a dictionary from labels to `float`. States in `state` are
+        updated in place; without it the call starts from zeros. `keep` names intermediate values
+        to return too. Raises
         `InputError` if inputs, states or names do not fit the function, or an operation does not
         fit its inputs or takes too much memory.
         """
@@ -167,6 +174,8 @@ def _fits(given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return same_rank and all(e in (g, ANY_SIZE) for g, e in zip(given, expected, strict=True))
 
 
-def _output(value: Array) -> Array:
+def _output(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
     is_float = value.dtype.kind == "f"
     return value.astype(np.float32 if is_float else np.int32, copy=False)

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from mobile_runtime.errors import InputError
+from mobile_runtime.mlprogram.census import operations_of
 from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
 from mobile_runtime.mlprogram.program import BlobTensor, Block, Constant, Function, Operation, Port
 
 from .budget import LIVE_BYTES, Budget
 from .constexpr import WeightBuilder
 from .liveness import Draft, MemoryPlan, plan_memory
+from .ops.state import copy_state
 from .registry import OPERATIONS, Definition, UnsupportedOperation
 from .result_sizes import measure_of
 from .rounding import round_to_half
@@ -51,13 +53,15 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One bound operation. `detach`: if it writes in place, the slots that must not change."""
+    """One bound operation. `views`: the parameter whose memory its outputs may share. `detach`: if
+    it writes in place, the slots that must not change."""
 
     operation: Operation
     call: Callable[..., Any]
     arguments: tuple[Argument, ...]
     outputs: tuple[Output, ...]
     blocks: tuple[NestedBlock, ...]
+    views: str | None
     release: tuple[int, ...]
     detach: tuple[int, ...] | None
     measure: Callable[[Mapping[str, Any]], int] | None  # see `measure_of`
@@ -87,7 +91,7 @@ class CompiledFunction:
         outputs: Sequence[str],
         keep: Collection[str],
         live_bytes: int = LIVE_BYTES,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Run on `values` (inputs and states by name); return `outputs` and the named `keep`.
         Raises `InputError` for an operation that does not fit its inputs or the budget."""
         slots = list(self.slots)
@@ -96,11 +100,11 @@ class CompiledFunction:
         kept = {n: slots[self.names[n]] for n in keep if slots[self.names[n]] is not None}
         call = _Call(slots, keep, kept, Budget(live_bytes, tuple(slots)))
         call.run(self.steps)
-        results = {name: np.array(dense(value)) for name, value in kept.items()}
+        results = {name: _taken(dense(value)) for name, value in kept.items()}
         for name in outputs:
             slot = self.names[name]
             value = dense(slots[slot])
-            results[name] = value.copy() if slot in self.copied_outputs else value
+            results[name] = _taken(value) if slot in self.copied_outputs else value
         return results
 
 
@@ -121,7 +125,7 @@ class _Call:
                 for output, result in zip(step.outputs, results, strict=True):
                     value = slots[output.slot] = _finish(result, output)
                     if self.keep and output.name in self.keep:
-                        self.kept[output.name] = np.array(value)
+                        self.kept[output.name] = _taken(value)
             except InputError as error:
                 raise type(error)(f"Operation {_name(step.operation)!r}: {error}") from error
             except Exception as error:
@@ -186,6 +190,11 @@ def _detach(candidates: Sequence[int], slots: list[Any], region: Array) -> None:
             slots[slot] = value.copy()
 
 
+def _taken(value: Any) -> Any:
+    """A copy of an array, which may change when other operations write; others never change."""
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
 def _finish(result: Any, output: Output) -> Any:
     if output.dtype is None or isinstance(result, str):
         return result
@@ -200,7 +209,13 @@ def compile_function(function: Function, weights: WeightBuilder, half: bool) -> 
 
     Raises `UnsupportedOperation` for what the interpreter does not have.
     """
-    compiler = _Compiler(function.name, weights, half)
+    nested = any(
+        op.type in _STATE_OPERATIONS
+        for outer in function.block.operations
+        for block in outer.blocks
+        for op in operations_of(block)
+    )
+    compiler = _Compiler(function.name, weights, half, copies_states=nested)
     for spec in (*function.inputs, *function.states):
         compiler.declare(spec.name)
     steps = compiler.steps(function.block)
@@ -233,8 +248,8 @@ def _draft(step: Step) -> Draft:
     if step.blocks:
         reads |= _nested_reads(step.blocks)
         viewed = reads
-    elif OPERATIONS[kind].result == "viewed":
-        viewed = set(by_name[OPERATIONS[kind].first])
+    elif step.views is not None:
+        viewed = set(by_name[step.views])
     return Draft(
         type=kind,
         reads=frozenset(reads),
@@ -261,6 +276,7 @@ class _Compiler:
     function: str
     weights: WeightBuilder
     half: bool
+    copies_states: bool  # blocks of loops or conditions use states: values must outlive writes
     names: dict[str, int] = field(default_factory=dict)
     slots: list[Any] = field(default_factory=list)
 
@@ -276,7 +292,8 @@ class _Compiler:
             if op.type == "const":
                 self.declare(op.outputs[0].name, self._constant(op.attributes["val"]))
             elif op.type.startswith("constexpr_"):
-                self.declare(op.outputs[0].name, self._weight(op))
+                for port, weight in zip(op.outputs, self._weights(op), strict=True):
+                    self.declare(port.name, weight)
             else:
                 steps.append(self._step(op, nested))
         return steps
@@ -286,7 +303,7 @@ class _Compiler:
             return value
         return self.weights.stored(value) if value.shape else self.weights.array(value)
 
-    def _weight(self, op: Operation) -> Weight:
+    def _weights(self, op: Operation) -> tuple[Weight, ...]:
         parameters: dict[str, Any] = dict(op.attributes)
         for name, bindings in op.inputs.items():
             binding = bindings[0]
@@ -294,12 +311,12 @@ class _Compiler:
                 self.slots[self.names[binding]] if isinstance(binding, str) else binding
             )
         try:
-            return self.weights.build(op.type, parameters)
+            return self.weights.build(op.type, parameters, op.outputs[-1].dtype)
         except UnsupportedOperation as error:
             raise UnsupportedOperation(f"{self._where(op)}: {error}") from error
 
     def _step(self, op: Operation, nested: bool) -> Step:
-        definition = self._definition(op, nested)
+        definition = self._definition(op)
         arguments = tuple(
             Argument(
                 name,
@@ -312,7 +329,9 @@ class _Compiler:
         blocks = tuple(self._nested_block(block) for block in op.blocks)
         outputs = tuple(self._output(port, definition) for port in op.outputs)
         measure = measure_of(op.type, definition.result == "viewed")
-        return Step(op, definition.function, arguments, outputs, blocks, (), None, measure)
+        views = definition.first if definition.result == "viewed" else None
+        detach = () if nested and op.type == "write_state" else None
+        return Step(op, definition.function, arguments, outputs, blocks, views, (), detach, measure)
 
     def _slot(self, binding: str | Constant) -> int:
         if isinstance(binding, str):
@@ -325,19 +344,21 @@ class _Compiler:
         return NestedBlock(inputs, steps, tuple(self.names[name] for name in block.outputs))
 
     def _output(self, port: Port, definition: Definition) -> Output:
-        element = ELEMENT_TYPES.get(port.dtype or "")
+        is_object = definition.result == "object"
+        element = None if is_object else ELEMENT_TYPES.get(port.dtype or "")
         dtype = None if element is None else element.computed
         rounds = self.half and port.dtype == "float16" and definition.result == "computed"
         return Output(port.name, self.declare(port.name), dtype, rounds)
 
-    def _definition(self, op: Operation, nested: bool) -> Definition:
-        if op.type not in OPERATIONS or (nested and op.type in _STATE_OPERATIONS):
-            inside = " inside cond or while_loop" if op.type in OPERATIONS else ""
+    def _definition(self, op: Operation) -> Definition:
+        if op.type not in OPERATIONS:
             raise UnsupportedOperation(
-                f"{self._where(op)}: operation {op.type}{inside} is not supported; "
-                "write the model without it or add it to mobile_runtime/engines/mil/ops."
+                f"{self._where(op)}: operation {op.type} is not supported; "
+                "convert the model without it."
             )
         definition = OPERATIONS[op.type]
+        if op.type == "read_state" and self.copies_states:
+            definition = replace(definition, function=copy_state, result="copied")
         if unknown := sorted(op.inputs.keys() - definition.parameters):
             raise UnsupportedOperation(
                 f"{self._where(op)}: {op.type} with {', '.join(unknown)} is not supported; "

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from mobile_runtime.errors import InputError
 
-Result = Literal["computed", "copied", "viewed"]
+Result = Literal["computed", "copied", "viewed", "object"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -27,7 +27,8 @@ class Definition:
     """How to call one type of operation.
 
     `result` says what its outputs are: "computed" are new arrays to be rounded, "copied" new
-    arrays of values that are already rounded, "viewed" may share memory with the first input.
+    arrays of values that are already rounded, "viewed" may share memory with the first input,
+    "object" Python values, which stay as they are.
     `weights` may be given unexpanded, `lists` always as tuples. An operation with blocks takes
     them as `blocks`, functions from the blocks' inputs to a tuple of their outputs. One that may
     write in place takes `detach`, to be called with the memory before it is written.

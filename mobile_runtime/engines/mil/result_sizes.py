@@ -87,7 +87,7 @@ def _window_sizes(a: Arguments, kernel: Sequence[int], columns: int) -> int:
     padded = [n + before + after for n, (before, after) in zip(x[2:], ends, strict=True)]
     windows = prod(max(0, n - r) // s + 1 for n, r, s in zip(padded, reach, step, strict=True))
     return max(
-        prod(x[:2]) * prod(n + k for n, k in zip(padded, kernel, strict=True)),
+        prod(x[:2]) * prod(n + min(k, n) for n, k in zip(padded, kernel, strict=True)),
         x[0] * windows * columns,
     )
 
@@ -159,6 +159,60 @@ def _sliding_windows(a: Arguments) -> int:
     return _size(a["x"]) * int(a["size"])
 
 
+def _recurrent(a: Arguments) -> int:
+    """The projection of all steps, and the states of each."""
+    rows, hidden = _shape(a["weight_hh"])
+    directions = 2 if a.get("weight_hh_back") is not None else 1
+    return prod(_shape(a["x"])[:2]) * directions * (2 * rows + 2 * hidden)
+
+
+def _element(ls: Any) -> int:
+    """The largest number of elements that an item of a list, written or not, may have."""
+    return max(prod(max(0, int(n)) for n in ls.shape), *map(_size, ls.items), 0)
+
+
+def _scattered(a: Arguments, positions: Any) -> int:
+    """Copies of the values, and a list as long as the last position asks for."""
+    return _size(a["value"]) + 2 * max([0, *_values(positions)])
+
+
+_PER_SAMPLE = 12  # its position, and the indices of the pixels around it
+
+
+def _resample(a: Arguments) -> int:
+    return prod(_shape(a["coordinates"])[:3]) * (4 * _shape(a["x"])[1] + _PER_SAMPLE)
+
+
+def _affine(a: Arguments) -> int:
+    n, channels = _shape(a["x"])[:2]
+    return n * int(a["output_height"]) * int(a["output_width"]) * (4 * channels + _PER_SAMPLE)
+
+
+def _crop_resize(a: Arguments) -> int:
+    images, channels = _shape(a["x"])[:2]
+    boxes = _shape(a["boxes"])[0] if a.get("boxes") is not None else _shape(a["roi"])[0] * images
+    samples = int(a.get("target_height", 1)) * int(a.get("target_width", 1))
+    return samples * (2 * boxes * channels + 4 * channels + _PER_SAMPLE)
+
+
+def _chosen_boxes(a: Arguments) -> int:
+    scores = _shape(a["scores"])
+    return scores[0] * int(a["max_boxes"]) * (5 + max(scores[1:])) + 8 * _size(a["boxes"])
+
+
+def _categorical(a: Arguments) -> int:
+    return 4 * (_size(a["x"]) + prod(_shape(a["x"])[:-1]) * int(a.get("size", 1)))
+
+
+def _space_to_batch(a: Arguments) -> int:
+    x, ends = _shape(a["x"]), _values(a["paddings"])
+    return 2 * prod(x[:2]) * (x[2] + sum(ends[:2])) * (x[3] + sum(ends[2:]))
+
+
+def _random(a: Arguments) -> int:
+    return 2 * prod(_values(a["shape"]))
+
+
 _SIZES: Mapping[str, Callable[[Arguments], int]] = {
     "tile": lambda a: _size(a["x"]) * prod(_values(a["reps"])),
     "fill": lambda a: 2 * prod(_values(a["shape"])),  # float64 until it is converted
@@ -167,6 +221,10 @@ _SIZES: Mapping[str, Callable[[Arguments], int]] = {
     "topk": lambda a: max(3 * _size(a["x"]), 2 * int(a.get("k", 1))),
     "split": lambda a: max(_size(a["x"]), int(a.get("num_splits") or 1)),
     "non_zero": lambda a: 2 * _size(a["x"]) * max(1, len(_shape(a["x"]))),
+    # Their parameters lie along axes of x, and do not broadcast from its last one on.
+    "layer_norm": lambda a: _size(a["x"]),
+    "instance_norm": lambda a: _size(a["x"]),
+    "batch_norm": lambda a: _size(a["x"]),
     "local_response_norm": lambda a: _size(a["x"]) * int(a["size"]),
     "concat": lambda a: sum(map(_size, a["values"])),
     "stack": lambda a: sum(map(_size, a["values"])),
@@ -197,6 +255,25 @@ _SIZES: Mapping[str, Callable[[Arguments], int]] = {
     "resize_nearest_neighbor": _resize_to,
     "resize": _resize,
     "sliding_windows": _sliding_windows,
+    "lstm": _recurrent,
+    "gru": _recurrent,
+    "rnn": _recurrent,
+    "make_list": lambda a: 2 * int(a.get("init_length", 1)),
+    "list_length": lambda a: 1,
+    "list_read": lambda a: _element(a["ls"]),
+    "list_gather": lambda a: 2 * _size(a["indices"]) * _element(a["ls"]),
+    "list_write": lambda a: _scattered(a, a["index"]),
+    "list_scatter": lambda a: _scattered(a, a["indices"]),
+    "resample": _resample,
+    "affine": _affine,
+    "crop_resize": _crop_resize,
+    "non_maximum_suppression": _chosen_boxes,
+    "random_uniform": _random,
+    "random_normal": _random,
+    "random_bernoulli": _random,
+    "random_categorical": _categorical,
+    "space_to_batch": _space_to_batch,
+    "conv_quantized": _conv,
     "slice_update": lambda a: 0 if "detach" in a else _size(a["x"]),  # detached: in place
 }
 

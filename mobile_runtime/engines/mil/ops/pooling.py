@@ -49,7 +49,7 @@ class _Pool:
 
 def _pool(x: Array, kernel_sizes: Any, strides: Any, pad_type: Any, pad: Any, ceil: Any) -> _Pool:
     axes = x.ndim - 2
-    kernel, step = sizes(kernel_sizes, 1, axes), sizes(strides, 1, axes)
+    kernel, step = list(sizes(kernel_sizes, 1, axes)), sizes(strides, 1, axes)
     ends = padding(pad_type, pad, x.shape[2:], kernel, step)
     extra = [0] * axes
     if ceil:
@@ -58,8 +58,10 @@ def _pool(x: Array, kernel_sizes: Any, strides: Any, pad_type: Any, pad: Any, ce
             count = -(-(length - kernel[n]) // step[n]) + 1
             if (count - 1) * step[n] >= x.shape[2 + n] + before and before + after > 0:
                 count -= 1  # a window that would begin after the data is left out
+            if count == 1:
+                kernel[n] = min(kernel[n], length)  # what lies beyond counts for nothing
             extra[n] = max(0, (count - 1) * step[n] + kernel[n] - length)
-    return _Pool(kernel, step, ends, extra)
+    return _Pool(tuple(kernel), step, ends, extra)
 
 
 @register("max_pool")

@@ -11,7 +11,7 @@ from mobile_runtime.mlprogram.dtypes import Array
 from ..registry import UnsupportedOperation, register
 
 
-def _positions(size: int, out: int, sampling: str) -> Array:
+def positions(size: float, out: int, sampling: str) -> Array:
     """Positions of the `out` samples on an axis of `size` elements, by Core ML's sampling modes."""
     i = np.arange(out, dtype=np.float64)
     match sampling:
@@ -31,7 +31,7 @@ def _positions(size: int, out: int, sampling: str) -> Array:
 
 
 def _interpolate(x: Array, axis: int, out: int, sampling: str) -> Array:
-    where = _positions(x.shape[axis], out, sampling)
+    where = positions(x.shape[axis], out, sampling)
     low = np.floor(where).astype(np.intp)
     high = np.minimum(low + 1, x.shape[axis] - 1)
     shape = [1] * x.ndim
@@ -47,11 +47,14 @@ def _resize_linear(x: Array, sizes: dict[int, int], sampling: str) -> Array:
     return result
 
 
-def _resize_nearest(x: Array, sizes: dict[int, int]) -> Array:
+def _resize_nearest(x: Array, sizes: dict[int, int], sampling: str) -> Array:
+    """The element nearest to each sample, the later one of two. "DEFAULT" takes the samples of
+    "UNALIGN_CORNERS": the middles of the outputs."""
     result = x
     for axis, out in sizes.items():
-        size = x.shape[axis]
-        result = np.take(result, np.arange(out) * size // out, axis)
+        chosen = "UNALIGN_CORNERS" if sampling == "DEFAULT" else sampling
+        where = positions(x.shape[axis], out, chosen)
+        result = np.take(result, np.floor(where + 0.5).astype(np.intp), axis)
     return result
 
 
@@ -63,8 +66,13 @@ def _scaled(x: Array, height: Any, width: Any) -> dict[int, int]:
 def upsample_nearest_neighbor(
     x: Array, scale_factor_height: Any = 1, scale_factor_width: Any = 1
 ) -> Array:
-    """Enlarge the last two axes by the factors; each sample is the element it falls into."""
-    return _resize_nearest(x, _scaled(x, scale_factor_height, scale_factor_width))
+    """Enlarge the last two axes by the factors; each output takes the element that its beginning
+    falls into. Positions follow from the sizes, not from the factors: 3 · 1.12 gives 3 outputs, the
+    3 inputs, where PyTorch would repeat the first."""
+    result = x
+    for axis, out in _scaled(x, scale_factor_height, scale_factor_width).items():
+        result = np.take(result, np.arange(out) * x.shape[axis] // out, axis)
+    return result
 
 
 @register("upsample_bilinear")
@@ -97,8 +105,8 @@ def resize_bilinear(
 
 @register("resize_nearest_neighbor", result="copied")
 def resize_nearest_neighbor(x: Array, target_size_height: Any, target_size_width: Any) -> Array:
-    """Resize the last two axes; each sample is the element it falls into."""
-    return _resize_nearest(x, {-2: int(target_size_height), -1: int(target_size_width)})
+    """Resize the last two axes; each output takes the element that its middle falls into."""
+    return _resize_nearest(x, {-2: int(target_size_height), -1: int(target_size_width)}, "DEFAULT")
 
 
 @register("resize")
@@ -115,9 +123,8 @@ def resize(
     sizes = {axis: wanted[axis] or x.shape[axis] for axis in range(-count, 0)}
     if mode == "LINEAR":
         return _resize_linear(x, sizes, sampling)
-    if mode == "NEAREST_NEIGHBOR" and sampling == "DEFAULT":
-        return _resize_nearest(x, sizes).copy()
+    if mode == "NEAREST_NEIGHBOR":
+        return _resize_nearest(x, sizes, sampling).copy()
     raise UnsupportedOperation(
-        f"resize with {mode} and {sampling} is not supported; use LINEAR with any sampling mode "
-        "or NEAREST_NEIGHBOR with DEFAULT."
+        f"resize with {mode} is not supported; allowed are LINEAR and NEAREST_NEIGHBOR."
     )

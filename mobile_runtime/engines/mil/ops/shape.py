@@ -189,3 +189,35 @@ def pixel_unshuffle(x: Array, downscale_factor: int) -> Array:
     f = int(downscale_factor)
     parts = x.reshape(n, channels, h // f, f, w // f, f).transpose(0, 1, 3, 5, 2, 4)
     return parts.reshape(n, channels * f * f, h // f, w // f)
+
+
+@register("reverse_sequence", result="copied")
+def reverse_sequence(x: Array, lengths: Array, seq_axis: int = 0, batch_axis: int = 0) -> Array:
+    """Reverse the first `lengths[i]` elements along `seq_axis` of part i along `batch_axis`."""
+    batch, along = int(batch_axis) % x.ndim, int(seq_axis) % x.ndim
+    parts = np.moveaxis(x, (batch, along), (0, 1))
+    result = parts.copy()
+    for part, reversed_part, length in zip(parts, result, np.ravel(lengths).tolist(), strict=True):
+        reversed_part[:length] = part[:length][::-1]
+    return np.moveaxis(result, (0, 1), (batch, along))
+
+
+@register("space_to_batch", result="copied")
+def space_to_batch(x: Array, block_shape: Array, paddings: Array) -> Array:
+    """(n, c, h, w), padded -> (b₀·b₁·n, c, h/b₀, w/b₁): the place in the block varies slowest."""
+    b = _sizes(block_shape)
+    padded = np.pad(x, [(0, 0), (0, 0), *np.reshape(paddings, (2, 2)).tolist()])
+    n, c, h, w = padded.shape
+    parts = padded.reshape(n, c, h // b[0], b[0], w // b[1], b[1]).transpose(3, 5, 0, 1, 2, 4)
+    return parts.reshape(n * b[0] * b[1], c, h // b[0], w // b[1])
+
+
+@register("batch_to_space", result="copied")
+def batch_to_space(x: Array, block_shape: Array, crops: Array) -> Array:
+    """The inverse of `space_to_batch`; `crops` (before, after) are cut off each spatial axis."""
+    b = _sizes(block_shape)
+    n, c, h, w = x.shape
+    parts = x.reshape(b[0], b[1], n // (b[0] * b[1]), c, h, w).transpose(2, 3, 4, 0, 5, 1)
+    whole = parts.reshape(n // (b[0] * b[1]), c, h * b[0], w * b[1])
+    (top, bottom), (left, right) = np.reshape(crops, (2, 2)).tolist()
+    return whole[:, :, top : h * b[0] - bottom, left : w * b[1] - right].copy()

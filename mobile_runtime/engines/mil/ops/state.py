@@ -17,6 +17,11 @@ def read_state(input: Array) -> Array:
     return input
 
 
+def copy_state(input: Array) -> Array:
+    """The state's present value, which later writes do not change."""
+    return input.copy()
+
+
 @register("write_state")
 def write_state(input: Array, data: Array, detach: Callable[[Array], None]) -> None:
     """Make `data` the state's value; nothing to do if it was computed in place."""

@@ -53,6 +53,14 @@ def by_value(x):
     return mb.cast(x=mb.reduce_sum(x=x, axes=[0, 1]), dtype="int32")
 
 
+def listed(x, count):
+    """A list of `count` copies of x: one value, and as much memory as all of them."""
+    ls = mb.make_list(init_length=count, elem_shape=x.shape)
+    for n in range(count):
+        ls = mb.list_write(ls=ls, index=n, value=x)
+    return ls
+
+
 BOMBS = {
     "tile": lambda x: mb.tile(x=x, reps=np.array([400, 400], np.int32)),
     "concat": doubled,
@@ -81,6 +89,46 @@ BOMBS = {
     "resize": lambda x: mb.resize_bilinear(
         x=mb.reshape(x=x, shape=[1, 1, 8, 8]), target_size_height=2000, target_size_width=2000
     ),
+    "random": lambda x: mb.add(
+        x=mb.random_normal(shape=np.array([2000, 2000], np.int32)), y=mb.reduce_sum(x=x)
+    ),
+    "list by value": lambda x: mb.list_length(
+        ls=mb.make_list(init_length=mb.mul(x=by_value(x), y=np.int32(10**7)), elem_shape=(1,))
+    ),
+    "list that grows": lambda x: mb.list_length(
+        ls=mb.list_write(
+            ls=mb.make_list(init_length=1, elem_shape=(1, 64)),
+            index=mb.mul(x=by_value(x), y=np.int32(10**7)),
+            value=x,
+        )
+    ),
+    "list kept alive": lambda x: mb.list_gather(
+        ls=listed(mb.tile(x=x, reps=np.array([1, 900], np.int32)), 40),
+        indices=np.array([0], np.int32),
+    ),
+    "resample": lambda x: mb.resample(
+        x=mb.reshape(x=x, shape=[1, 1, 8, 8]),
+        coordinates=mb.tile(
+            x=mb.reshape(x=x, shape=[1, 1, 32, 2]), reps=np.array([1, 50, 50, 1], np.int32)
+        ),
+        sampling_mode="bilinear",
+        padding_mode="constant",
+        padding_value=np.float32(0),
+        coordinates_mode="unnormalized",
+        align_corners=True,
+    ),
+    "crop_resize": lambda x: mb.crop_resize(
+        x=mb.reshape(x=x, shape=[1, 1, 8, 8]),
+        boxes=np.zeros((1, 4), np.float32),
+        target_height=2000,
+        target_width=2000,
+    ),
+    "recurrent": lambda x: mb.rnn(
+        x=mb.reshape(x=mb.tile(x=x, reps=np.array([1, 200], np.int32)), shape=[12800, 1, 1]),
+        initial_h=np.zeros((1, 64), np.float32),
+        weight_ih=np.ones((64, 1), np.float32),
+        weight_hh=np.ones((64, 64), np.float32),
+    )[1],
     "conv": lambda x: mb.conv(
         x=mb.reshape(x=x, shape=[1, 1, 64]),
         weight=np.ones((1, 1, 3), np.float32),
@@ -180,6 +228,9 @@ def test_any_change_of_a_program_is_a_sentence_or_runs(save):
         ("linear", {"x": (7, 64), "weight": (100, 64)}, 700),
         ("gather", {"x": (9, 8), "indices": (5, 4)}, 160),
         ("concat", {"values": [(2, 3), (4, 3)]}, 18),
+        ("batch_norm", {"x": (2, 900, 40, 1), "mean": (900,), "variance": (900,)}, 72_000),
+        ("instance_norm", {"x": (2, 900, 40, 1), "gamma": (900,)}, 72_000),
+        ("layer_norm", {"x": (2, 900, 40, 1), "gamma": (900,)}, 72_000),
     ],
 )
 def test_elements_are_known_before_they_are_made(operation, inputs, elements):

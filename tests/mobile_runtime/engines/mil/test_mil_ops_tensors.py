@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -274,6 +276,26 @@ def test_avg_pool_equals_torch(ceil_mode, exclude, execute):
     close(execute("avg_pool", build, {"x": x})[0], expected)
 
 
+@pytest.mark.parametrize("pad", [0, 2])
+@pytest.mark.parametrize("kind", ["avg_pool", "max_pool"])
+def test_a_kernel_larger_than_the_data_takes_the_data_and_no_more_memory(kind, pad, execute):
+    """As torch does for the last poolings of EfficientNet, kernel 600 on a picture of 7."""
+    x, kernel = normal(1, 2, 7, 5), 600
+
+    def build(x):
+        options = {"kernel_sizes": [kernel] * 2, "strides": [kernel] * 2, "ceil_mode": True}
+        options |= {"pad_type": "custom", "pad": [pad] * 4}
+        return mb.max_pool(x=x, **options) if kind == "max_pool" else mb.avg_pool(x=x, **options)
+
+    tracemalloc.start()
+    found = execute(kind, build, {"x": x})[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    pool = F.max_pool2d if kind == "max_pool" else F.avg_pool2d
+    close(found, pool(t(x), kernel, kernel, pad, ceil_mode=True))
+    assert peak < 2_000_000  # two padded channels alone would take 2.9 MB
+
+
 def test_l2_pool_equals_torch(execute):
     x = normal(1, 2, 6, 6)
 
@@ -308,7 +330,7 @@ def test_upsample_nearest_neighbor_equals_torch(execute):
     )
 
 
-def test_resize_nearest_neighbor_equals_torch(execute):
+def test_resize_nearest_neighbor_takes_the_element_at_the_middle_as_torch_does(execute):
     x = normal(1, 2, 4, 5)
 
     def build(x):
@@ -316,7 +338,7 @@ def test_resize_nearest_neighbor_equals_torch(execute):
 
     close(
         execute("resize_nearest_neighbor", build, {"x": x})[0],
-        F.interpolate(t(x), size=(7, 3), mode="nearest"),
+        F.interpolate(t(x), size=(7, 3), mode="nearest-exact"),
     )
 
 

@@ -222,3 +222,59 @@ def test_state_of_full_precision_keeps_what_half_cannot_hold(save):
         engine.run({"x": x}, state=state)
         assert state["cache"].dtype == np.float32
         assert np.unique(state["cache"]) == np.float32(expected)
+
+
+COUNTER = {"total": ((2,), "float16")}
+
+
+def add_to_state(total, value):
+    new = mb.add(x=mb.read_state(input=total), y=value)
+    return mb.coreml_update_state(state=total, value=new)
+
+
+def test_a_loop_reads_and_writes_a_state(save):
+    def build(x, total):
+        before = mb.read_state(input=total)
+
+        def body(n, value):
+            return mb.sub(x=n, y=1), add_to_state(total, value)
+
+        _count, last = mb.while_loop(
+            _cond=lambda n, value: mb.greater(x=n, y=0), _body=body, loop_vars=(3, x)
+        )
+        return before, last, mb.read_state(input=total)
+
+    x = np.float16([1, 2])
+    engine = MilEngine(save(build, {"x": x}, COUNTER), precision="fp16")
+    state = engine.new_state()
+    state["total"][:] = [10, 20]
+    results = engine.run({"x": x}, state=state)
+    # x, then 10 + 1 = 11, then 11 + 11, then 22 + 22
+    np.testing.assert_array_equal(results["result_1"], [44, 88])
+    np.testing.assert_array_equal(results["result_2"], [44, 88])
+    np.testing.assert_array_equal(state["total"], [44, 88])
+    np.testing.assert_array_equal(results["result_0"], [10, 20])
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_condition_writes_a_state_in_the_branch_that_is_taken(taken, save):
+    def build(x, total):
+        before = mb.read_state(input=total)
+        kept = mb.slice_by_index(x=before, begin=[0], end=[1])
+        flag = mb.greater(x=mb.reduce_sum(x=x), y=np.float16(0))
+        mb.cond(
+            pred=flag,
+            _true_fn=lambda: add_to_state(total, x),
+            _false_fn=lambda: mb.mul(x=before, y=np.float16(1)),
+        )
+        return kept, mb.read_state(input=total)
+
+    x = np.float16([1, 2]) * (1 if taken else -1)
+    engine = MilEngine(save(build, {"x": x}, COUNTER), precision="fp16")
+    state = engine.new_state()
+    state["total"][:] = [10, 20]
+    results = engine.run({"x": x}, state=state)
+    expected = [11, 22] if taken else [10, 20]
+    np.testing.assert_array_equal(results["result_0"], [10])
+    np.testing.assert_array_equal(results["result_1"], expected)
+    np.testing.assert_array_equal(state["total"], expected)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobile_runtime.engines.mil import MilEngine, UnsupportedOperation, values
+from mobile_runtime.engines.mil import MilEngine, values
 
 torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools")
@@ -183,20 +183,6 @@ def test_sparse_weight_is_zero_where_its_mask_is(budget, save):
     expected = np.zeros((OUT, IN), np.float32)
     expected[mask == 1] = nonzero
     np.testing.assert_array_equal(run_linear(save, weight, budget), expected)
-
-
-def test_vector_tables_are_refused_by_name(save):
-    indices, lut = codes(4, OUT // 2, IN), halves(1, 1, 16, 2)
-
-    def build(x):
-        weight = mb.constexpr_lut_to_dense(
-            indices=indices.astype(UINT[4]), lut=lut, vector_axis=np.int32(0), name="vector_weight"
-        )
-        return mb.linear(x=x, weight=weight)
-
-    package = save(build, {"x": X})
-    with pytest.raises(UnsupportedOperation, match=r"'main', operation 'vector_weight'.*vectors"):
-        MilEngine(package)
 
 
 def convert_linear(target) -> tuple[object, torch.nn.Module]:
