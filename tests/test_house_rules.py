@@ -87,7 +87,7 @@ IMPORTERS = {
     "safetensors": ("export/*", "validation/*", "examples/*"),
     "matplotlib": ("examples/pocket/plot.py",),
     "huggingface_hub": ("export/*",),
-    "numba": ("export/quant/*",),
+    "numba": ("export/quant/*", "mobile_runtime/engines/mil/*_kernels.py"),
     "distributed": ("export/build/workers.py",),
     "onnx": ("export/backends/onnx/*",),
     "onnxruntime": ("mobile_runtime/engines/onnx/*",),

@@ -30,14 +30,14 @@ from .values import ExpandedWeights
 
 Precision = Literal["fp32", "fp16"]
 _PRECISIONS = ("fp32", "fp16")
-# Budget per package; a large model has seven packages. Measured with a budget of 0: a product with
-# 64 columns takes a third longer, one with a single column three to four times as long.
+# Budget per package, for weights that kernels do not read as they are stored: sparse ones, tables
+# for groups of columns, kernels of convolutions.
 CACHE_BYTES = 512 << 20
 
 
 class MilEngine:
-    """One package, loaded. Weights stay compressed, mapped from their file, except for
-    `cache_bytes` of expansions; beyond that they are expanded one block of rows at a time. The
+    """One package, loaded. Weights stay compressed, mapped from their file, and compiled kernels
+    multiply with them. Of forms that these cannot read, `cache_bytes` of expansions are kept. The
     values of a call may take `live_bytes` at one time."""
 
     def __init__(

@@ -1,6 +1,7 @@
 """Constants that are expanded only when needed: dense, palettized and affine-quantized weights.
 
 A weight has `shape` and gives float32 by `rows(begin, end)` (of axis 0) or whole by `dense()`.
+For products it is a matrix (shape[0], the rest), which compiled kernels read as it is stored.
 `ExpandedWeights` keeps whole expansions, in the order of first use, within a budget in bytes.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from mobile_runtime.mlprogram.dtypes import Array, ElementType
 from mobile_runtime.mlprogram.packing import UNIT_BITS, decode, read_units, sign_extend, unpack
 
+from . import number_kernels, table_kernels
 from .rounding import round_to_half
 
 _ALWAYS_KEPT = 1 << 16  # bytes; smaller expansions do not count: gains, biases and tables
@@ -64,6 +66,37 @@ class Weight:
         kept = self.kept()
         return self.rows(0, self.shape[0]) if kept is None else kept
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether kernels read the stored bytes, so that nothing is won by keeping an expansion."""
+        return False
+
+    def factor(self) -> Weight | Array:
+        """What to multiply with: an expansion if it is small or kernels cannot read the stored
+        bytes, as far as the budget goes; else the weight itself."""
+        if self.is_compiled and 4 * prod(self.shape) > _ALWAYS_KEPT:
+            return self
+        kept = self.kept()
+        return self if kept is None else kept
+
+    def arrange(self, columns: Array) -> Array:
+        """`columns` (K, n), K being the elements of a row, in the order in which `fill` and
+        `multiply` take them."""
+        return columns
+
+    def fill(self, begin: int, end: int, out: Array) -> None:
+        """Rows `begin` … `end` into out (end − begin, K), arranged."""
+        out[...] = self.rows(begin, end).reshape(out.shape)
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether there is a kernel for `multiply`."""
+        return False
+
+    def multiply(self, x: Array, begin: int, end: int, out: Array) -> None:
+        """Rows `begin` … `end` times the arranged x (K,), into these places of out (rows,)."""
+        raise NotImplementedError
+
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Half-open ranges of rows that cover axis 0, of about `_BLOCK_BYTES` each."""
         step = max(1, _BLOCK_BYTES // (4 * max(1, prod(self.shape[1:]))))
@@ -98,12 +131,45 @@ class StoredWeight(Weight):
         signed = sign_extend(codes, element.bits) if element.is_signed else codes
         return signed.reshape(shape)
 
+    @property
+    def is_compiled(self) -> bool:
+        """See `Weight.is_compiled`."""
+        aligned = self._packed.ctypes.data % 2 == 0
+        return self.element.name == "float16" and aligned and prod(self.shape) > 0
+
+    @property
+    def multiplies(self) -> bool:
+        """See `Weight.multiplies`."""
+        return self.is_compiled
+
+    def fill(self, begin: int, end: int, out: Array) -> None:
+        """See `Weight.fill`."""
+        if self.is_compiled:
+            number_kernels.expand_halves(self._halves()[begin:end].reshape(-1), out.reshape(-1))
+        else:
+            super().fill(begin, end, out)
+
+    def multiply(self, x: Array, begin: int, end: int, out: Array) -> None:
+        """See `Weight.multiply`."""
+        number_kernels.multiply_halves(self._halves(), x, out, begin, end)
+
+    def _halves(self) -> Array:
+        return self._packed.view("<u2").reshape(self.shape[0], -1)
+
     def packed_rows(self, begin: int, end: int) -> Array | None:
         """The bytes of rows `begin` … `end`, or None if rows do not start at a byte."""
         bits = prod(self.shape[1:]) * self.element.bits
         if bits % 8:
             return None
         return self._packed[begin * bits // 8 : end * bits // 8]
+
+    def packed_matrix(self) -> Array | None:
+        """The bytes of all rows, (rows, bytes), or None if rows do not start at a byte, or if the
+        bytes are not as many as the shape says."""
+        packed, bits = self.packed_rows(0, self.shape[0]), prod(self.shape) * self.element.bits
+        if packed is None or bits == 0 or 8 * packed.size != bits:
+            return None
+        return packed.reshape(self.shape[0], -1)
 
 
 class StoredLut(Weight):
@@ -123,7 +189,46 @@ class StoredLut(Weight):
         # Units of 12 bits come in pairs of three bytes; every row must start with a pair.
         alignment = 8 if self._unit == 8 else 24
         aligned = prod(self.shape[1:]) * self._bits % alignment == 0
-        self._by_units = aligned and prod(lut.shape[1:-1]) == 1
+        by_rows = prod(lut.shape[1:-1]) == 1
+        self._by_units = aligned and by_rows
+        # Kernels check nothing: what does not fit is left to numpy, which does.
+        fits = by_rows and lut.shape[-1] == 1 << self._bits
+        fits = fits and lut.shape[0] > 0 and self.shape[0] % lut.shape[0] == 0
+        packed = indices.packed_matrix() if fits else None
+        self._matrix: table_kernels.Palettized | None = None
+        if packed is not None:
+            tables = table_kernels.filled_tables(self._lut.reshape(lut.shape[0], -1))
+            per_group = self.shape[0] // lut.shape[0]
+            self._matrix = table_kernels.Palettized(packed, tables, per_group)
+            self._kernels = table_kernels.table_kernels(self._bits)
+
+    @property
+    def is_compiled(self) -> bool:
+        """See `Weight.is_compiled`."""
+        return self._matrix is not None
+
+    @property
+    def multiplies(self) -> bool:
+        """See `Weight.multiplies`."""
+        return self.is_compiled
+
+    def arrange(self, columns: Array) -> Array:
+        """See `Weight.arrange`."""
+        if self._matrix is None:
+            return columns
+        return table_kernels.arranged_columns(columns, self._bits)
+
+    def fill(self, begin: int, end: int, out: Array) -> None:
+        """See `Weight.fill`."""
+        if self._matrix is None:
+            super().fill(begin, end, out)
+        else:
+            self._kernels.expand(self._matrix, out, begin)
+
+    def multiply(self, x: Array, begin: int, end: int, out: Array) -> None:
+        """See `Weight.multiply`."""
+        assert self._matrix is not None
+        self._kernels.multiply(self._matrix, x, out, begin, end)
 
     def rows(self, begin: int, end: int) -> Array:
         """See `Weight.rows`."""
@@ -170,6 +275,16 @@ class BlockScales:
     scale: Array
     offset: Array | None
 
+    def are_of_rows(self, shape: tuple[int, ...]) -> bool:
+        """Whether they divide each row of (shape[0], the rest) into equal runs of elements."""
+        blocks = self.scale.shape
+        if (self.offset is not None and self.offset.shape != blocks) or len(blocks) != len(shape):
+            return False
+        even = all(
+            count and size and size % count == 0 for size, count in zip(shape, blocks, strict=True)
+        )
+        return even and prod(blocks[2:]) == 1
+
 
 class StoredAffine(Weight):
     """Quantized blockwise: `scale · (codes − offset)`; blocks divide each axis evenly."""
@@ -182,6 +297,25 @@ class StoredAffine(Weight):
         self._scale = blocks.scale.astype(np.float32)
         self._offset = None if blocks.offset is None else blocks.offset.astype(np.float32)
         self._rounds = rounds
+        self._packed: Array | None = None
+        if isinstance(codes, StoredWeight) and blocks.are_of_rows(codes.shape):
+            element = codes.element
+            self._packed = codes.packed_matrix() if element.bits in (4, 8) else None
+            self._kind = number_kernels.Integers(element.bits, element.is_signed, rounds)
+
+    @property
+    def is_compiled(self) -> bool:
+        """See `Weight.is_compiled`."""
+        return self._packed is not None
+
+    def fill(self, begin: int, end: int, out: Array) -> None:
+        """See `Weight.fill`."""
+        if self._packed is None:
+            super().fill(begin, end, out)
+            return
+        scale = self._scale.reshape(self._scale.shape[0], -1)
+        offset = np.zeros_like(scale) if self._offset is None else self._offset.reshape(scale.shape)
+        number_kernels.expand_integers(self._packed, self._kind, scale, offset, out, begin)
 
     def rows(self, begin: int, end: int) -> Array:
         """See `Weight.rows`."""

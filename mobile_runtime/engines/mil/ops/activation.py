@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mobile_runtime.mlprogram.dtypes import Array
 
+from ..blockwise import by_elements, by_rows
 from ..registry import UnsupportedOperation, register
 from ..special import erf
 
@@ -35,6 +37,10 @@ def sigmoid(x: Array) -> Array:
 @register("silu")
 def silu(x: Array) -> Array:
     """x · sigmoid(x)."""
+    return by_elements(_silu, x)
+
+
+def _silu(x: Array) -> Array:
     result = _sigmoid(x)
     result *= x
     return result
@@ -43,7 +49,11 @@ def silu(x: Array) -> Array:
 @register("gelu")
 def gelu(x: Array, mode: Any = "EXACT") -> Array:
     """Gaussian error linear unit in one of its three published forms."""
-    match str(mode):
+    return by_elements(partial(_gelu, str(mode)), x)
+
+
+def _gelu(mode: str, x: Array) -> Array:
+    match mode:
         case "EXACT":
             result = erf(x * np.float32(math.sqrt(0.5)))
             result += 1
@@ -65,9 +75,16 @@ def gelu(x: Array, mode: Any = "EXACT") -> Array:
 @register("softmax")
 def softmax(x: Array, axis: int = -1) -> Array:
     """exp(x) / Σ exp(x) along `axis`, computed on x − max(x)."""
-    result = x - x.max(axis=int(axis), keepdims=True)
+    along = int(axis) % x.ndim
+    if along == x.ndim - 1:
+        return by_rows(partial(_softmax, -1), x)
+    return _softmax(along, x)
+
+
+def _softmax(axis: int, x: Array) -> Array:
+    result = x - x.max(axis=axis, keepdims=True)
     np.exp(result, out=result)
-    result /= result.sum(axis=int(axis), keepdims=True)
+    result /= result.sum(axis=axis, keepdims=True)
     return np.asarray(result)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from mobile_runtime.mlprogram.dtypes import Array
 
+from ..products import multiply
 from ..registry import register
 from ..values import Weight, dense
 from .windows import padding, sizes, windows
@@ -42,19 +43,13 @@ def conv(  # noqa: PLR0913 — the operation's own signature
 
 
 def _pointwise(x: Array, weight: Array | Weight) -> Array:
-    """A kernel of one element: weight · x for each example, compressed weights in blocks."""
-    rows = weight.shape[0]
-    columns = np.ascontiguousarray(x).reshape(x.shape[0], x.shape[1], -1)
-    out = np.empty((x.shape[0], rows, columns.shape[2]), np.float32)
-    matrix = weight.kept() if isinstance(weight, Weight) else weight
-    if matrix is not None:
-        np.matmul(matrix.reshape(rows, -1), columns, out=out)
-    else:
-        assert isinstance(weight, Weight)
-        for begin, end in weight.blocks():
-            block = weight.rows(begin, end).reshape(end - begin, -1)
-            np.matmul(block, columns, out=out[:, begin:end])
-    return out.reshape(x.shape[0], rows, *x.shape[2:])
+    """A kernel of one element: weight · x at each position of each example."""
+    examples, inputs, rows = x.shape[0], x.shape[1], weight.shape[0]
+    if examples == 1:
+        return multiply(weight, x.reshape(inputs, -1)).reshape(1, rows, *x.shape[2:])
+    columns = np.moveaxis(x, 0, 1).reshape(inputs, -1)
+    out = multiply(weight, columns).reshape(rows, examples, *x.shape[2:])
+    return np.ascontiguousarray(np.moveaxis(out, 1, 0))
 
 
 def _grouped(view: Array, weight: Array, groups: int) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mobile_runtime.mlprogram.dtypes import ALIASES, ELEMENT_TYPES, Array
 
+from ..blockwise import apply
 from ..registry import UnsupportedOperation, register
 from ..special import erf
 
@@ -57,7 +58,7 @@ _UNARY: dict[str, np.ufunc] = {
 
 def _register_ufuncs() -> None:
     def binary(ufunc: np.ufunc) -> Any:
-        return lambda x, y: ufunc(x, y)
+        return lambda x, y: apply(ufunc, x, y)
 
     def unary(ufunc: np.ufunc) -> Any:
         return lambda x: ufunc(x)

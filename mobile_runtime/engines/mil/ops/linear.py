@@ -1,4 +1,4 @@
-"""Matrix products. Weights may be compressed: they are expanded and used block by block."""
+"""Matrix products. Weights may be compressed."""
 
 from __future__ import annotations
 
@@ -9,37 +9,24 @@ import numpy as np
 
 from mobile_runtime.mlprogram.dtypes import Array
 
+from ..products import multiply, multiply_batch
 from ..registry import register
 from ..values import Weight, dense
-
-
-def multiply_rows(x: Array, weight: Array | Weight) -> Array:
-    """x · weightᵀ for x (n, in) and weight (out, in, …), trailing sizes of 1 ignored: (n, out)."""
-    matrix = weight.kept() if isinstance(weight, Weight) else weight
-    if matrix is not None:
-        return _product(x, matrix.reshape(matrix.shape[0], -1))
-    assert isinstance(weight, Weight)
-    out = np.empty((x.shape[0], weight.shape[0]), np.float32)
-    for begin, end in weight.blocks():
-        out[:, begin:end] = _product(x, weight.rows(begin, end).reshape(end - begin, -1))
-    return out
-
-
-def _product(x: Array, matrix: Array) -> Array:
-    """x · matrixᵀ; a single row goes to the matrix-vector routine, which reads rows in order."""
-    if x.shape[0] == 1:
-        return np.asarray(matrix @ x[0])[None]
-    return np.asarray(x @ matrix.T)
 
 
 @register("linear", weights=("weight",))
 def linear(x: Array, weight: Array | Weight, bias: Array | None = None) -> Array:
     """x · weightᵀ + bias over the last axis; weight (out, in)."""
     flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    result = multiply_rows(flat, weight).reshape(*x.shape[:-1], weight.shape[0])
+    result = _multiply_rows(flat, weight).reshape(*x.shape[:-1], weight.shape[0])
     if bias is not None:
         result += bias
     return result
+
+
+def _multiply_rows(x: Array, weight: Array | Weight) -> Array:
+    """x · weightᵀ for x (n, in) and weight (out, in): (n, out), contiguous."""
+    return np.ascontiguousarray(multiply(weight, x.T).T)
 
 
 @register("matmul", weights=("x", "y"))
@@ -50,12 +37,12 @@ def matmul(
     if isinstance(y, Weight) and len(y.shape) == 2 and not isinstance(x, Weight) and x.ndim > 1:
         left = np.swapaxes(x, -1, -2) if transpose_x else x
         flat = np.ascontiguousarray(left).reshape(-1, left.shape[-1])
-        product = multiply_rows(flat, y) if transpose_y else _multiply_columns(flat, y)
+        product = _multiply_rows(flat, y) if transpose_y else _multiply_columns(flat, y)
         return product.reshape(*left.shape[:-1], product.shape[-1])
     left, right = dense(x), dense(y)
     left = np.swapaxes(left, -1, -2) if transpose_x and left.ndim > 1 else left
     right = np.swapaxes(right, -1, -2) if transpose_y and right.ndim > 1 else right
-    return np.asarray(left @ right)
+    return multiply_batch(left, right)
 
 
 def _multiply_columns(x: Array, weight: Weight) -> Array:
@@ -89,7 +76,8 @@ def scaled_dot_product_attention(
     query: Array, key: Array, value: Array, attn_mask: Array | None = None
 ) -> Array:
     """softmax(query · keyᵀ / √d + mask) · value; a boolean mask keeps where it is true."""
-    scores = (query / np.float32(math.sqrt(query.shape[-1]))) @ np.swapaxes(key, -1, -2)
+    query = query / np.float32(math.sqrt(query.shape[-1]))
+    scores = multiply_batch(query, np.swapaxes(key, -1, -2))
     if attn_mask is not None:
         scores = (
             np.where(attn_mask, scores, np.float32(-np.inf))
@@ -99,4 +87,4 @@ def scaled_dot_product_attention(
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    return np.asarray(scores @ value)
+    return multiply_batch(scores, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from ..registry import register
 
 def _standardize(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
     """(x − mean) / √(variance + epsilon) over `axes`."""
+    if x.shape[max(axes) + 1 :] and prod(x.shape[max(axes) + 1 :]) == 1:
+        # numpy would add element by element along an axis that is not the last
+        return _standardize(x.reshape(x.shape[: max(axes) + 1]), axes, epsilon).reshape(x.shape)
     centred = x - x.mean(axis=axes, keepdims=True, dtype=np.float32)
     variance = np.square(centred).mean(axis=axes, keepdims=True, dtype=np.float32)
     centred *= 1 / np.sqrt(variance + np.float32(epsilon))

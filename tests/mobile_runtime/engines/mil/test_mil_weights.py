@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobile_runtime.engines.mil import MilEngine, values
+from mobile_runtime.engines.mil import MilEngine, products, values
 
 torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools")
@@ -67,6 +67,9 @@ def budget(request, monkeypatch) -> int:
         return 2 << 30
     monkeypatch.setattr(values, "_ALWAYS_KEPT", 0)
     monkeypatch.setattr(values, "_BLOCK_BYTES", 20 * IN * 4)
+    monkeypatch.setattr(products, "_BLOCK_BYTES", 20 * IN * 4)
+    monkeypatch.setattr(products, "_ROWS", 4)
+    monkeypatch.setattr(products, "_LEAST_WORK", 1)
     return 0
 
 
