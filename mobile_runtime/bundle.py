@@ -274,7 +274,7 @@ def read_manifest(bundle: Path) -> Manifest:
     del value["digest"]
     manifest = decode(Manifest, value, "manifest", MANIFEST_NAME, "export the bundle again")
     listed = {entry.path for entry in manifest.files}
-    for name in _referenced_paths(manifest):
+    for name in referenced_paths(manifest):
         resolve_inside(bundle, name)
         if not any(entry == name or entry.startswith(name + "/") for entry in listed):
             raise InputError(f"{MANIFEST_NAME} uses {name!r} without listing it; export again.")
@@ -288,7 +288,8 @@ def bundle_digest(bundle: Path) -> str:
     return seal_of((bundle / MANIFEST_NAME).read_bytes())
 
 
-def _referenced_paths(manifest: Manifest) -> Iterator[str]:
+def referenced_paths(manifest: Manifest) -> Iterator[str]:
+    """Paths of the graphs and tables, relative to the bundle."""
     yield from (graph.path for graph in manifest.graphs)
     yield from (table.path for table in _tables(manifest))
 

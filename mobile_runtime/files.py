@@ -41,6 +41,13 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     return value
 
 
+def file_identity(path: Path) -> tuple[int, ...]:
+    """(inode, bytes, times of modification and of change in ns) of a file, which change whenever it
+    is replaced or written to, even if its time is put back."""
+    status = path.stat()
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A hidden file beside `path`, to be written; it takes the place of `path` at the end, and an
