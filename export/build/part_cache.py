@@ -24,6 +24,7 @@ from mobile_runtime.bundle import FileEntry, list_files
 from mobile_runtime.files import is_sealed, sealed_json
 
 _ENTRY = "entry.json"
+_READ_ONLY = 0o444
 _RECENT = 3600.0  # seconds in which another export may still be linking an entry's files
 
 
@@ -135,12 +136,14 @@ def _process_space() -> str:
 
 def place(entry: Entry, target: Path, allows_hard_links: bool) -> None:
     """Put an entry's files into the folder `target`: as hard links, or as copies if links are not
-    allowed or the file system has none."""
+    allowed or the file system has none. A file that is linked is read-only from then on: written
+    to in one bundle, it would change in the cache and in every other bundle."""
     for file in entry.files:
         kept, path = entry.content / file.path, target / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         if allows_hard_links:
             with suppress(OSError):
+                kept.chmod(_READ_ONLY)
                 os.link(kept, path)
                 continue
         shutil.copyfile(kept, path)
