@@ -22,7 +22,7 @@ import numpy as np
 from export.backends.base import Backend
 from export.build.estimate import estimate
 from export.build.job import Job, open_job
-from export.build.part_cache import PartCache, place, this_process
+from export.build.part_cache import PartCache, place
 from export.build.parts import Part, PartRequest
 from export.build.progress import Progress
 from export.build.workers import build_parts
@@ -60,7 +60,7 @@ from mobile_runtime.bundle import (
     write_manifest,
 )
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import replace_folder, scratch_folder
+from mobile_runtime.files import replace_folder, scratch_folder, this_process
 
 if TYPE_CHECKING:  # a plan, and an export without a calibration, import nothing of it
     from export.calibration.examples import Examples
