@@ -20,7 +20,7 @@ from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
 from mobile_runtime.mlprogram.program import ANY_SIZE, Function, load_program, reading
 
 from . import ops as _operations  # noqa: F401 — registers them
-from .budget import LIVE_BYTES, check_states
+from .budget import check_states, default_live_bytes
 from .constexpr import WeightBuilder
 from .plan import compile_function
 from .rounding import round_to_half
@@ -36,7 +36,8 @@ CACHE_BYTES = 512 << 20
 class MilEngine:
     """One package, loaded. Weights stay compressed, mapped from their file, except for
     `cache_bytes` of expansions; beyond that they are expanded one block of rows at a time. The
-    values of a call may take `live_bytes` at one time."""
+    values of a call may take `live_bytes` at one time: None stands for a quarter of the memory
+    that there is, or 2 GB where that is more."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class MilEngine:
         *,
         precision: Precision = "fp16",
         cache_bytes: int = CACHE_BYTES,
-        live_bytes: int = LIVE_BYTES,
+        live_bytes: int | None = None,
     ) -> None:
         """Load `package`. Raises `InputError` if it is damaged or has an unknown operation."""
         if precision not in _PRECISIONS:
@@ -53,7 +54,7 @@ class MilEngine:
             )
         self._package = package
         self._half = precision == "fp16"
-        self._live_bytes = live_bytes
+        self._live_bytes = default_live_bytes() if live_bytes is None else live_bytes
         self._program = load_program(package)
         check_states(package.name, [spec.shape for spec in self._states()])
         weights = WeightBuilder(ExpandedWeights(cache_bytes), self._half)
