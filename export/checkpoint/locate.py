@@ -24,9 +24,19 @@ def small_files(folder: Path) -> list[Path]:
 
 
 def local_checkpoint(given: str | None) -> Path | None:
-    """The given folder, or the pocket model's for None; returns None if it is not a folder."""
+    """The given folder, or the pocket model's for None; returns None for a hub id. Raises
+    `InputError` for what is neither."""
     folder = DEFAULT_CHECKPOINT if given is None else Path(given).expanduser()
-    return folder if folder.is_dir() else None
+    if given is None or folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise InputError(f"{given} is a file; give the folder that it lies in.")
+    if given.count("/") != 1 or folder.is_absolute() or given.startswith("."):
+        raise InputError(
+            f"no checkpoint at {given}; give a folder with config.json and safetensors, "
+            "or a hub id such as openbmb/MiniCPM-V-4_5."
+        )
+    return None
 
 
 def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
@@ -39,14 +49,6 @@ def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
     if (local := local_checkpoint(given)) is not None:
         return local
     assert given is not None, "the pocket model is part of the package"
-    folder = Path(given).expanduser()
-    if folder.is_file():
-        raise InputError(f"{given} is a file; give the folder that it lies in.")
-    if given.count("/") != 1 or folder.is_absolute() or given.startswith("."):
-        raise InputError(
-            f"no checkpoint at {given}; give a folder with config.json and safetensors, "
-            "or a hub id such as openbmb/MiniCPM-V-4_5."
-        )
     from huggingface_hub import snapshot_download
 
     try:

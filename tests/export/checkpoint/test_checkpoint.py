@@ -13,6 +13,7 @@ from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.locate import locate_checkpoint
 from export.checkpoint.source import check_tensors, content_sha256
 from mobile_runtime.errors import InputError
+from tests.processes import run_python
 
 INDEX = "model.safetensors.index.json"
 
@@ -358,3 +359,31 @@ def test_a_shard_that_is_written_to_is_another_even_if_its_time_is_put_back(tmp_
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_mtime_ns == status.st_mtime_ns
     assert Checkpoint(folder).identity("a.weight") != before
+
+
+WITHOUT_TORCH = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError("no torch", name="torch")
+sys.meta_path.insert(0, Absent())
+from export.cli import main as export
+from validation.cli import main as validate
+given = ["--checkpoint", sys.argv[1]]
+codes = [export(["coreml", *given])]
+for command in (["parity", "x"], ["answers", "x"], ["quality", "x", "--copying"],
+                ["trace", "--messages", "x", "--output", "x"]):
+    codes.append(validate([*command, *given]))
+print(codes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("model.safetensors", "is a file; give the folder"), ("a/b/c", "no checkp")]
+)
+def test_a_wrong_checkpoint_is_told_before_pytorch_is_missed(given, said, tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    done = run_python("-c", WITHOUT_TORCH, tmp_path / given)
+    assert done.stdout.strip() == "[2, 2, 2, 2, 2]", done.stderr
+    assert [said in line for line in done.stderr.splitlines()] == [True] * 5
