@@ -100,7 +100,8 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     given = None if config.plan else _read_examples(config, backend)
     if config.checkpoint is None:
         progress.note(_POCKET)
-    folder = locate_checkpoint(config.checkpoint, weights=not config.plan)
+    notes = None if config.no_cache else config.cache
+    folder = locate_checkpoint(config.checkpoint, weights=not config.plan, cache=notes)
     job = open_job(folder, config, backend)
     _check_calibration(job.plan, config)
     progress.plan(job.plan)

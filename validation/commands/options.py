@@ -63,8 +63,9 @@ def checkpoint_of(options: argparse.Namespace) -> str | None:
     from export.config import ExportConfig
 
     adapters = [parse_adapter(one) for one in options.adapter]
-    folder = locate_checkpoint(given)
-    return str(write_adapted_folder(folder, adapters, ExportConfig().cache / ADAPTED))
+    cache = ExportConfig().cache
+    folder = locate_checkpoint(given, cache=cache)
+    return str(write_adapted_folder(folder, adapters, cache / ADAPTED))
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
