@@ -9,6 +9,7 @@ the same commands must work, give the same bytes, and leave nothing half-written
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,25 +79,33 @@ def main():
 
 
 def _run(kinds, kills, rng, base, place):
-    whole, commands = {}, {}
+    commands = {name: KINDS[name](base, place / name) for name in kinds}
+    whole, seconds, counts = {}, {}, Counter()
     for name in kinds:
-        begin = time.monotonic()
-        whole[name] = _finish(KINDS[name](base, place / f"{name}-whole"))
-        commands[name] = (KINDS[name](base, place / name), time.monotonic() - begin)
-    counts = Counter()
-    for number in range(kills):
-        name = kinds[number % len(kinds)]
-        command, seconds = commands[name]
-        moment = rng.random() * seconds
-        counts += _kill(command, moment, name)
-        print(f"{number + 1}: {name}, killed after {moment:.2f} s", flush=True)
-    for name, (command, _) in commands.items():
+        for _ in range(2):  # what is compiled for the first one is not compiled again
+            shutil.rmtree(place / name, ignore_errors=True)
+            begin = time.monotonic()
+            whole[name] = _finish(commands[name])
+            seconds[name] = time.monotonic() - begin
+    while counts["killed"] < kills:
+        name = kinds[(counts["killed"] + counts["ended before"]) % len(kinds)]
+        moment = rng.random() * seconds[name]
+        counts += _kill(commands[name], moment, name)
+        print(f"{counts['killed']} killed: {name} after {moment:.2f} s", flush=True)
+        if rng.random() < _GOES_ON:
+            continue
+        counts["other results"] += _finish(commands[name]) != whole[name]
+        counts["finished"] += 1
+        shutil.rmtree(place / name)
+    for name, command in commands.items():
         counts["other results"] += _finish(command) != whole[name]
+        counts["finished"] += 1
     print(", ".join(f"{name} {counts[name]}" for name in (*_COUNTED, "other results")))
     return 1 if counts["orphans"] or counts["other results"] else 0
 
 
-_COUNTED = ("killed", "ended before", "workers seen", "orphans")
+_COUNTED = ("killed", "ended before", "workers seen", "orphans", "finished")
+_GOES_ON = 0.7  # share of kills after which the same work is begun again, to be killed again
 
 
 def _start(command, **streams):
