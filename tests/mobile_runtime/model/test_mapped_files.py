@@ -7,6 +7,7 @@ import pytest
 
 from mobile_runtime import session as session_module
 from mobile_runtime.errors import InputError
+from mobile_runtime.model import mapped_files
 from mobile_runtime.session import GREEDY, Session
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -91,6 +92,31 @@ def test_a_change_right_after_the_verification_is_noticed(bundle, monkeypatch):
     monkeypatch.setattr(session_module, "verify_files", verify_and_change)
     with pytest.raises(InputError, match="was changed while"):
         list(Session.load(bundle).chat(HI, GREEDY))
+
+
+def touched(path):
+    os.utime(path)
+
+
+def linked(path):
+    """As another export does that takes the same part out of the cache."""
+    os.link(path, path.with_name("link"))
+
+
+def rewritten(path):
+    path.with_name("other").write_bytes(path.read_bytes())
+    path.with_name("other").replace(path)
+
+
+@pytest.mark.parametrize("use", [touched, linked, rewritten])
+def test_the_same_bytes_are_verified_again_once_and_computed_with(bundle, use, monkeypatch):
+    session = Session.load(bundle)
+    before = list(session.chat(HI, GREEDY))
+    use(largest(bundle, "decoder"))
+    read, digest = [], mapped_files.file_sha256
+    monkeypatch.setattr(mapped_files, "file_sha256", lambda path: read.append(path) or digest(path))
+    assert list(session.chat(HI, GREEDY)) == before
+    assert read == [largest(bundle, "decoder")]
 
 
 def test_what_is_not_mapped_may_change(bundle):
