@@ -29,6 +29,15 @@ PARTS :=
 apple-tests: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.apple $(PARTS)
 
+# What may never pass: single bits flipped in files that have checksums, and what stays alive or
+# half-written when processes are killed at random moments.
+KILLS := 40
+audit: $(VENV)/test.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds manifest-bits --rounds 500
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds cache-bits --rounds 67
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds prepacked-bits --rounds 34
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.kills --kills $(KILLS)
+
 # The Swift package. `make swift` finds a toolchain, or fetches Debian's into a private folder;
 # `make test` then also compares the package with the Python runtime. All use one build, which the
 # bulk of those comparisons wants optimized.
@@ -133,4 +142,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,heic,docs,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test fuzz apple-tests docs environment swift swift-build swift-test recordings figures full-figures one-collection
+.PHONY: demo test fuzz audit apple-tests docs environment swift swift-build swift-test recordings figures full-figures one-collection

@@ -34,14 +34,14 @@ from benchmarks.quiet import Sample, choose, time_call
 from benchmarks.readme import interpreter_table
 from benchmarks.shards import write_shard
 from export.backends.coreml import CoreMLBackend
-from export.build.part_cache import place, this_process
+from export.build.part_cache import place
 from export.build.parts import PartRequest, build_part
 from export.config import ExportConfig
 from export.models.tensors import tensor_shapes
 from export.releases import parse_config
 from mobile_runtime.engines.mil.threads import cores
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import write_json
+from mobile_runtime.files import this_process, write_json
 
 CONTEXT, PROMPT = 4096, 118  # positions of the cache; tokens of the prompt that is derived
 _LEFT_OUT = ("embed_tokens", "resampler")  # tensors of no package here

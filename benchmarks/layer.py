@@ -32,7 +32,7 @@ from benchmarks.published import PREPROCESSOR, config_values
 from benchmarks.shards import write_shard
 from export.backends.coreml import CoreMLBackend
 from export.build.job import open_job
-from export.build.part_cache import place, this_process
+from export.build.part_cache import place
 from export.build.parts import PartRequest, build_part
 from export.config import ExportConfig
 from export.graphs.graph import Graph
@@ -43,7 +43,7 @@ from export.quant.kmeans import palettize
 from export.quant.recipe import QuantSpec
 from export.releases import load_config, parse_config
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import write_json
+from mobile_runtime.files import this_process, write_json
 
 Seconds = dict[str, Any]  # "wall", "cpu", and wall seconds of each of the "steps"
 WEIGHTS = "model.safetensors"

@@ -22,7 +22,7 @@ import numpy as np
 from export.backends.base import Backend
 from export.build.estimate import estimate
 from export.build.job import Job, open_job
-from export.build.part_cache import PartCache, place, this_process
+from export.build.part_cache import PartCache, place
 from export.build.parts import Part, PartRequest
 from export.build.progress import Progress
 from export.build.workers import build_parts
@@ -60,13 +60,13 @@ from mobile_runtime.bundle import (
     write_manifest,
 )
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import replace_folder, scratch_folder
+from mobile_runtime.files import replace_folder, scratch_folder, this_process
 
 if TYPE_CHECKING:  # a plan, and an export without a calibration, import nothing of it
     from export.calibration.examples import Examples
 
-# Read-only, not allowed, or a file where a folder should be.
-_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
+# Read-only, not allowed, a file where a folder should be, or no room for files of such a size.
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EFBIG)
 _SPARE_BYTES = 200_000_000  # programs, tokenizer, file system
 _POCKET = (
     "No --checkpoint given: exporting the pocket model, which reads short texts, digits, shapes "
@@ -100,7 +100,8 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     given = None if config.plan else _read_examples(config, backend)
     if config.checkpoint is None:
         progress.note(_POCKET)
-    folder = locate_checkpoint(config.checkpoint, weights=not config.plan)
+    notes = None if config.no_cache else config.cache
+    folder = locate_checkpoint(config.checkpoint, weights=not config.plan, cache=notes)
     job = open_job(folder, config, backend)
     _check_calibration(job.plan, config)
     progress.plan(job.plan)
@@ -217,18 +218,38 @@ def _facts(config: ExportConfig, local: Path | None) -> ReleaseFacts:
     return published_release(str(config.checkpoint)).facts
 
 
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{output} cannot be made ({error.strerror}); give another --output."
+        ) from error
+
+
 def _check_target(config: ExportConfig, target: Path) -> None:
+    for path in (config.output, target):
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path} is a link to nothing; remove it, or give another --output.")
+    if not (above := _nearest(config.output)).is_dir():
+        raise InputError(f"{above} is not a folder; give another --output.")
     if target.exists() and not (config.overwrite or config.plan):
         raise InputError(
             f"{target} exists already; remove it, give another --output, or add --overwrite."
         )
 
 
+def _nearest(path: Path) -> Path:
+    """The path itself or, as it is not there yet, the folder in which it is to be made."""
+    return next(found for found in (path, *path.absolute().parents) if found.exists())
+
+
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into an `InputError`."""
+    """Turn a full disk, a folder that cannot be written, and one that vanishes, into an
+    `InputError`."""
+    _make_folder(output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         where = error.filename or output
@@ -240,6 +261,11 @@ def _writing(output: Path) -> Iterator[None]:
         if error.errno in _REFUSED:
             raise InputError(
                 f"cannot write to {where} ({error.strerror}); give another --output or --cache."
+            ) from error
+        if error.errno in (errno.ENOENT, errno.ESTALE):
+            raise InputError(
+                f"{where} was removed while the export used it; run the same command again: what "
+                "is missing is built."
             ) from error
         raise
 
@@ -307,7 +333,7 @@ def _write_bundle(
     built = [file for part in parts.values() for file in part.entry.files]
     tokenizer, vocabulary = folder / "tokenizer", job.model.decoder.vocab_size
     prompt = build_tokenizer_files(job.folder, tokenizer, vocabulary, job.release.chat)
-    graphs = [_describe(graph, job, parts[graph.name]) for graph in job.plan.graphs]
+    graphs = [_describe(graph, job, folder) for graph in job.plan.graphs]
     source = Provenance(origin.name, content_sha256(published, known), origin.facts.license)
     manifest = _manifest(job, origin, prompt, graphs, source)
     job.backend.write_extras(
@@ -322,9 +348,9 @@ def _sorted(files: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
     return tuple(sorted(files, key=lambda file: file.path))
 
 
-def _describe(graph: Graph, job: Job, part: Part) -> GraphSpec:
+def _describe(graph: Graph, job: Job, bundle: Path) -> GraphSpec:
     path = f"{graph.name}{job.backend.suffix}"
-    return graph.spec(path, job.backend.weight_bytes(part.entry.content / path))
+    return graph.spec(path, job.backend.weight_bytes(bundle / path))
 
 
 def _manifest(

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +31,7 @@ SCHEMA_VERSION = 3
 TEXT_ROLE = "text_"
 MANIFEST_NAME = "manifest.json"
 _HASH_BLOCK = 1 << 22
+_MOST_BYTES = 1 << 26  # of manifest.json; one of a large model has a thousandth of it
 _ITEM_SIZES = {"int8": 1, "float16": 2, "float32": 4}
 
 
@@ -258,6 +261,10 @@ def read_manifest(bundle: Path) -> Manifest:
             f"{bundle} is not a bundle: it has no {MANIFEST_NAME}; "
             "give the folder that `python -m export` printed."
         )
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise InputError(
+            f"{path} has {size:,} bytes, more than {_MOST_BYTES:,}; export the bundle again."
+        )
     data = path.read_bytes()
     value = parse_json(data, path, "export the bundle again")
     version = value.get("schema_version") if isinstance(value, dict) else None
@@ -273,13 +280,22 @@ def read_manifest(bundle: Path) -> Manifest:
         )
     del value["digest"]
     manifest = decode(Manifest, value, "manifest", MANIFEST_NAME, "export the bundle again")
-    listed = {entry.path for entry in manifest.files}
-    for name in _referenced_paths(manifest):
+    listed = sorted(entry.path for entry in manifest.files)
+    if twice := next((a for a, b in pairwise(listed) if a == b), None):
+        raise InputError(f"{MANIFEST_NAME} lists {twice!r} twice; export the bundle again.")
+    for name in referenced_paths(manifest):
         resolve_inside(bundle, name)
-        if not any(entry == name or entry.startswith(name + "/") for entry in listed):
+        if not (_has(listed, name) or _has(listed, f"{name}/", is_folder=True)):
             raise InputError(f"{MANIFEST_NAME} uses {name!r} without listing it; export again.")
     _check_tables(manifest)
     return manifest
+
+
+def _has(names: Sequence[str], wanted: str, is_folder: bool = False) -> bool:
+    """Whether `wanted`, or something in the folder of that name, is among the sorted names."""
+    place = bisect_left(names, wanted)
+    found = names[place : place + 1]
+    return any(name.startswith(wanted) if is_folder else name == wanted for name in found)
 
 
 def bundle_digest(bundle: Path) -> str:
@@ -288,7 +304,8 @@ def bundle_digest(bundle: Path) -> str:
     return seal_of((bundle / MANIFEST_NAME).read_bytes())
 
 
-def _referenced_paths(manifest: Manifest) -> Iterator[str]:
+def referenced_paths(manifest: Manifest) -> Iterator[str]:
+    """Paths of the graphs and tables, relative to the bundle."""
     yield from (graph.path for graph in manifest.graphs)
     yield from (table.path for table in _tables(manifest))
 

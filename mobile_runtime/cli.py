@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mobile_runtime.bundle import read_manifest, verify_files
 from mobile_runtime.chat.messages import read_turns
 from mobile_runtime.chat.prompt import PromptOptions
-from mobile_runtime.command import INTERRUPTED, run_command
+from mobile_runtime.command import INTERRUPTED, Terminal, printable, run_command
 from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place
@@ -193,7 +191,7 @@ class _Dialogue:
         if file is not None and file.exists():
             self.messages = session.restore(file)
             asked = sum(message["role"] == "user" for message in self.messages)
-            print(f"({file} has {asked} question{'s' * (asked != 1)})", file=sys.stderr)
+            print(f"({_name(file)} has {asked} question{'s' * (asked != 1)})", file=sys.stderr)
         if system:
             first = _first_turn(self.messages)
             self.messages[:first] = [{"role": "system", "content": system}]
@@ -225,9 +223,13 @@ def _save(dialogue: _Dialogue, name: str) -> None:
         check_place(file)
         dialogue.save(file)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
     else:
-        print(f"(saved to {file})", file=sys.stderr)
+        print(f"(saved to {_name(file)})", file=sys.stderr)
+
+
+def _name(file: Path) -> str:
+    return printable(str(file))
 
 
 def _forget_all(messages: list[dict[str, Any]]) -> None:
@@ -257,7 +259,7 @@ def _answer_turn(
     try:
         _answer(dialogue, parts, options)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         if len(dialogue.messages) > _first_turn(dialogue.messages):
             print("(/drop forgets the oldest question, /reset all of them)", file=sys.stderr)
         return False
@@ -281,11 +283,13 @@ def _read_line() -> str | None:
 def _answer(dialogue: _Dialogue, parts: list[dict[str, Any]], options: argparse.Namespace) -> int:
     question = {"role": "user", "content": parts}
     stream = dialogue.session.chat([*dialogue.messages, question], _chat_options(options))
+    # A file or a program gets the answer as it is.
+    show = printable if sys.stdout is not None and sys.stdout.isatty() else str
     answer, code = "", 0
     try:
         for piece in stream:
             answer += piece
-            print(piece, end="", flush=True)
+            print(show(piece), end="", flush=True)
     except KeyboardInterrupt:
         stream.cancel()
         print("\ninterrupted", file=sys.stderr)
@@ -334,7 +338,7 @@ def _info(options: argparse.Namespace) -> int:
     manifest = read_manifest(options.bundle)
     format_of(manifest)
     verify_files(options.bundle, manifest)
-    print_bundle(manifest, Console(highlight=False))
+    print_bundle(manifest, Terminal())
     return 0
 
 

@@ -1,17 +1,53 @@
-"""What all command lines share: exit codes, and output that no terminal stops."""
+"""What all command lines share: exit codes, and output that no terminal stops or obeys."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
 
 from mobile_runtime.errors import InputError
 
 INTERRUPTED = 130
 _PIPE_CLOSED = 141  # as a shell says of a program that wrote to a closed pipe
+# Embeddings, overrides and isolates of directions: they show letters in another order than that
+# in which they stand.
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def printable(text: str) -> str:
+    """The text with every character escaped, `\\x1b` for ESC, that would steer a terminal or turn
+    the text around; newlines and tabs stay."""
+    return "".join(_escaped(c) if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    return unicodedata.category(character) == "Cc" or character in _TURNING
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+class Terminal(Console):
+    """Where commands print tables and sentences. Names in them may come from anywhere: none steers
+    the terminal, and square brackets are no markup."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text of a cell or line, printable."""
+        return super().render_str(printable(text), **options)
 
 
 def run_command(run: Callable[[], int], interrupted: str = "\ninterrupted") -> int:
@@ -30,7 +66,7 @@ def run_command(run: Callable[[], int], interrupted: str = "\ninterrupted") -> i
         _write_nowhere()
         return _PIPE_CLOSED
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except MemoryError as error:
         print(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +41,13 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object; {remedy}.")
     return value
+
+
+def file_identity(path: Path) -> tuple[int, ...]:
+    """(inode, bytes, times of modification and of change in ns) of a file, which change whenever it
+    is replaced or written to, even if its time is put back."""
+    status = path.stat()
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @contextmanager
@@ -98,15 +107,48 @@ def seal_of(data: bytes) -> str:
     return data[len(_SEAL) : _SEAL_END].decode()
 
 
+def this_process() -> str:
+    """Name of this process, to which its unfinished folders belong."""
+    return f"{_process_space()}-{os.getpid()}"
+
+
+def _process_space() -> str:
+    """Within it a process has one number: a machine, or a container on it. Containers may share
+    name and cache, and do not see each other's processes."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        return f"{socket.gethostname()}-{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
+def has_ended(owner: str) -> bool:
+    """Whether the process of that name ran on this machine, and does not run any more."""
+    space, _, process = owner.rpartition("-")
+    if space != _process_space():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target`, which becomes `target` at the end; an error leaves nothing.
+    """A hidden folder beside `target`, which becomes `target` at the end; an error leaves nothing,
+    and what a killed process left of the same name is removed.
 
     Raises `InputError` if no folder can be made, `OSError` if `target` exists at the end.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        begun = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        _remove_abandoned(target)
+        begun = Path(
+            tempfile.mkdtemp(prefix=f"{_begun(target)}{this_process()}.", dir=target.parent)
+        )
     except OSError as error:
         raise InputError(
             f"{target} cannot be made ({error.strerror}); name a folder within one that can be "
@@ -118,6 +160,18 @@ def new_folder(target: Path) -> Iterator[Path]:
         begun.rename(target)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
+
+
+def _begun(target: Path) -> str:
+    """How the names of the folders begin that are to become `target`."""
+    return f".{target.name[:100]}-"  # a name has 255 letters at most
+
+
+def _remove_abandoned(target: Path) -> None:
+    for folder in target.parent.glob(f"{glob.escape(_begun(target))}*"):
+        owner, dot, _ = folder.name.removeprefix(_begun(target)).rpartition(".")
+        if dot and has_ended(owner):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

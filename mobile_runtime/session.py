@@ -33,8 +33,10 @@ from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, check_promp
 from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.model.contradictions import contradictions_named
 from mobile_runtime.model.formats import format_of, open_model
-from mobile_runtime.model.manifest_checks import check_numbers
+from mobile_runtime.model.manifest_checks import check_numbers, check_tables
+from mobile_runtime.model.mapped_files import MappedFiles
 from mobile_runtime.model.session_file import Origin, open_session, write_session
 from mobile_runtime.pictures.preprocess import check_view
 from mobile_runtime.sampling.sampling import Sampler
@@ -106,11 +108,13 @@ class ChatStream:
 class Session:
     """An open bundle with one conversation's cache."""
 
-    def __init__(self, bundle: Path, manifest: Manifest, options: EngineOptions) -> None:
-        self.manifest = manifest
+    def __init__(
+        self, bundle: Path, manifest: Manifest, options: EngineOptions, files: MappedFiles
+    ) -> None:
+        self.manifest, self._files = manifest, files
         self.tokenizer = Tokenizer.load(bundle / "tokenizer" / "tokenizer.json")
         check_prompt(manifest.prompt, self.tokenizer)
-        with _contradictions_named():
+        with contradictions_named():
             self.model = open_model(bundle, manifest, options)
         self._origin = Origin(bundle_digest(bundle), options.precision)
         self._cached: list[Key] = []
@@ -127,9 +131,11 @@ class Session:
         manifest = read_manifest(bundle)
         check_numbers(manifest)
         format_of(manifest).choose_engine(manifest, options)  # before the files are read
+        check_tables(manifest)
+        files = MappedFiles(bundle, manifest)
         if verify:
             verify_files(bundle, manifest)
-        return cls(bundle, manifest, options)
+        return cls(bundle, manifest, options, files)
 
     def reset(self) -> None:
         """Forget the conversation."""
@@ -199,8 +205,12 @@ class Session:
                     "the session was asked something else before this answer was read to its end; "
                     "read one answer at a time, or fork the session for each conversation."
                 )
-            with _contradictions_named():
-                yield
+            self._files.check()
+            try:
+                with contradictions_named():
+                    yield
+            finally:
+                self._files.check()
 
     def prepare(
         self,
@@ -376,21 +386,6 @@ class Session:
         if position >= self.manifest.decoding.context_length:
             return "context_full"
         return None
-
-
-@contextmanager
-def _contradictions_named() -> Iterator[None]:
-    """What fails while the model computes is an `InputError`: a bundle is data, whose manifest and
-    graphs may contradict each other in any way."""
-    try:
-        yield
-    except (InputError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(
-            f"the bundle's parts contradict each other, or this program has a fault "
-            f"({type(error).__name__}: {str(error)[:200]}); export the bundle again, or report it."
-        ) from error
 
 
 def _group_digest(prompt: PreparedPrompt, n: int) -> bytes:

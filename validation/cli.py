@@ -18,6 +18,7 @@ from validation.commands import (
     quality,
     trace,
 )
+from validation.commands.options import check_checkpoint
 
 COMMANDS: Mapping[str, ModuleType] = {
     "parity": parity,
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
+        check_checkpoint(options)
         return int(options.run(options))
     except ModuleNotFoundError as missing:
         raise InputError(

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mobile_runtime.command import printable
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json, write_text
 
@@ -73,18 +74,18 @@ class DeviceReport:
             for row in rows:
                 table.add_row(*row)
             console.print(table)
-        console.print(self._summary(), markup=False)
+        console.print(self._summary())
 
     def write_page(self, path: Path, floors: Mapping[str, float] | None = None) -> None:
         """Write the tables as one HTML page, in one step."""
-        parts = [_HEAD, f"<h1>{html.escape(self.device)}</h1><p>{html.escape(self._summary())}</p>"]
+        parts = [_HEAD, f"<h1>{_html(self.device)}</h1><p>{_html(self._summary())}</p>"]
         for title, columns, rows in self._tables(floors):
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+            head = "".join(f"<th>{_html(name)}</th>" for name in columns)
             body = "".join(
-                "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
+                "<tr>" + "".join(f"<td>{_html(cell)}</td>" for cell in row) + "</tr>\n"
                 for row in rows
             )
-            parts.append(f"<h2>{html.escape(title)}</h2><table><tr>{head}</tr>\n{body}</table>")
+            parts.append(f"<h2>{_html(title)}</h2><table><tr>{head}</tr>\n{body}</table>")
         write_text(path, "\n".join(parts) + "\n")
 
     def failed(self, floors: Mapping[str, float] | None = None) -> bool:
@@ -135,6 +136,10 @@ class DeviceReport:
 _HEAD = """<!doctype html><meta charset="utf-8"><title>Self-test</title>
 <style>body{font:15px system-ui;margin:2em}table{border-collapse:collapse}
 th,td{text-align:left;padding:.3em .8em;border-bottom:1px solid #ccc}</style>"""
+
+
+def _html(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def judge(stage: Measured, floors: Mapping[str, float]) -> str:

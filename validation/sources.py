@@ -11,6 +11,7 @@ from export.checkpoint.calibrated import CalibratedSource
 from export.checkpoint.locate import DEFAULT_CHECKPOINT, locate_checkpoint
 from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import TensorSource, check_tensors, content_sha256
+from export.config import ExportConfig
 from export.models.config import ModelConfig
 from export.models.tensors import TIED
 from export.quant.methods import FEEDBACK
@@ -101,7 +102,7 @@ def check_source(manifest: Manifest, source: OpenCheckpoint) -> None:
 
 def open_checkpoint(given: str | None) -> OpenCheckpoint:
     """Open a checkpoint folder or hub id, or the pocket model for None."""
-    folder = locate_checkpoint(given)
+    folder = locate_checkpoint(given, cache=ExportConfig().cache)
     described, checkpoint = describe_model(folder), open_source(folder)
     shapes = described.release.tensor_shapes(described.config)
     check_tensors(checkpoint, shapes, str(folder), described.release.title, TIED)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,9 +20,10 @@ from export.checkpoint.calibrated import CALIBRATED
 from export.checkpoint.readings import Reading
 from export.checkpoint.source import TensorSource
 from mobile_runtime.bundle import FileEntry, list_files
-from mobile_runtime.files import is_sealed, sealed_json
+from mobile_runtime.files import has_ended, is_sealed, sealed_json
 
 _ENTRY = "entry.json"
+_READ_ONLY = 0o444
 _RECENT = 3600.0  # seconds in which another export may still be linking an entry's files
 
 
@@ -95,8 +95,7 @@ class PartCache:
     def clean(self) -> None:
         """Remove the workplaces of exports that were killed on this machine."""
         for folder in self._partial.glob("*"):
-            host, _, process = folder.name.rpartition("-")
-            if host == _process_space() and not _runs(process):
+            if has_ended(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def trim(self, limit: int) -> None:
@@ -118,42 +117,19 @@ class PartCache:
             total -= sizes[folder]
 
 
-def this_process() -> str:
-    """Name of this process, to which the workplaces of its export belong."""
-    return f"{_process_space()}-{os.getpid()}"
-
-
-def _process_space() -> str:
-    """Within it a process has one number: a machine, or a container on it. Containers may share
-    name and cache, and do not see each other's processes."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
-        return f"{socket.gethostname()}-{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:  # not Linux
-        return socket.gethostname()
-
-
 def place(entry: Entry, target: Path, allows_hard_links: bool) -> None:
     """Put an entry's files into the folder `target`: as hard links, or as copies if links are not
-    allowed or the file system has none."""
+    allowed or the file system has none. A file that is linked is read-only from then on: written
+    to in one bundle, it would change in the cache and in every other bundle."""
     for file in entry.files:
         kept, path = entry.content / file.path, target / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         if allows_hard_links:
             with suppress(OSError):
+                kept.chmod(_READ_ONLY)
                 os.link(kept, path)
                 continue
         shutil.copyfile(kept, path)
-
-
-def _runs(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _has_links(content: Path) -> bool:

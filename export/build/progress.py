@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -15,13 +14,14 @@ from rich.table import Table
 from export.build.estimate import Estimate
 from export.build.parts import Part
 from export.plan import Plan, count_forms
+from mobile_runtime.command import Terminal
 
 
 class Progress:
     """Reports to stderr. With `quiet`, prints nothing; errors are the command line's."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = Terminal(stderr=True, quiet=quiet)
         self._bar = Bar(TextColumn("{task.description}"), BarColumn(), console=self._console)
         self._sizes: Mapping[str, int] = {}
         self._output = Path()
@@ -97,8 +97,7 @@ class Progress:
             f"parameters {how} in {part.seconds:.1f} s ({size / 1e6 / part.seconds:,.0f} M/s), "
             f"peak memory {part.peak_memory / 1e9:.2f} GB, "
             f"{shutil.disk_usage(self._output).free / 1e9:.0f} GB of disk free"
-            f"{self._rest(done, total)}",
-            markup=False,
+            f"{self._rest(done, total)}"
         )
         if len(self._finished) == len(self._sizes):
             self.stop()

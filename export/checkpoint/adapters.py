@@ -30,13 +30,18 @@ from export.checkpoint.shards import Shard
 from export.checkpoint.source import (
     TensorInfo,
     TensorSource,
-    file_identity,
     fresh_digest,
     some_of,
     stored_weights,
 )
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import read_json, replace_folder, scratch_folder, write_json
+from mobile_runtime.files import (
+    file_identity,
+    read_json,
+    replace_folder,
+    scratch_folder,
+    write_json,
+)
 
 ADAPTED = "adapted"  # the folder of such folders in a cache
 RECORD = "adapted.json"

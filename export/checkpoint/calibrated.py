@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from export.checkpoint.rotation import ResidualStream
-from export.checkpoint.source import TensorInfo, TensorSource, file_identity, fresh_digest
+from export.checkpoint.source import TensorInfo, TensorSource, fresh_digest
 from export.quant.recipe import QuantSpec
 from export.quant.weights import BlockWeight, LutWeight, Weight
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import read_json, written_whole
+from mobile_runtime.files import file_identity, read_json, written_whole
 
 RECORD = "calibration.json"
 CALIBRATED = "calibrated"  # the folder of such folders in a cache

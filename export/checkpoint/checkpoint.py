@@ -14,9 +14,9 @@ import numpy as np
 
 from export.checkpoint.adapters import ADAPTER_CONFIG
 from export.checkpoint.shards import DTYPES, Shard, is_buffer
-from export.checkpoint.source import TensorInfo, bytes_of, file_identity, rows_digest, some_of
+from export.checkpoint.source import TensorInfo, bytes_of, rows_digest, some_of
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import read_json
+from mobile_runtime.files import file_identity, read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import file_identity, sealed_json, written_whole
 
 # The pocket model, a small trained one: see its README.md.
 DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "pocket"
+CHECKED = "checked"  # the folder of such notes in a cache
 _SMALL = (".json", ".jinja", ".txt", ".model")
 _HASH_BLOCK = 1 << 20
 _HUB_FILES = ["*.json", "*.jinja", "merges.txt", "LICENSE*"]
@@ -24,22 +27,11 @@ def small_files(folder: Path) -> list[Path]:
 
 
 def local_checkpoint(given: str | None) -> Path | None:
-    """The given folder, or the pocket model's for None; returns None if it is not a folder."""
+    """The given folder, or the pocket model's for None; returns None for a hub id. Raises
+    `InputError` for what is neither."""
     folder = DEFAULT_CHECKPOINT if given is None else Path(given).expanduser()
-    return folder if folder.is_dir() else None
-
-
-def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
-    """Return the folder of a checkpoint: a folder itself, or the pocket model's for None.
-
-    A hub id ("openbmb/MiniCPM-V-4_5") is downloaded to the hub's cache; without `weights` the
-    shards are left out. Raises `InputError` if there is no such folder or download, or a file of it
-    is another than the hub's.
-    """
-    if (local := local_checkpoint(given)) is not None:
-        return local
-    assert given is not None, "the pocket model is part of the package"
-    folder = Path(given).expanduser()
+    if given is None or folder.is_dir():
+        return folder
     if folder.is_file():
         raise InputError(f"{given} is a file; give the folder that it lies in.")
     if given.count("/") != 1 or folder.is_absolute() or given.startswith("."):
@@ -47,6 +39,22 @@ def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
             f"no checkpoint at {given}; give a folder with config.json and safetensors, "
             "or a hub id such as openbmb/MiniCPM-V-4_5."
         )
+    return None
+
+
+def locate_checkpoint(
+    given: str | None, *, weights: bool = True, cache: Path | None = None
+) -> Path:
+    """Return the folder of a checkpoint: a folder itself, or the pocket model's for None.
+
+    A hub id ("openbmb/MiniCPM-V-4_5") is downloaded to the hub's cache; without `weights` the
+    shards are left out. Large files that were found to be the hub's are noted in the folder
+    `cache`, and not read again before they change; without it they are read each time. Raises
+    `InputError` if there is no such folder or download, or a file of it is another than the hub's.
+    """
+    if (local := local_checkpoint(given)) is not None:
+        return local
+    assert given is not None, "the pocket model is part of the package"
     from huggingface_hub import snapshot_download
 
     try:
@@ -57,11 +65,11 @@ def locate_checkpoint(given: str | None, *, weights: bool = True) -> Path:
             f"{given} is not a folder and could not be downloaded from the hub "
             f"({type(error).__name__}); check the name and the network, or give a folder."
         ) from error
-    _check_digests(found, weights)
+    _check_digests(found, weights, None if cache is None else cache / CHECKED)
     return found
 
 
-def _check_digests(snapshot: Path, weights: bool) -> None:
+def _check_digests(snapshot: Path, weights: bool, notes: Path | None) -> None:
     """The hub's client compares sizes only. It names each blob by the digest that the hub gave:
     SHA-256 of large files, of others the SHA-1 that git has of them.
 
@@ -73,13 +81,31 @@ def _check_digests(snapshot: Path, weights: bool) -> None:
         blob = path.resolve()
         if weights or path.suffix != ".safetensors":
             kind = {64: "sha256", 40: "sha1"}.get(len(blob.name))
-            if kind is not None and _digest(blob, kind) != blob.name:
+            if kind is not None and not _is_as_named(blob, kind, notes):
                 path.unlink()
                 blob.unlink()
                 raise InputError(
                     f"{path.name} is not what the hub says it is: the transfer damaged it; run the "
                     "same command again, and it is fetched again."
                 )
+
+
+def _is_as_named(blob: Path, kind: str, notes: Path | None) -> bool:
+    """Whether the digest of a blob is its name. One of a large file is computed once: as long as
+    the file is the same, by `file_identity`, a sealed note in the folder `notes` says so."""
+    if notes is None or kind != "sha256":
+        return _digest(blob, kind) == blob.name
+    note = notes / blob.name
+    # Taken before it is read: a change from then on makes another one.
+    right = sealed_json({"path": str(blob), "identity": file_identity(blob)})
+    with suppress(OSError):
+        if note.read_bytes() == right:
+            return True
+    if _digest(blob, kind) != blob.name:
+        return False
+    with suppress(OSError), written_whole(note) as partial:  # a note is no must
+        partial.write_bytes(right)
+    return True
 
 
 def _digest(path: Path, kind: str) -> str:

@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -103,13 +102,6 @@ def statistics_digest(source: TensorReader) -> str:
 def bytes_of(values: np.ndarray) -> memoryview:
     """The bytes of an array in C order, without a copy if it is contiguous."""
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-
-
-def file_identity(path: Path) -> tuple[int, ...]:
-    """(inode, bytes, times of modification and of change in ns) of a file, which change whenever it
-    is replaced or written to, even if its time is put back."""
-    status = path.stat()
-    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def rows_digest(source: TensorReader, name: str, rows: range) -> str:

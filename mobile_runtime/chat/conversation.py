@@ -18,9 +18,12 @@ from mobile_runtime.chat.media import Frames, load_frames, view_digest
 from mobile_runtime.chat.messages import Turn, read_turns
 from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, encode_prompt
 from mobile_runtime.chat.tokenizer import Tokenizer
+from mobile_runtime.errors import InputError
 from mobile_runtime.pictures.preprocess import View
 
 _AROUND_TURN = 8  # tokens around a turn's text
+_SHORT = 32  # bytes for each token of the context, which are encoded without a look at the tokens
+_COMPOSED = 4  # a tokenizer may compose letters and marks, which takes a third of their bytes
 Key = int | tuple[bytes, int]  # a token id, or (digest of a group of views, embedding)
 
 
@@ -56,10 +59,13 @@ def prepare_prompt(
     not fit in `room` tokens, with what is said up to them, are read as fewer frames, as
     `load_frames` says.
 
-    Raises `InputError` for messages or pictures that are not valid.
+    Raises `InputError` for messages or pictures that are not valid, and before they are encoded for
+    texts that are far too long for `room`.
     """
     config = chat_format.preprocessing
     turns = read_turns(messages)
+    if room is not None:
+        _check_texts(turns, chat_format.tokenizer, room)
     if options.temporal_ids is not None:
         room = None  # these say how many frames there are
     if room is not None:
@@ -77,6 +83,19 @@ def prepare_prompt(
     sizes = [view.tgt_size for item in media for views in item.views for view in views]
     tgt_sizes = np.array(sizes, np.int32).reshape(-1, 2)
     return PreparedPrompt(encoded, groups, tgt_sizes, _keys(encoded, groups))
+
+
+def _check_texts(turns: Sequence[Turn], tokenizer: Tokenizer, room: int) -> None:
+    """Raises `InputError` for texts that cannot fit in `room` tokens, before minutes and gigabytes
+    go into their exact number."""
+    size = sum(len(turn.text().encode("utf-8", "replace")) for turn in turns)
+    if size <= _SHORT * room:
+        return
+    if (least := size // (_COMPOSED * tokenizer.longest_token)) > room:
+        raise InputError(
+            f"the prompt has {size:,} bytes of text, at least {least:,} tokens, and the context "
+            f"holds {room} with the answer; shorten it."
+        )
 
 
 def _tokens_before(turns: Sequence[Turn], tokenizer: Tokenizer) -> int:

@@ -95,6 +95,7 @@ _SLICE_START, _SLICE_END = _Control("slice_start"), _Control("slice_end")
 _ID_START, _ID_END = _Control("image_id_start"), _Control("image_id_end")
 _PLACEHOLDER = _Control("image_placeholder")
 _THINK_CONTROLS = (_THINK_START, _THINK_END)  # of models that think
+_LAST_TIME = 1 << 24  # float32, in which positions in time are computed, counts no further
 _CONTROLS = (
     *(_MESSAGE_START, _MESSAGE_END, _IMAGE_START, _IMAGE_END),
     *(_SLICE_START, _SLICE_END, _ID_START, _ID_END, _PLACEHOLDER),
@@ -181,6 +182,8 @@ def check_temporal_ids(
     """Return the groups as tuples. Raises `InputError` if they are no lists of integers, a group
     does not have 1 to 6 ids, or all groups together not `frame_count`."""
     groups = [_group(group) for group in temporal_ids]
+    if any(time > _LAST_TIME for group in groups for time in group):
+        raise InputError(f"temporal_ids has an id above {_LAST_TIME:,}; count from 0, one by one.")
     for group in groups:
         if not 1 <= len(group) <= MAX_FRAMES_PER_GROUP or min(group) < -1:
             raise InputError(

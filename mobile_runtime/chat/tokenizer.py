@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -52,6 +53,11 @@ class Tokenizer:
         if not self._added.keys().isdisjoint(ids):
             raise InputError("tokenizer.json makes added tokens of text; export the bundle again.")
         return ids
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Most bytes that one token stands for."""
+        return max(map(len, self._backend.get_vocab()), default=0)
 
     def token_id(self, content: str) -> int:
         """The id of the token written exactly `content`. Raises `InputError` if there is none."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mobile_runtime.bundle import Manifest
 
@@ -16,22 +15,16 @@ def print_bundle(manifest: Manifest, console: Console) -> None:
     """Print a table of the parts, and some sentences. The files must have been verified."""
     table = Table("part", "functions", "parameters", "MB", "bits/weight")
     for graph in manifest.graphs:
-        cells = (
+        table.add_row(
             graph.name,
             ", ".join(function.name for function in graph.functions),
             f"{graph.parameters:,}",
             f"{graph.weight_bytes / 1e6:,.1f}",
             f"{8 * graph.weight_bytes / max(1, graph.parameters):.2f}",
         )
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
     console.print(table)
     for line in _facts(manifest):
-        console.print(_printable(line), markup=False)
-
-
-def _printable(text: str) -> str:
-    """Names of a manifest may hold anything: what would steer the terminal becomes a mark."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+        console.print(line)
 
 
 def _facts(manifest: Manifest) -> list[str]:

@@ -1,12 +1,12 @@
-"""Refuses numbers of a manifest that no model has, before anything is computed or allocated with
-them. `ManifestChecks.swift` does the same."""
+"""Refuses numbers of a manifest that no model has, and tables of other sizes than the model's,
+before anything is computed or allocated with them. `ManifestChecks.swift` does the same."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 
-from mobile_runtime.bundle import MANIFEST_NAME, Manifest
+from mobile_runtime.bundle import MANIFEST_NAME, Manifest, TensorFile
 from mobile_runtime.errors import InputError
 
 _LARGEST = 1 << 24
@@ -31,6 +31,28 @@ def check_numbers(manifest: Manifest) -> None:
             f"norm_mean and norm_std in {MANIFEST_NAME} must be three numbers each, the latter "
             f"above 0; {_AGAIN}."
         )
+
+
+def check_tables(manifest: Manifest) -> None:
+    """Raises `InputError` for a table whose shape contradicts the sizes of the model."""
+    for file, shape in _tables(manifest):
+        if file is not None and file.shape != shape:
+            raise InputError(
+                f"{file.path} has the shape {list(file.shape)}, its model needs {list(shape)}; "
+                f"{_AGAIN}."
+            )
+
+
+def _tables(manifest: Manifest) -> Iterator[tuple[TensorFile | None, tuple[int, ...]]]:
+    architecture, preprocessing = manifest.architecture, manifest.preprocessing
+    hidden, rows = architecture.hidden_size, architecture.vocab_size
+    if manifest.embed_tokens is not None:
+        yield manifest.embed_tokens.table, (rows, hidden)
+        yield manifest.embed_tokens.scales, (rows,)
+    positions = preprocessing.position_buckets**2
+    yield manifest.position_embeddings, (positions, architecture.vision_hidden_size)
+    queries = architecture.resampler_heads * preprocessing.num_queries
+    yield manifest.resampler_key_query, (queries, hidden)
 
 
 def _sizes(manifest: Manifest) -> Iterator[tuple[str, int]]:

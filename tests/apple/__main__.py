@@ -1,5 +1,5 @@
-"""python -m tests.apple [FOLDER …]: the whole suite of coremltools' tests of operations, or parts of
-it such as iOS17 or iOS18/test_states.py; prints what became of the cases."""
+"""python -m tests.apple [FOLDER …]: the whole suite of coremltools' tests of operations, or parts
+of it such as iOS17 or iOS18/test_states.py; prints what became of the cases."""
 
 import argparse
 import json

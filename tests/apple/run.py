@@ -21,8 +21,8 @@ def tests_folder() -> Path:
 
 
 def run_suite(report, parts=(), *, sample, quiet=True, timeout=None):
-    """Run `parts` of the suite (all by default), or a sample of it; the outcome of each case goes to
-    `report`. Returns the process, with what it printed if `quiet`."""
+    """Run `parts` of the suite (all by default), or a sample of it; the outcome of each case goes
+    to `report`. Returns the process, with what it printed if `quiet`."""
     paths = [str(tests_folder() / part) for part in parts or [""]]
     options = ["--apple-sample"] if sample else []
     return subprocess.run(

@@ -185,6 +185,24 @@ def test_output_that_is_a_file_is_one_sentence(run, tmp_path):
     assert_one_sentence(*run(), str(tmp_path / "out"), "--output")
 
 
+def test_output_below_a_file_is_one_sentence(run, tmp_path):
+    (tmp_path / "file").write_text("a file")
+    assert_one_sentence(*run("--output", str(tmp_path / "file/a/b")), "not a folder", "--output")
+
+
+def test_links_to_nothing_are_noticed_before_anything_is_built(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "build_parts", None)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / BUNDLE).symlink_to(tmp_path / "absent")
+    assert_one_sentence(*run(), BUNDLE, "a link to nothing", "--output")
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    assert_one_sentence(*run("--output", str(tmp_path / "link")), "a link to nothing")
+
+
+def test_an_output_that_cannot_be_made_is_one_sentence(run):
+    assert_one_sentence(*run("--output", "/proc/bundles"), "/proc/bundles cannot be made")
+
+
 def test_cache_that_is_a_file_is_one_sentence(run, tmp_path):
     (tmp_path / "cache").write_text("a file")
     result = run("--cache", str(tmp_path / "cache"))

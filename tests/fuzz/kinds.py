@@ -275,6 +275,11 @@ def _draw_prepacked(rng, base):
     return [rng.choice(files_of(base / "prepacked")), draw_bytes(rng)]
 
 
+def _draw_bit(folder, rng, base):
+    files = [file for file in files_of(base / folder) if not file.startswith("partial/")]
+    return [rng.choice(files), ["flip", rng.random(), rng.randrange(8)]]
+
+
 def _run_prepacked(case, base, folder):
     file, edit = case
     packed = copy_of(base / "prepacked", folder / "prepacked")
@@ -297,7 +302,9 @@ KINDS = {
     "films": Kind(partial(_draw_media, FILMS), partial(_run_media, "films", "--video")),
     "messages": Kind(_draw_messages, _run_messages),
     "cache": Kind(_draw_cache, _run_cache),
+    "cache-bits": Kind(partial(_draw_bit, "cache"), _run_cache),
     "prepacked": Kind(_draw_prepacked, _run_prepacked, must_refuse=True),
+    "prepacked-bits": Kind(partial(_draw_bit, "prepacked"), _run_prepacked, must_refuse=True),
 }
 
 

@@ -15,6 +15,10 @@ def fuzz(tmp_path_factory):
         fixed = ["-m", "tests.fuzz", "--base", base, "--minutes", "30"]
         return run_python(*fixed, *options, OMP_NUM_THREADS="1")
 
+    def kills(*options):
+        return run_python("-m", "tests.fuzz.kills", "--base", base, *options, OMP_NUM_THREADS="1")
+
+    run.kills = kills
     return run
 
 
@@ -27,6 +31,12 @@ def test_what_was_found_is_mended(fuzz):
 def test_two_of_each_kind_are_refused_or_work(fuzz):
     done = fuzz("--rounds", "2", "--seeds", "0")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+
+
+def test_killed_chats_leave_nothing_and_go_on(fuzz):
+    done = fuzz.kills("--kinds", "chat", "--kills", "2")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "orphans 0, other results 0" in done.stdout
 
 
 def test_edits_change_what_they_say():

@@ -1,12 +1,15 @@
 """Exit codes and output of the command lines, in processes of their own."""
 
+import io
 import os
+import pty
 import subprocess
 import sys
 
 import pytest
+from rich.table import Table
 
-from mobile_runtime.command import run_command
+from mobile_runtime.command import Terminal, printable, run_command
 from mobile_runtime.errors import InputError
 
 HEAD = "from mobile_runtime.command import run_command\n"
@@ -76,3 +79,67 @@ def test_too_little_memory_is_one_sentence(capsys):
 
     assert run_command(run) == 2
     assert capsys.readouterr().err.startswith("error: there is not enough memory for this (Unable")
+
+
+# ISO 6429: ESC, BEL, CSI and OSC as one character; and what turns text around.
+STEERING = {
+    "\x1b[2J": "\\x1b[2J",
+    "\x1b]0;title\x07": "\\x1b]0;title\\x07",
+    "\x9b31m": "\\x9b31m",
+    "\x9d52;c;YQ==\x9c": "\\x9d52;c;YQ==\\x9c",
+    "a\rb\bc\x7f\0": "a\\rb\\x08c\\x7f\\x00",
+    "photo\u202egpj.exe": "photo\\u202egpj.exe",
+}
+
+
+@pytest.mark.parametrize("text", STEERING)
+def test_what_steers_a_terminal_is_escaped(text, capsys):
+    def fail():
+        raise InputError(f"{text} is wrong; do this.")
+
+    assert printable(text) == STEERING[text]
+    assert run_command(fail) == 2
+    assert capsys.readouterr().err == f"error: {STEERING[text]} is wrong; do this.\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\tb\nc",
+        "\u535a\u7269\u3000\u9928",
+        "\U0001f469\u200d\U0001f467",
+        "\u0645\u06cc\u200c\u06a9",
+    ],
+)
+def test_text_of_any_script_stays(text):
+    assert printable(text) == text
+
+
+def test_a_table_obeys_no_name():
+    file = io.StringIO()
+    table = Table("part")
+    table.add_row("[/red]\x1b[2Jname")
+    console = Terminal(file=file, force_terminal=True, width=60)
+    console.print(table)
+    console.print("[bold]\x9b2J")
+    assert "[/red]\\x1b[2Jname" in file.getvalue() and "\x1b[2J" not in file.getvalue()
+    assert file.getvalue().endswith("[bold]\\x9b2J\n")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_an_answer_steers_no_terminal_and_goes_into_a_file_as_it_is(make_bundle, is_terminal):
+    code = """
+import sys
+from mobile_runtime import cli, session
+session.StreamDecoder.push = lambda self, token: "\\x1b[2J\\u9928"
+raise SystemExit(cli.main(["chat", sys.argv[1], "Hi", "--max-new-tokens", "1"]))
+"""
+    reader, writer = pty.openpty() if is_terminal else os.pipe()
+    command = [sys.executable, "-c", code, str(make_bundle("none"))]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, stdout=writer, env=environment, check=False)
+    os.close(writer)
+    printed = os.read(reader, 1000)
+    os.close(reader)
+    wanted = "\\x1b[2J\u9928" if is_terminal else "\x1b[2J\u9928"
+    assert (done.returncode, printed.decode().strip()) == (0, wanted)

@@ -13,6 +13,7 @@ import pytest
 from export.cli import main as export_main
 from mobile_runtime.chat import media
 from mobile_runtime.chat.prompt import PromptOptions
+from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import sealed_json
@@ -226,6 +227,15 @@ def test_closed_and_failed_streams_leave_a_session_that_answers(session, monkeyp
     assert answer(session, 1) == expected
 
 
+@pytest.mark.parametrize("turns", [["a" * 20_000_000], ["word " * 500_000, "b"] * 2])
+def test_a_text_far_beyond_the_context_is_not_encoded(session, turns, monkeypatch):
+    monkeypatch.setattr(Tokenizer, "encode_text", None)
+    roles = ["user", "assistant"] * 2
+    messages = [{"role": r, "content": t} for r, t in zip(roles, turns, strict=False)]
+    with pytest.raises(InputError, match=r"bytes of text, at least [\d,]+ tokens, and the context"):
+        session.chat([*messages, {"role": "user", "content": "?"}][-3:])
+
+
 def test_threads_get_right_answers_or_the_refusal(session):
     expected = {n: answer(session, n) for n in range(4)}
 
@@ -317,7 +327,7 @@ def test_a_one_pixel_picture_works(session):
 
 def damage(bundle, tmp_path, edit):
     copy = tmp_path / "bundle"
-    shutil.copytree(bundle, copy)
+    shutil.copytree(bundle, copy, copy_function=shutil.copyfile)  # files that can be written
     edit(copy)
     return copy
 

@@ -101,8 +101,7 @@ class AnswerReport:
             table.add_row(f"same answer as {self.candidates[0]}", "", *shares)
         console.print(table)
         console.print(
-            f"Right answers in % of {self.items} per task, with 95 % confidence intervals.",
-            markup=False,
+            f"Right answers in % of {self.items} per task, with 95 % confidence intervals."
         )
 
 

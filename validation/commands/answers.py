@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
 from mobile_runtime.bundle import read_manifest
+from mobile_runtime.command import Terminal
 from mobile_runtime.engines import EngineOptions
 from validation.answers.rows import ITEMS, ROWS
 from validation.commands.options import (
@@ -65,14 +65,14 @@ def run(options: argparse.Namespace) -> int:
     check_least("--limit", options.limit, 1)
     check_least("--jobs", options.jobs, 1)
     candidates = _candidates(options)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with ProgressBar(console=console, transient=True) as bar:
         total = len(candidates) * len(options.tasks) * options.limit
         task = bar.add_task("questions", total=total)
         report = score_candidates(
             candidates, options.tasks, options.limit, options.jobs, lambda: bar.advance(task)
         )
-    report.print(Console(highlight=False))
+    report.print(Terminal())
     if options.json is not None:
         report.write(options.json)
         print(options.json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
+from mobile_runtime.command import Terminal
 
 HELP = "show what selfTest() of the Swift package found on a device"
 
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
 
     report = read_device_report(options.file)
     floors = read_floors(options.parity) if options.parity else None
-    report.print(Console(highlight=False), floors)
+    report.print(Terminal(), floors)
     path = options.output or options.file.with_suffix(".html")
     report.write_page(path, floors)
     print(path)

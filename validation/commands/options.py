@@ -30,6 +30,11 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", help="folder or hub id it was made from (not needed for the pocket model)"
     )
+    add_adapter(parser)
+
+
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--adapter`."""
     parser.add_argument(
         "--adapter",
         action="append",
@@ -37,6 +42,15 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER[=WEIGHT]",
         help="an adapter that the export merged into the checkpoint; may be repeated",
     )
+
+
+def check_checkpoint(options: argparse.Namespace) -> None:
+    """Raises `InputError` if `--checkpoint` is neither a folder nor a hub id: before PyTorch, which
+    takes long and may be absent, is imported."""
+    if getattr(options, "checkpoint", None) is not None:
+        from export.checkpoint.locate import local_checkpoint
+
+        local_checkpoint(options.checkpoint)
 
 
 def checkpoint_of(options: argparse.Namespace) -> str | None:
@@ -49,8 +63,9 @@ def checkpoint_of(options: argparse.Namespace) -> str | None:
     from export.config import ExportConfig
 
     adapters = [parse_adapter(one) for one in options.adapter]
-    folder = locate_checkpoint(given)
-    return str(write_adapted_folder(folder, adapters, ExportConfig().cache / ADAPTED))
+    cache = ExportConfig().cache
+    folder = locate_checkpoint(given, cache=cache)
+    return str(write_adapted_folder(folder, adapters, cache / ADAPTED))
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

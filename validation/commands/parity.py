@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
+from mobile_runtime.command import Terminal
 from validation.commands.options import (
     add_bundle,
     add_checkpoint,
@@ -54,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     report = run_parity(options.bundle, source, chats, wanted)
     if options.write_golden:
         write_golden(options.bundle, source, default_chats())
-    report.print(Console(highlight=False))
+    report.print(Terminal())
     path = options.output or options.bundle / "report.json"
     report.write(path)
     print(path)

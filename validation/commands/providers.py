@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
+from mobile_runtime.command import Terminal
 from validation.commands.options import add_bundle
 
 HELP = "which operators of ONNX graphs the execution providers of phones run"
@@ -20,5 +19,5 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; return 0."""
     from validation.providers import print_assignments
 
-    print_assignments(options.bundle, Console(highlight=False))
+    print_assignments(options.bundle, Terminal())
     return 0

@@ -9,8 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from mobile_runtime.command import Terminal
 from mobile_runtime.errors import InputError
 from validation.commands.options import (
     add_checkpoint,
@@ -77,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     source = published_source(options.bundles[0], checkpoint_of(options))
     candidates = open_candidates(options.bundles, engine_options(options), source)
     longest = min(candidate.longest for candidate in candidates)
-    form, console = source.chat_format, Console(highlight=False)
+    form, console = source.chat_format, Terminal()
     stretches = [of_text(text, form, options.tokens, longest) for text in texts]
     chats = [of_chats(path, form, longest) for path in options.chats]
     names = [path.name for path in (*options.texts, *options.chats)]

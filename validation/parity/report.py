@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from mobile_runtime.files import write_json
 
@@ -73,7 +74,7 @@ class ParityReport:
             details = [f"{name} {value:.4g}" for name, value in stage.metrics.items()]
             table.add_row(
                 stage.stage,
-                f"[{_STYLES[stage.status]}]{stage.status}[/]",
+                Text(stage.status, _STYLES[stage.status]),
                 _decibels(stage.same_weights_db, stage.same_weights_floor),
                 _decibels(stage.checkpoint_db, stage.checkpoint_floor),
                 _cost(stage),
@@ -82,8 +83,7 @@ class ParityReport:
         console.print(table)
         console.print(
             f"{self.bundle}: recipe {self.recipe}, engine {self.engine} {self.precision}; "
-            f"prompts: {', '.join(self.prompts)}",
-            markup=False,
+            f"prompts: {', '.join(self.prompts)}"
         )
 
 

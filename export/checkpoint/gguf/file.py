@@ -16,8 +16,8 @@ import ml_dtypes  # noqa: F401  (registers "bfloat16" with numpy)
 import numpy as np
 
 from export.checkpoint.gguf.blocks import BLOCK_TYPES, BlockType
-from export.checkpoint.source import file_identity
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import file_identity
 
 # struct's letters of the types of metadata, by their number; 8 is a string, 9 an array.
 _SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}

@@ -10,7 +10,7 @@ import numpy as np
 
 from mobile_runtime.mlprogram.dtypes import Array
 
-from .memory import RESULTS
+from .buffers import RESULTS
 from .threads import run_blocks
 
 _LARGE = 1 << 18  # elements

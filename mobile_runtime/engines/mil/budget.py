@@ -8,17 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from mobile_runtime.engines.memory import memory_share
 from mobile_runtime.errors import InputError
 
 from .lists import TensorList
 
-# Of the values that live at one time, without weights, inputs and states. The largest of a model,
-# attention scores of a prefill block over a context of 32,768, take a fifth of it.
-LIVE_BYTES = 2 << 30
+# Of the values that live at one time, without weights, inputs and states, where a quarter of the
+# memory is less. Of a model with pictures of 448, and of a prefill block over a context of 32,768,
+# they take a fifth of it; with pictures of 980, attention scores and their softmax take 3.1 GB.
+_LEAST_LIVE_BYTES = 2 << 30
 STATE_BYTES = 8 << 30  # of one package: keys and values of ten layers at that context take half
 _LOOP_OPERATIONS = 1 << 16  # in the blocks of loops and conditions, per call
 _LOOP_BYTES = 32 << 30  # of the results of these
 _ITEM = 4  # bytes per element: values are float32 or int32, and short-lived ones at most twice that
+
+
+def default_live_bytes() -> int:
+    """What the values of one call may take at one time, unless an engine is told otherwise."""
+    return memory_share(_LEAST_LIVE_BYTES)
 
 
 class Budget:
@@ -45,7 +52,8 @@ class Budget:
         if total > self._live_bytes:
             raise InputError(
                 f"its values take {total:,} bytes at one time and may take {self._live_bytes:,}: "
-                "do not use it, or export the model with a shorter context or smaller pictures."
+                "do not use it, run it where there is more memory, or export the model with a "
+                "shorter context or smaller pictures."
             )
 
     def take_in_loop(self, elements: int) -> None:

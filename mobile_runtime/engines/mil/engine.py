@@ -21,7 +21,7 @@ from mobile_runtime.mlprogram.model_file import reading
 from mobile_runtime.mlprogram.program import ANY_SIZE, Function, Program, load_program
 
 from . import ops as _operations  # noqa: F401 — registers them
-from .budget import LIVE_BYTES, check_states
+from .budget import check_states, default_live_bytes
 from .constexpr import WeightBuilder
 from .coverage import check_operations
 from .plan import compile_function
@@ -38,7 +38,8 @@ CACHE_BYTES = 512 << 20
 class MilEngine:
     """One package, loaded. Weights stay compressed, mapped from their file, and compiled kernels
     multiply with them. Of forms that these cannot read, `cache_bytes` of expansions are kept. The
-    values of a call may take `live_bytes` at one time."""
+    values of a call may take `live_bytes` at one time: None stands for a quarter of the memory
+    that there is, or 2 GB where that is more."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class MilEngine:
         *,
         precision: Precision = "fp16",
         cache_bytes: int = CACHE_BYTES,
-        live_bytes: int = LIVE_BYTES,
+        live_bytes: int | None = None,
         program: Program | None = None,
     ) -> None:
         """Load `package`, or of a pipeline's package one `program`. Raises `InputError` if it is
@@ -57,7 +58,7 @@ class MilEngine:
             )
         self._package = package = Path(package)
         self._half = precision == "fp16"
-        self._live_bytes = live_bytes
+        self._live_bytes = default_live_bytes() if live_bytes is None else live_bytes
         self._program = load_program(package) if program is None else program
         check_operations(package.name, self._program.functions.values())
         check_states(package.name, [spec.shape for spec in self._states()])

@@ -19,7 +19,7 @@ from mobile_runtime.mlprogram.census import operations_of
 from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
 from mobile_runtime.mlprogram.program import BlobTensor, Block, Constant, Function, Operation, Port
 
-from .budget import LIVE_BYTES, Budget
+from .budget import Budget
 from .constexpr import WeightBuilder
 from .liveness import Draft, MemoryPlan, plan_memory
 from .ops.state import copy_state
@@ -90,7 +90,7 @@ class CompiledFunction:
         values: Mapping[str, Any],
         outputs: Sequence[str],
         keep: Collection[str],
-        live_bytes: int = LIVE_BYTES,
+        live_bytes: int,
     ) -> dict[str, Any]:
         """Run on `values` (inputs and states by name); return `outputs` and the named `keep`.
         Raises `InputError` for an operation that does not fit its inputs or the budget."""

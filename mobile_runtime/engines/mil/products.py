@@ -13,7 +13,7 @@ import numpy as np
 
 from mobile_runtime.mlprogram.dtypes import Array
 
-from .memory import RESULTS, Buffers
+from .buffers import RESULTS, Buffers
 from .number_kernels import multiply_few
 from .threads import cores, run_blocks
 from .values import Weight

@@ -24,10 +24,12 @@ _SUFFIXES = ("64_", "_64_", "")
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: those that the system gives it, or fewer by OMP_NUM_THREADS,
+    which people set to leave some to others."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    own = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(own, max(1, int(wanted))) if wanted.isdecimal() else own
 
 
 @cache

@@ -11,8 +11,8 @@ import numpy as np
 
 from mobile_runtime.bundle import PAST, PRESENT
 from mobile_runtime.engines.onnx.sessions import (
-    ARENA_BYTES,
     SessionSettings,
+    arena_bytes,
     load_onnxruntime,
     open_session,
     reason_of,
@@ -102,7 +102,7 @@ class OnnxEngine:
             raise InputError(
                 f"onnxruntime cannot run the graph that makes {', '.join(self._outputs)[:80]} "
                 f"({reason_of(error)}): it is damaged, or its values take more than "
-                f"{ARENA_BYTES >> 30} GB; copy or export the bundle again."
+                f"{arena_bytes() >> 30} GB; copy or export the bundle again."
             ) from error
 
     def _run_bound(

@@ -9,15 +9,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mobile_runtime.engines.memory import memory_share
 from mobile_runtime.engines.onnx.straight import check_straight
 from mobile_runtime.errors import InputError
 
 CPU = "CPUExecutionProvider"
 _FULL_PRECISION = "1"  # accuracy level of products with quantized weights: float32 activations
 _FATAL = 4  # log severity: errors are raised, too
-# For the values of all sessions together, without weights, inputs and caches; the arena grows by
-# doubling, so half of it can be used for certain. A picture's attention scores take a fiftieth.
-ARENA_BYTES = 4 << 30
+# For the values of all sessions together, without weights, inputs and caches, where a quarter of
+# the memory is less; the arena grows by doubling, so half of it can be used for certain. Attention
+# scores of a picture of 448 take a fiftieth, of one of 980 three quarters.
+_LEAST_ARENA_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,17 @@ def load_onnxruntime() -> Any:
 
 
 @cache
+def arena_bytes() -> int:
+    """What the values of all sessions may take together: a graph may ask for any amount."""
+    return memory_share(_LEAST_ARENA_BYTES)
+
+
+@cache
 def _limit_memory() -> None:
-    """Let the values of all sessions share `ARENA_BYTES`: a graph may ask for any amount."""
     library = load_onnxruntime()
     kinds = library.OrtAllocatorType.ORT_ARENA_ALLOCATOR, library.OrtMemType.DEFAULT
     memory = library.OrtMemoryInfo("Cpu", kinds[0], 0, kinds[1])
-    library.create_and_register_allocator(memory, library.OrtArenaCfg({"max_mem": ARENA_BYTES}))
+    library.create_and_register_allocator(memory, library.OrtArenaCfg({"max_mem": arena_bytes()}))
 
 
 def session_options(settings: SessionSettings) -> Any:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from export.backends import BACKENDS
 from export.build import parts
 from export.build.job import open_job
-from export.build.part_cache import PartCache, this_process
+from export.build.part_cache import PartCache
 from export.build.parts import build_part, part_key
 from export.build.progress import Progress
 from export.checkpoint.calibrated import CALIBRATED
@@ -28,6 +28,7 @@ from export.config import ExportConfig
 from export.pipeline import export_bundle
 from mobile_runtime.bundle import list_files, read_manifest, verify_files
 from mobile_runtime.errors import InputError
+from mobile_runtime.files import this_process
 from tests.paths import ROOT
 
 

@@ -195,3 +195,27 @@ def test_validation_merges_as_the_export_did(random_checkpoint, tmp_path, capsys
     assert validate([*parity, *adapter]) == 0
     assert validate([*parity, *adapter[:2]]) == 2
     assert "its weights have another checksum" in capsys.readouterr().err
+
+
+def test_a_trace_is_that_of_the_merged_checkpoint(random_checkpoint, tmp_path, capsys):
+    from validation.cli import main as validate
+
+    merged, one = tmp_path / "merged", f"{FOLDER / 'lora'}=0.5"
+    shutil.copytree(random_checkpoint, merged)
+    source = opened(random_checkpoint, one)
+    save_file({name: source.read(name) for name in source.tensors}, merged / "model.safetensors")
+    (tmp_path / "chat.json").write_text('[{"role": "user", "content": "Hi"}]')
+    messages = ["--messages", str(tmp_path / "chat.json"), "--max-new-tokens", "2"]
+    found = []
+    for name, given in {
+        "ours": ["--checkpoint", str(random_checkpoint), "--adapter", one],
+        "theirs": ["--checkpoint", str(merged)],
+        "base": ["--checkpoint", str(random_checkpoint)],
+    }.items():
+        assert validate(["trace", *given, *messages, "--output", str(tmp_path / name)]) == 0
+        found.append(np.load(tmp_path / name)["logits"])
+    ours, theirs, base = found
+    assert np.array_equal(ours, theirs) and not np.array_equal(ours, base)
+    bundle = ["trace", "--bundle", "x", "--adapter", one, *messages, "--output", "x"]
+    assert validate(bundle) == 2
+    assert "a bundle holds its adapters already" in capsys.readouterr().err

@@ -1,18 +1,22 @@
 """Checkpoint folders: sharding, damage, types, digests, the hub."""
 
+import hashlib
 import json
 import os
 from fnmatch import fnmatch
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from export.checkpoint import locate
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.locate import locate_checkpoint
 from export.checkpoint.source import check_tensors, content_sha256
 from mobile_runtime.errors import InputError
+from tests.processes import run_python
 
 INDEX = "model.safetensors.index.json"
 
@@ -358,3 +362,101 @@ def test_a_shard_that_is_written_to_is_another_even_if_its_time_is_put_back(tmp_
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_mtime_ns == status.st_mtime_ns
     assert Checkpoint(folder).identity("a.weight") != before
+
+
+def overwritten(path):
+    """One byte, and its time put back."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"x")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.fixture
+def snapshot(hub, tmp_path, monkeypatch):
+    """(the large file and the small one of a snapshot as the hub's client makes it, names of the
+    blobs whose bytes were read)."""
+    contents = {"model.safetensors": b"w" * 1000, "config.json": b"{}"}
+    blobs, folder, made = tmp_path / "hub/blobs", tmp_path / "hub/snapshots/1", []
+    for parent in (blobs, folder):
+        parent.mkdir(parents=True)
+    for name, data in contents.items():
+        small = hashlib.sha1(b"blob %d\0" % len(data) + data)
+        digest = small if name == "config.json" else hashlib.sha256(data)
+        made.append(blobs / digest.hexdigest())
+        made[-1].write_bytes(data)
+        (folder / name).symlink_to(made[-1])
+    hub(folder)
+    read, digest = [], locate._digest
+    monkeypatch.setattr(
+        locate, "_digest", lambda path, kind: read.append(path.name) or digest(path, kind)
+    )
+    return made, read
+
+
+def test_a_large_file_of_the_hub_is_hashed_once(snapshot, tmp_path):
+    (large, small), read = snapshot
+    for expected in ({large.name, small.name}, {small.name}):
+        read.clear()
+        locate_checkpoint("a/b", cache=tmp_path / "cache")
+        assert set(read) == expected
+    read.clear()
+    locate_checkpoint("a/b")
+    assert large.name in read
+
+
+@pytest.mark.parametrize("change", [overwritten, lambda path: os.truncate(path, 10)])
+def test_a_noted_file_that_changed_is_refused_and_removed(snapshot, tmp_path, change):
+    (large, _), _ = snapshot
+    locate_checkpoint("a/b", cache=tmp_path / "cache")
+    change(large)
+    with pytest.raises(InputError, match="is not what the hub says it is"):
+        locate_checkpoint("a/b", cache=tmp_path / "cache")
+    assert not large.exists()
+
+
+@pytest.mark.parametrize("damage", [overwritten, Path.unlink, lambda path: os.truncate(path, 50)])
+def test_a_note_that_is_damaged_is_made_again(snapshot, tmp_path, damage):
+    (large, _), read = snapshot
+    locate_checkpoint("a/b", cache=tmp_path / "cache")
+    damage(tmp_path / "cache/checked" / large.name)
+    for times in (1, 0):
+        read.clear()
+        locate_checkpoint("a/b", cache=tmp_path / "cache")
+        assert read.count(large.name) == times
+
+
+def test_a_wrong_file_is_not_noted(snapshot, tmp_path):
+    (large, _), _ = snapshot
+    overwritten(large)
+    with pytest.raises(InputError, match="is not what the hub says it is"):
+        locate_checkpoint("a/b", cache=tmp_path / "cache")
+    assert not (tmp_path / "cache/checked" / large.name).exists()
+
+
+WITHOUT_TORCH = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError("no torch", name="torch")
+sys.meta_path.insert(0, Absent())
+from export.cli import main as export
+from validation.cli import main as validate
+given = ["--checkpoint", sys.argv[1]]
+codes = [export(["coreml", *given])]
+for command in (["parity", "x"], ["answers", "x"], ["quality", "x", "--copying"],
+                ["trace", "--messages", "x", "--output", "x"]):
+    codes.append(validate([*command, *given]))
+print(codes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("model.safetensors", "is a file; give the folder"), ("a/b/c", "no checkp")]
+)
+def test_a_wrong_checkpoint_is_told_before_pytorch_is_missed(given, said, tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    done = run_python("-c", WITHOUT_TORCH, tmp_path / given)
+    assert done.stdout.strip() == "[2, 2, 2, 2, 2]", done.stderr
+    assert [said in line for line in done.stderr.splitlines()] == [True] * 5

@@ -321,6 +321,8 @@ def test_layouts_must_match_the_pictures(tiny, preprocessing):
         ([[0, 1.5, 2]], "a group is a list of integers"),
         ([[0, True, 2]], "a group is a list of integers"),
         ([[0, None, 2]], "a group is a list of integers"),
+        ([[0, 1, 2**24 + 1]], "an id above 16,777,216"),
+        ([[0, 1, 10**5000]], "an id above 16,777,216"),
     ],
 )
 def test_wrong_temporal_ids_are_refused(temporal_ids, match):

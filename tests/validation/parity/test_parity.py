@@ -65,7 +65,9 @@ def test_quantized_bundle_equals_pytorch_with_the_same_weights(make_bundle, sour
 
 def test_a_bundle_with_other_weights_fails_where_they_are(make_bundle, source, tmp_path):
     bundle = tmp_path / "bundle"
-    shutil.copytree(make_bundle("int4-fast", "state", CONTEXT), bundle)
+    shutil.copytree(
+        make_bundle("int4-fast", "state", CONTEXT), bundle, copy_function=shutil.copyfile
+    )
     blob = bundle / "decoder.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
     data = np.fromfile(blob, np.uint8)
     data[20_000:24_000] = np.random.default_rng(0).integers(0, 256, 4000)

@@ -18,13 +18,13 @@ from ..values import Weight, dense
 def linear(x: Array, weight: Array | Weight, bias: Array | None = None) -> Array:
     """x · weightᵀ + bias over the last axis; weight (out, in)."""
     flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    result = _multiply_rows(flat, weight).reshape(*x.shape[:-1], weight.shape[0])
+    result = multiply_rows(flat, weight).reshape(*x.shape[:-1], weight.shape[0])
     if bias is not None:
         result += bias
     return result
 
 
-def _multiply_rows(x: Array, weight: Array | Weight) -> Array:
+def multiply_rows(x: Array, weight: Array | Weight) -> Array:
     """x · weightᵀ for x (n, in) and weight (out, in): (n, out), contiguous."""
     return np.ascontiguousarray(multiply(weight, x.T).T)
 
@@ -37,7 +37,7 @@ def matmul(
     if isinstance(y, Weight) and len(y.shape) == 2 and not isinstance(x, Weight) and x.ndim > 1:
         left = np.swapaxes(x, -1, -2) if transpose_x else x
         flat = np.ascontiguousarray(left).reshape(-1, left.shape[-1])
-        product = _multiply_rows(flat, y) if transpose_y else _multiply_columns(flat, y)
+        product = multiply_rows(flat, y) if transpose_y else _multiply_columns(flat, y)
         return product.reshape(*left.shape[:-1], product.shape[-1])
     left, right = dense(x), dense(y)
     left = np.swapaxes(left, -1, -2) if transpose_x and left.ndim > 1 else left

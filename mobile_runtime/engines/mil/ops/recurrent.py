@@ -61,7 +61,7 @@ def _project(x: Array, weight: Array | Weight, bias: Array | None, is_reversed: 
     """x · weightᵀ + bias for every step, in the order in which steps are taken."""
     steps = x[::-1] if is_reversed else x
     flat = np.ascontiguousarray(steps).reshape(-1, x.shape[-1])
-    product = multiply_rows(flat, weight).reshape(*x.shape[:-1], -1)
+    product = np.asarray(multiply_rows(flat, weight)).reshape(*x.shape[:-1], -1)
     return product if bias is None else product + bias
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mobile_runtime.engines.mil import number_kernels, products, threads
-from mobile_runtime.engines.mil.memory import Results
+from mobile_runtime.engines.mil.buffers import Results
 from mobile_runtime.engines.mil.values import (
     BlockScales,
     ExpandedWeights,
@@ -200,7 +200,7 @@ def test_blas_has_its_threads_again_afterwards():
 
 
 def test_memory_of_a_result_is_used_again_only_if_nobody_holds_it(monkeypatch):
-    monkeypatch.setattr("mobile_runtime.engines.mil.memory._LARGE", 1)
+    monkeypatch.setattr("mobile_runtime.engines.mil.buffers._LARGE", 1)
     results = Results()
     first = results.empty((4, 5))
     view, address = first[1:], first.ctypes.data

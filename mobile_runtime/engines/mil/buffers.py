@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
+from collections import deque
+from contextlib import suppress
 from math import prod
 
 import numpy as np
@@ -12,7 +13,6 @@ from mobile_runtime.mlprogram.dtypes import Array
 
 _LARGE = 1 << 22  # elements of a result; the allocator itself keeps smaller memory
 _RESULTS = 3  # as many as a chain of operations holds at a time
-_UNUSED = 3  # references to an array that nobody else has: the list's, the loop's, the question's
 
 
 class Buffers(threading.local):
@@ -28,25 +28,39 @@ class Buffers(threading.local):
         return self._kept[: rows * columns].reshape(rows, columns)
 
 
+class _Lent:
+    """Memory as numpy takes it from other objects: arrays that see it keep this object alive."""
+
+    def __init__(self, memory: Array, kept: deque[Array]) -> None:
+        self.__array_interface__ = memory.__array_interface__
+        self._memory, self._kept = memory, kept
+
+    def __del__(self) -> None:
+        self._kept.append(self._memory)
+
+
 class Results:
     """Memory of large results, which is given again when the last view of it is gone."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: list[Array] = []
+        self._kept: deque[Array] = deque(maxlen=_RESULTS)  # of those that nobody sees
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         """An uninitialised array of float32, contiguous."""
         size = prod(shape)
         if size < _LARGE:
             return np.empty(shape, np.float32)
-        with self._lock:
-            for memory in self._kept:
-                if memory.size == size and sys.getrefcount(memory) == _UNUSED:
-                    return memory.reshape(shape)
-            memory = np.empty(size, np.float32)
-            self._kept = [*self._kept[1 - _RESULTS :], memory]
-            return memory.reshape(shape)
+        return np.asarray(_Lent(self._memory(size), self._kept)).reshape(shape)
+
+    def _memory(self, size: int) -> Array:
+        """One of `size` that is kept, or a new one. Taking is atomic: threads need no lock."""
+        for _ in range(len(self._kept)):
+            with suppress(IndexError):  # another thread took the last one
+                memory = self._kept.popleft()
+                if memory.size == size:
+                    return memory
+                self._kept.append(memory)
+        return np.empty(size, np.float32)
 
 
 RESULTS = Results()
