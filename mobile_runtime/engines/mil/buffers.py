@@ -56,10 +56,10 @@ class Results:
         """One of `size` that is kept, or a new one. Taking is atomic: threads need no lock."""
         for _ in range(len(self._kept)):
             with suppress(IndexError):  # another thread took the last one
-                memory = self._kept.popleft()
+                memory = self._kept.pop()
                 if memory.size == size:
                     return memory
-                self._kept.append(memory)
+                self._kept.appendleft(memory)
         return np.empty(size, np.float32)
 
 
