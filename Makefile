@@ -24,6 +24,11 @@ SEEDS := 1 2 3
 fuzz: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seeds $(SEEDS)
 
+# coremltools' own tests of operations, answered by the interpreter: hours; PARTS chooses some.
+PARTS :=
+apple-tests: $(VENV)/test.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.apple $(PARTS)
+
 # The Swift package. `make swift` finds a toolchain, or fetches Debian's into a private folder;
 # `make test` then also compares the package with the Python runtime. All use one build, which the
 # bulk of those comparisons wants optimized.
@@ -124,4 +129,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,heic,docs,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test fuzz docs environment swift swift-build swift-test recordings figures full-figures one-collection
+.PHONY: demo test fuzz apple-tests docs environment swift swift-build swift-test recordings figures full-figures one-collection
