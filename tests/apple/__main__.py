@@ -1,4 +1,4 @@
-"""python -m tests.apple [FOLDER …]: the whole suite of coremltools' tests of operations, or parts
+"""python -m tests.apple [PART …]: the whole suite of coremltools' tests of operations, or parts
 of it such as iOS17 or iOS18/test_states.py; prints what became of the cases."""
 
 import argparse
@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests.apple.known import DIFFERENCES
+from tests.apple.known import known_reason
 from tests.apple.plugin import KINDS
 from tests.apple.run import run_suite
 
@@ -16,7 +16,7 @@ from tests.apple.run import run_suite
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.apple", description=__doc__)
     parser.add_argument("parts", nargs="*", help="folders or files within ops/tests; default: all")
-    parser.add_argument("--sample", action="store_true", help="one case of each test function")
+    parser.add_argument("--sample", type=int, metavar="N", help="one case of every Nth function")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "cases.json"
@@ -25,9 +25,7 @@ def main() -> int:
     unexpected = 0
     for name, (kind, reason) in sorted(cases.items()):
         if kind in ("wrong", "refused"):
-            known = next(
-                (why for begin, why in DIFFERENCES.items() if name.startswith(begin)), None
-            )
+            known = known_reason(name)
             unexpected += known is None
             print(f"{kind}: {name}\n    {known or reason}")
     counts = Counter(kind for kind, _ in cases.values())

@@ -20,11 +20,11 @@ def tests_folder() -> Path:
     return Path(package) / "converters/mil/mil/ops/tests"
 
 
-def run_suite(report, parts=(), *, sample, quiet=True, timeout=None):
-    """Run `parts` of the suite (all by default), or a sample of it; the outcome of each case goes
-    to `report`. Returns the process, with what it printed if `quiet`."""
+def run_suite(report, parts=(), *, sample=None, quiet=True, timeout=None):
+    """Run `parts` of the suite (all by default), with `sample` one case of every Nth function; the
+    outcome of each case goes to `report`. Returns the process, with what it printed if `quiet`."""
     paths = [str(tests_folder() / part) for part in parts or [""]]
-    options = ["--apple-sample"] if sample else []
+    options = ["--apple-sample", str(sample)] if sample else []
     return subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-c", str(INI), "--rootdir", str(tests_folder())),

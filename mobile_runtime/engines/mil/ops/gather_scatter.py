@@ -1,4 +1,5 @@
-"""Reading and writing elements by index. Negative indices count from the end."""
+"""Reading and writing elements by index. Negative indices count from the end, unless the program
+asks for indices to be validated: then they are refused, as in Core ML."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.dtypes import Array
 
 from ..registry import UnsupportedOperation, register
@@ -46,12 +48,27 @@ def _along(indices: Array, axis: int) -> Index:
     return tuple(index)
 
 
+def _check(indices: Array, size: int, validate: Any) -> None:
+    """Raises `InputError` if indices that are to be validated are negative or beyond the end."""
+    if validate and indices.size and not 0 <= indices.min() <= indices.max() < size:
+        raise InputError(
+            f"its indices go from {indices.min()} to {indices.max()}, and it takes 0 to "
+            f"{size - 1}; give such indices."
+        )
+
+
+def _check_vectors(indices: Array, sizes: tuple[int, ...], validate: Any) -> None:
+    for part, size in zip(np.moveaxis(indices, -1, 0), sizes, strict=False):
+        _check(part, size, validate)
+
+
 @register("gather", result="copied")
 def gather(
     x: Array, indices: Array, axis: int = 0, batch_dims: int = 0, validate_indices: Any = False
 ) -> Array:
     """Slices of `x` along `axis`, in the order of `indices`; leading batch axes in common."""
     batch, along = int(batch_dims), int(axis) % x.ndim
+    _check(indices, x.shape[along], validate_indices)
     if not batch:
         return np.take(x, indices, along)
     rows = x.reshape(-1, *x.shape[batch:])
@@ -65,6 +82,7 @@ def gather_along_axis(
     x: Array, indices: Array, axis: int = 0, validate_indices: Any = False
 ) -> Array:
     """Elements of `x` whose position along `axis` is given, element by element."""
+    _check(indices, x.shape[int(axis)], validate_indices)
     return np.take_along_axis(x, indices, int(axis))
 
 
@@ -74,6 +92,7 @@ def gather_nd(
 ) -> Array:
     """Slices of `x` at the index vectors along the last axis of `indices`."""
     batch = int(batch_dims)
+    _check_vectors(indices, x.shape[batch:], validate_indices)
     own = np.ogrid[tuple(slice(size) for size in x.shape[:batch])] if batch else ()
     spread = [grid.reshape(grid.shape + (1,) * (indices.ndim - 1 - batch)) for grid in own]
     return np.asarray(x[(*spread, *np.moveaxis(indices, -1, 0))])
@@ -89,6 +108,7 @@ def scatter(
     validate_indices: Any = False,
 ) -> Array:
     """Combine `updates` into the slices of `data` along `axis` that `indices` names."""
+    _check(indices, data.shape[int(axis)], validate_indices)
     return _scattered(data, (slice(None),) * (int(axis) % data.ndim) + (indices,), updates, mode)
 
 
@@ -102,6 +122,7 @@ def scatter_along_axis(
     validate_indices: Any = False,
 ) -> Array:
     """Combine `updates` into `data`, element by element, at positions along `axis`."""
+    _check(indices, data.shape[int(axis)], validate_indices)
     return _scattered(data, _along(indices, int(axis) % data.ndim), updates, mode)
 
 
@@ -110,4 +131,5 @@ def scatter_nd(
     data: Array, indices: Array, updates: Array, mode: Any = "add", validate_indices: Any = False
 ) -> Array:
     """Combine `updates` into the slices of `data` at the index vectors of `indices`."""
+    _check_vectors(indices, data.shape, validate_indices)
     return _scattered(data, tuple(np.moveaxis(indices, -1, 0)), updates, mode)

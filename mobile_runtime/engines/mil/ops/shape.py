@@ -17,9 +17,11 @@ def _sizes(values: Any) -> list[int]:
 
 @register("reshape", result="viewed")
 def reshape(x: Array, shape: Array) -> Array:
-    """Give `x` a shape; 0 keeps the size of the same axis of `x`, −1 is inferred."""
+    """Give `x` a shape; 0 keeps the size of the same axis of `x`, counted from the last one, and
+    is 1 before the first one; −1 is inferred."""
     wanted = _sizes(shape)
-    return x.reshape([size or x.shape[n] for n, size in enumerate(wanted)])
+    own = (1,) * max(0, len(wanted) - x.ndim) + x.shape[max(0, x.ndim - len(wanted)) :]
+    return x.reshape([size or own[n] for n, size in enumerate(wanted)])
 
 
 @register("reshape_like", result="viewed", lists=("ref_tensors", "begins", "ends", "end_masks"))

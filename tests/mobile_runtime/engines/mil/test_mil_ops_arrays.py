@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mobile_runtime.engines.mil import MilEngine
+from mobile_runtime.errors import InputError
+
 torch = pytest.importorskip("torch")
 mb = pytest.importorskip("coremltools.converters.mil").Builder
 
@@ -144,9 +147,51 @@ def test_reduce_log_sum_is_the_log_of_the_sum(execute):
     np.testing.assert_allclose(ours, np.log(x.sum(1)), rtol=1e-6, atol=1e-6)
 
 
-def test_reshape_zero_keeps_the_size_of_the_axis(execute):
-    ours = execute("reshape", lambda x: mb.reshape(x=x, shape=[0, -1]), {"x": X})[0]
-    np.testing.assert_array_equal(ours, X.reshape(2, 12))
+RESHAPED = {
+    (0, -1): (3, 8),
+    (2, 0, 0): (2, 3, 4),
+    (1, 0, -1, 0): (1, 2, 3, 4),
+    (0, 0, -1, 3, 0): (1, 1, 2, 3, 4),
+}
+
+
+@pytest.mark.parametrize("shape", RESHAPED)
+def test_reshape_zero_keeps_the_size_of_the_axis_from_the_end(shape, execute, inferred):
+    def build(x):
+        return mb.reshape(x=x, shape=shape)
+
+    expected = inferred(build, {"x": X})[0]
+    assert expected.shape == RESHAPED[shape]
+    np.testing.assert_array_equal(execute("reshape", build, {"x": X})[0], expected)
+
+
+VALIDATED = {
+    "gather": lambda x, n: mb.gather(x=x, indices=n, axis=1, validate_indices=True),
+    "gather_along_axis": lambda x, n: mb.gather_along_axis(
+        x=x, indices=n, axis=0, validate_indices=True
+    ),
+    "gather_nd": lambda x, n: mb.gather_nd(x=x, indices=n, validate_indices=True),
+    "scatter": lambda x, n: mb.scatter(data=x, indices=n, updates=x, axis=0, validate_indices=True),
+    "scatter_along_axis": lambda x, n: mb.scatter_along_axis(
+        data=x, indices=n, updates=x, axis=0, validate_indices=True
+    ),
+    "scatter_nd": lambda x, n: mb.scatter_nd(data=x, indices=n, updates=x, validate_indices=True),
+}
+
+
+@pytest.mark.parametrize("index", [-1, 9])
+@pytest.mark.parametrize("name", VALIDATED)
+def test_indices_that_the_program_validates_are_refused_as_core_ml_does(name, index, save):
+    x, indices = np.ones((3, 3), np.float32), np.zeros((3, 3), np.int32)
+    if name in ("gather", "scatter"):
+        indices = indices[0]
+    if name.endswith("_nd"):
+        indices = indices[:, :1]
+    indices = indices.copy()
+    indices[-1] = index
+    engine = MilEngine(save(lambda x, n: VALIDATED[name](x, n), {"x": x, "n": indices}))
+    with pytest.raises(InputError, match=f"indices go from .*{index}.*takes 0 to 2"):
+        engine.run({"x": x, "n": indices})
 
 
 def test_reshape_like_takes_axes_of_the_references(execute):
