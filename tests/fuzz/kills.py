@@ -58,9 +58,8 @@ def _bundles(out):
 
 def _chats(base, folder):
     picture = ("--image", str(base / "pictures/png"), "--prepacked", str(folder / "prepacked"))
-    session = ("--session", str(folder / "dialogue"))
     return Command(
-        ("-m", "mobile_runtime", "chat", str(base / "bundles/onnx"), *CHAT, *picture, *session),
+        ("-m", "mobile_runtime", "chat", str(base / "bundles/onnx"), *CHAT, *picture),
         lambda: sorted(path.name for path in (folder / "prepacked").iterdir()),
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -10,12 +11,15 @@ from mobile_runtime.errors import InputError
 from mobile_runtime.model import mapped_files
 from mobile_runtime.session import GREEDY, Session
 
+SHORT = replace(GREEDY, max_new_tokens=3)
 HI = [{"role": "user", "content": "Hi"}]
 
 
-@pytest.fixture(params=["coreml", "onnx"])
+@pytest.fixture
 def bundle(request, make_bundle, make_onnx_bundle, tmp_path):
-    made = make_bundle("int4-fast") if request.param == "coreml" else make_onnx_bundle()
+    """For Core ML, or of another format if a test says so."""
+    onnx = getattr(request, "param", "coreml") == "onnx"
+    made = make_onnx_bundle() if onnx else make_bundle("int4-fast")
     return shutil.copytree(made, tmp_path / "bundle", copy_function=shutil.copyfile)
 
 
@@ -37,16 +41,24 @@ def cut(path):
     os.truncate(path, 100)
 
 
-def replace(path):
+def renamed(path):
     path.with_name("other").write_bytes(bytes(path.stat().st_size))
     path.with_name("other").replace(path)
 
 
-CHANGES = {change.__name__: change for change in (overwrite, cut, replace, os.unlink)}
+CHANGES = {change.__name__: change for change in (overwrite, cut, renamed, os.unlink)}
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("part", ["embed_tokens", "decoder"])
+@pytest.mark.parametrize(
+    ("bundle", "part", "change"),
+    [
+        *(("coreml", "embed_tokens", change) for change in CHANGES),
+        ("coreml", "decoder", "overwrite"),
+        ("onnx", "embed_tokens", "renamed"),
+        ("onnx", "decoder", "cut"),
+    ],
+    indirect=["bundle"],
+)
 def test_a_file_that_changed_is_not_computed_with(bundle, part, change):
     """A part that was read already, and one that is opened only now: both are as verified, or
     refused. A cut file that is read would end this process."""
@@ -55,14 +67,15 @@ def test_a_file_that_changed_is_not_computed_with(bundle, part, change):
         session.prefill(session.prepare(HI))
     CHANGES[change](largest(bundle, part))
     with pytest.raises(InputError, match="was changed while the bundle was open"):
-        list(session.chat(HI, GREEDY))
+        list(session.chat(HI, SHORT))
     with pytest.raises(InputError, match="load the bundle again"):
         session.fork().decode(5)
 
 
+@pytest.mark.parametrize("bundle", ["coreml", "onnx"], indirect=True)
 def test_a_file_that_is_cut_within_an_answer_ends_it_in_a_sentence(bundle):
     session = Session.load(bundle)
-    stream = iter(session.chat(HI, GREEDY))
+    stream = iter(session.chat(HI, SHORT))
     next(stream)
     cut(largest(bundle, "decoder"))
     with pytest.raises(InputError, match="was changed while"):
@@ -91,7 +104,7 @@ def test_a_change_right_after_the_verification_is_noticed(bundle, monkeypatch):
 
     monkeypatch.setattr(session_module, "verify_files", verify_and_change)
     with pytest.raises(InputError, match="was changed while"):
-        list(Session.load(bundle).chat(HI, GREEDY))
+        list(Session.load(bundle).chat(HI, SHORT))
 
 
 def touched(path):
@@ -111,11 +124,11 @@ def rewritten(path):
 @pytest.mark.parametrize("use", [touched, linked, rewritten])
 def test_the_same_bytes_are_verified_again_once_and_computed_with(bundle, use, monkeypatch):
     session = Session.load(bundle)
-    before = list(session.chat(HI, GREEDY))
+    before = list(session.chat(HI, SHORT))
     use(largest(bundle, "decoder"))
     read, digest = [], mapped_files.file_sha256
     monkeypatch.setattr(mapped_files, "file_sha256", lambda path: read.append(path) or digest(path))
-    assert list(session.chat(HI, GREEDY)) == before
+    assert list(session.chat(HI, SHORT)) == before
     assert read == [largest(bundle, "decoder")]
 
 
@@ -123,4 +136,4 @@ def test_what_is_not_mapped_may_change(bundle):
     session = Session.load(bundle)
     (bundle / "README.md").write_text("A note.", encoding="utf-8")
     (bundle / "report.json").write_text("{}", encoding="utf-8")
-    assert list(session.chat(HI, GREEDY))
+    assert list(session.chat(HI, SHORT))
