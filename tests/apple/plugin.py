@@ -26,6 +26,7 @@ from mobile_runtime.errors import InputError
 
 MACOS = (26, 0)  # the system that the tests are told to run on
 OTHER_TARGETS = ("neuralnetwork",)  # of the converter, which are no ML Programs
+FLOAT16 = 10  # of MIL.proto
 TIMED = ("test_efficient_type_inference",)  # measures the converter's time
 
 
@@ -75,13 +76,11 @@ def engine_of(model):
         spec = model.get_spec()
         if spec.WhichOneof("Type") != "mlProgram":
             pytest.skip("no ML Program")
-        operations = spec.mlProgram.functions["main"].block_specializations.values()
-        halves = any(
-            output.type.tensorType.dataType == 10  # float16
-            for block in operations
-            for operation in block.operations
-            for output in operation.outputs
-        )
+        function = spec.mlProgram.functions["main"]
+        values = list(function.inputs)
+        for block in function.block_specializations.values():
+            values += [value for operation in block.operations for value in operation.outputs]
+        halves = any(value.type.tensorType.dataType == FLOAT16 for value in values)
         model._interpreter = MilEngine(
             Path(model.package_path), precision="fp16" if halves else "fp32"
         )
