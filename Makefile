@@ -88,7 +88,7 @@ full-figures: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.full_export $(FULL)/checkpoint --quant int4 \
 	  --json benchmarks/results/full-calibrated.json
 	$(BIN)/python -m benchmarks.onnx_full $(FULL)/checkpoint --json benchmarks/results/onnx-full.json
-	$(BIN)/python -m benchmarks.quality $(FULL)/quality --models smollm2 --json benchmarks/results/quality.json
+	$(BIN)/python -m benchmarks.quality $(FULL)/quality --json benchmarks/results/quality.json
 	$(BIN)/python -m benchmarks.readme
 
 # Measure the other figures again, and write the tables of the README and of docs/benchmarks.md.
@@ -101,16 +101,13 @@ figures: $(VENV)/test.stamp
 	    --output benchmarks/results/parity-$$quant.json || exit 1; \
 	done
 	for profile in onnx onnx-portable; do \
-	  $(BIN)/python -m export $$profile --quant int4 --overwrite --quiet && \
-	  $(BIN)/python -m validation parity $(ONNX:onnx=$$profile)-int4 \
+	  $(BIN)/python -m export $$profile --quant int4-fast --overwrite --quiet && \
+	  $(BIN)/python -m validation parity $(ONNX:onnx=$$profile)-int4-fast \
 	    --output benchmarks/results/parity-$$profile.json || exit 1; \
 	done
-	$(BIN)/python -m export coreml --quant int3 --overwrite --quiet
-	$(BIN)/python -m export coreml --quant int4 --override vision_encoder=int8 --overwrite --quiet
 	$(BIN)/python -m validation answers $(BUNDLES)-int4 --json benchmarks/results/answers-all.json
 	$(BIN)/python -m validation answers --limit $(ITEMS) $(BUNDLES)-none $(BUNDLES)-int8 \
-	  $(BUNDLES)-int4-vision_encoder-int8 $(BUNDLES)-int3 $(ONNX)-int4 $(ONNX)-portable-int4 \
-	  --json benchmarks/results/answers-fp16.json
+	  $(ONNX)-int4-fast $(ONNX)-portable-int4-fast --json benchmarks/results/answers-fp16.json
 	$(BIN)/python -m validation answers --limit $(ITEMS) $(BUNDLES)-none --precision fp32 \
 	  --json benchmarks/results/answers-fp32.json
 	$(BIN)/python -m examples.pocket.card

@@ -22,8 +22,8 @@ PARITY = {
     "none": "none",
     "int8": "int8",
     "int4": "int4",
-    "onnx": "ONNX int4",
-    "onnx-portable": "ONNX portable int4",
+    "onnx": "ONNX int4-fast",
+    "onnx-portable": "ONNX portable int4-fast",
 }  # file and column
 ANSWERS = ("all", "fp16", "fp32")
 _TOWERS = {name: f"`vision_encoder={name}`" for name in ("none", "fp16", "int8")}
@@ -243,7 +243,7 @@ def _memory(row: dict[str, Any]) -> str:
 _FIDELITY = {
     "Core ML `int4`": ("int4", "all", "int4 fp16"),
     "Core ML `none`, float16": ("none", "fp16", "none fp16"),
-    "ONNX `int4`": ("onnx", "fp16", "onnx int4"),
+    "ONNX `int4-fast`": ("onnx", "fp16", "onnx int4-fast"),
 }
 _SPEED = (
     *("palettize", "layer", "full-export", "full-calibrated"),
