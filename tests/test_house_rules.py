@@ -47,8 +47,8 @@ ROOMS = {
     "mobile_runtime": (
         *(
             "cli",
-            "command",
             "package",
+            "command",
             "session",
             "model",
             "chat",

@@ -1,4 +1,7 @@
-"""The commands `describe` and `run`, for a package of anyone's."""
+"""The commands `describe` and `run`, for a package of anyone's.
+
+The interpreter is imported when one runs: its compiler takes longer than printing a help.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
+from mobile_runtime.command import Terminal
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place, written_whole
 from mobile_runtime.mlprogram.description import Feature
-from mobile_runtime.package.described import describe_package
 from mobile_runtime.package.inputs import check_names
-from mobile_runtime.package.package import Package
 from mobile_runtime.package.pictures import fit_picture
 from mobile_runtime.package.report import print_outputs, print_package
 from mobile_runtime.pictures.images import load_image
@@ -34,11 +35,13 @@ def add_describe(parser: argparse.ArgumentParser) -> None:
 
 def describe(options: argparse.Namespace) -> int:
     """Print what a package holds; return 0, also for a package that does not run here."""
+    from mobile_runtime.package.described import describe_package
+
     described = describe_package(options.package)
     if options.json:
         print(json.dumps(described.as_json(), indent=1, ensure_ascii=False))
     else:
-        print_package(options.package.name, described, Console(highlight=False))
+        print_package(options.package.name, described, Terminal())
     return 0
 
 
@@ -76,6 +79,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run a package, print a table of its outputs and write them; return 0."""
+    from mobile_runtime.package.described import describe_package
+    from mobile_runtime.package.package import Package
+
     if options.output is not None:
         check_place(options.output)
     described = describe_package(options.package).model
@@ -86,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     inputs = {key: _read(features[key], text, options.resize) for key, text in given.items()}
     package = Package(options.package, precision=options.precision)
     outputs = package.predict(inputs, function=options.function, keep=options.keep)
-    print_outputs(outputs, Console(highlight=False))
+    print_outputs(outputs, Terminal())
     if options.output is not None:
         with written_whole(options.output) as partial, partial.open("wb") as file:
             np.savez(file, **as_arrays(outputs))

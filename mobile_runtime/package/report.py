@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mobile_runtime.mlprogram.description import Feature
 from mobile_runtime.mlprogram.model_file import kind_in_words
-from mobile_runtime.package.described import PackageDescription
+
+if TYPE_CHECKING:  # it brings the interpreter, which a command's help does without
+    from mobile_runtime.package.described import PackageDescription
 
 _BEST = 5  # labels of a classifier that are shown
 
@@ -22,13 +23,12 @@ def print_package(name: str, described: PackageDescription, console: Console) ->
     """Print the facts, a table of inputs, outputs and states, a table of weights, and the
     operations; of a pipeline, all of this for each model after it."""
     model = described.model
-    _line(
-        console,
+    console.print(
         f"{name}: {kind_in_words(model.kind)}, specification version "
-        f"{model.specification_version} ({model.system})",
+        f"{model.specification_version} ({model.system})"
     )
     for key, text in model.metadata.items():
-        _line(console, f"{key}: {text}")
+        console.print(f"{key}: {text}")
     console.print(_table(("function", "is", "name", "takes or gives"), _features(described)))
     if described.weights:
         rows = [
@@ -43,17 +43,17 @@ def print_package(name: str, described: PackageDescription, console: Console) ->
         console.print(_table(("weights", "values", "bytes", "bits/value"), rows))
     for function, counts in described.operations.items():
         listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        _line(console, f"operations of {function}: {listed or 'none'}")
+        console.print(f"operations of {function}: {listed or 'none'}")
     for part, inner in described.models.items():
         console.print()
         print_package(part, inner, console)
     if described.missing:
         listed = ", ".join(f"{count} {kind}" for kind, count in described.missing.items())
-        _line(console, f"the interpreter does not have: {listed}")
+        console.print(f"the interpreter does not have: {listed}")
     elif described.refused:
-        _line(console, described.refused)
+        console.print(described.refused)
     elif described.operations:
-        _line(console, "the interpreter has all of these operations")
+        console.print("the interpreter has all of these operations")
 
 
 def _features(described: PackageDescription) -> Iterator[tuple[str, ...]]:
@@ -105,14 +105,5 @@ def _value(value: Any) -> tuple[str, str]:
 def _table(columns: tuple[str, ...], rows: Any) -> Table:
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
+        table.add_row(*row)
     return table
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(_printable(text), markup=False)
-
-
-def _printable(text: str) -> str:
-    """Names of a package may hold anything: what would steer the terminal becomes a mark."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
+from mobile_runtime.command import Terminal
 from validation.commands.options import add_precision
 
 HELP = "compare any Core ML package with the PyTorch module that it was converted from"
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         )
     wanted = ComparisonOptions(options.precision, options.function, options.least)
     report = compare_package(options.package, options.torch, inputs, wanted)
-    report.print(Console(highlight=False))
+    report.print(Terminal())
     if options.output is not None:
         report.write(options.output)
         print(options.output)

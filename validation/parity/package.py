@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mobile_runtime.engines.mil import Precision
 from mobile_runtime.errors import InputError
@@ -76,7 +77,7 @@ class PackageReport:
         """Print the table."""
         table = Table("output", "shape", "status", "PSNR", "SNR", "cosine", "max error")
         for result in self.outputs:
-            status = "[green]passed[/]" if result.passed else "[bold red]failed[/]"
+            status = Text("passed", "green") if result.passed else Text("failed", "bold red")
             table.add_row(
                 result.output,
                 " × ".join(map(str, result.shape)),
@@ -88,7 +89,7 @@ class PackageReport:
             )
         console.print(table)
         floors = sorted({f"{result.least_db:g} dB" for result in self.outputs})
-        console.print(f"an output passes with a PSNR of {', '.join(floors)} or more", markup=False)
+        console.print(f"an output passes with a PSNR of {', '.join(floors)} or more")
 
 
 def _finite(value: Any) -> Any:

@@ -23,13 +23,13 @@ _PREFIXES = ("scipy_openblas", "openblas")
 _SUFFIXES = ("64_", "_64_", "")
 
 
+@cache
 def cores() -> int:
-    """Cores that this process may use: those that the system gives it, or fewer by OMP_NUM_THREADS,
-    which people set to leave some to others."""
+    """Cores that this process may use: those that the system gives it, or fewer if numpy's BLAS
+    was told to use fewer (OMP_NUM_THREADS), which people do to leave some to others."""
     has_affinity = hasattr(os, "sched_getaffinity")
     own = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(own, max(1, int(wanted))) if wanted.isdecimal() else own
+    return min(own, _blas().most) if _blas().most else own
 
 
 @cache
@@ -74,6 +74,7 @@ class _Blas:
         self._lock = threading.Lock()
         self._users = 0
         self._threads = 1
+        self.most = 0 if self._get is None else int(self._get())  # 0: not known
 
     def enter(self) -> None:
         with self._lock:
