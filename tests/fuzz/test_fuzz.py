@@ -36,7 +36,7 @@ def test_two_of_each_kind_are_refused_or_work(fuzz):
 def test_killed_chats_leave_nothing_and_go_on(fuzz):
     done = fuzz.kills("--kinds", "chat", "--kills", "2")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "orphans 0, other results 0" in done.stdout
+    assert "orphans 0, finished 2, other results 0" in done.stdout
 
 
 def test_edits_change_what_they_say():
