@@ -12,7 +12,7 @@ from typing import Any
 from mobile_runtime.bundle import read_manifest, verify_files
 from mobile_runtime.chat.messages import read_turns
 from mobile_runtime.chat.prompt import PromptOptions
-from mobile_runtime.command import INTERRUPTED, Terminal, printable, run_command
+from mobile_runtime.command import INTERRUPTED, Terminal, add_precision, printable, run_command
 from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place
@@ -117,12 +117,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         default=AUTO,
         help="what runs the packages; auto: the interpreter (mil), or onnxruntime for ONNX graphs",
     )
-    parser.add_argument(
-        "--precision",
-        choices=("fp16", "fp32"),
-        default="fp16",
-        help="fp16 computes as the device does, fp32 keeps activations in float32",
-    )
+    add_precision(parser)
     parser.add_argument(
         "--compute-units",
         choices=COMPUTE_UNITS,

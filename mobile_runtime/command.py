@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
@@ -48,6 +49,16 @@ class Terminal(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """A text of a cell or line, printable."""
         return super().render_str(printable(text), **options)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--precision`, fp16 by default."""
+    parser.add_argument(
+        "--precision",
+        choices=("fp16", "fp32"),
+        default="fp16",
+        help="fp16 computes as the device does, fp32 keeps activations in float32",
+    )
 
 
 def run_command(run: Callable[[], int], interrupted: str = "\ninterrupted") -> int:

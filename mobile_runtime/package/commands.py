@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mobile_runtime.command import Terminal
+from mobile_runtime.command import Terminal, add_precision
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place, written_whole
 from mobile_runtime.mlprogram.description import Feature
@@ -57,12 +57,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="npz file for the outputs")
     parser.add_argument("--function", help="which function (default: the package's default)")
-    parser.add_argument(
-        "--precision",
-        choices=("fp16", "fp32"),
-        default="fp16",
-        help="fp16 computes as the device does, fp32 keeps activations in float32",
-    )
+    add_precision(parser)
     parser.add_argument(
         "--keep",
         action="append",

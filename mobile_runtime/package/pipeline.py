@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
 from mobile_runtime.engines.mil import Precision
 from mobile_runtime.errors import InputError
-from mobile_runtime.mlprogram.description import ModelDescription, describe_model
-from mobile_runtime.mlprogram.dtypes import Array
 from mobile_runtime.mlprogram.model_file import (
     PIPELINES,
     PROGRAM,
@@ -21,33 +19,11 @@ from mobile_runtime.mlprogram.model_file import (
     not_a_program,
 )
 from mobile_runtime.package.inputs import check_names
+from mobile_runtime.package.model import OpenModel, State
 from mobile_runtime.package.program import ProgramModel
 from mobile_runtime.package.suppression import SuppressionModel
 
-State = dict[str, Array]
 _DEEPEST = 8  # pipelines within pipelines; nobody writes more than two
-
-
-class OpenModel(Protocol):
-    """A model of any kind that runs here."""
-
-    description: ModelDescription
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """What the default function may be given."""
-
-    def new_state(self) -> State:
-        """Zeros for every state, by name."""
-
-    def run(
-        self,
-        given: Mapping[str, Any],
-        function: str | None = None,
-        state: State | None = None,
-        keep: Collection[str] = (),
-    ) -> dict[str, Any]:
-        """The outputs of a function by name."""
 
 
 def open_model(file: ModelFile, message: Any, precision: Precision, depth: int = 0) -> OpenModel:
@@ -70,13 +46,12 @@ def models_of(message: Any) -> list[tuple[str, Any]]:
     return list(zip(names, pipeline.models, strict=False))
 
 
-class PipelineModel:
+class PipelineModel(OpenModel):
     """Models that run one after the other. A model takes what it names of the pipeline's inputs
     and of the outputs of the models before it."""
 
     def __init__(self, file: ModelFile, message: Any, precision: Precision, depth: int) -> None:
-        self._name = file.package.name
-        self.description = describe_model(message)
+        super().__init__(file, message)
         parts = models_of(message)
         for name, part in parts:
             if kind_of(part) not in (PROGRAM, SUPPRESSION, *PIPELINES):
@@ -86,12 +61,6 @@ class PipelineModel:
                     "model to an ML Program."
                 )
         self._models = [open_model(file, part, precision, depth + 1) for _, part in parts]
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """What the pipeline may be given."""
-        interface = self.description.interface(None, self._name)
-        return tuple(feature.name for feature in interface.inputs)
 
     def new_state(self) -> State:
         """Zeros for every state of the models."""

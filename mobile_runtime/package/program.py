@@ -9,22 +9,20 @@ import numpy as np
 
 from mobile_runtime.engines.mil import MilEngine, Precision
 from mobile_runtime.errors import InputError
-from mobile_runtime.mlprogram.description import Feature, describe_model
+from mobile_runtime.mlprogram.description import Feature
 from mobile_runtime.mlprogram.dtypes import Array
 from mobile_runtime.mlprogram.model_file import ModelFile
 from mobile_runtime.mlprogram.program import read_program
 from mobile_runtime.package.inputs import read_inputs
+from mobile_runtime.package.model import OpenModel, State
 from mobile_runtime.package.pictures import array_to_picture
 
-State = dict[str, Array]
 
-
-class ProgramModel:
+class ProgramModel(OpenModel):
     """An ML Program, ready to run."""
 
     def __init__(self, file: ModelFile, message: Any, precision: Precision) -> None:
-        self._name = file.package.name
-        self.description = describe_model(message)
+        super().__init__(file, message)
         self._engine = MilEngine(
             file.package, precision=precision, program=read_program(file, message)
         )
@@ -33,12 +31,6 @@ class ProgramModel:
                 f"{file.package} describes the functions {', '.join(self.description.functions)} "
                 f"and has {', '.join(self._engine.functions)}: it is damaged; export it again."
             )
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """What the default function may be given."""
-        interface = self.description.interface(None, self._name)
-        return tuple(feature.name for feature in interface.inputs)
 
     def new_state(self) -> State:
         """Zeros for every state."""

@@ -12,21 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from mobile_runtime.engines.mil.ops.detection import apart
 from mobile_runtime.errors import InputError
-from mobile_runtime.mlprogram.description import Feature, describe_model
+from mobile_runtime.mlprogram.description import Feature
 from mobile_runtime.mlprogram.dtypes import Array
 from mobile_runtime.mlprogram.model_file import ModelFile
+from mobile_runtime.package.model import OpenModel, State
 
-State = dict[str, Array]
 
-
-class SuppressionModel:
+class SuppressionModel(OpenModel):
     """One suppression: confidences (boxes, classes) and coordinates (boxes, 4), which are the
     centre's x and y, width and height, to the kept rows of both, the most confident first."""
 
     def __init__(self, file: ModelFile, message: Any) -> None:
-        self._name = file.package.name
-        self.description = describe_model(message)
+        super().__init__(file, message)
         self._rule = message.nonMaximumSuppression
         outputs = self.description.interface(None, self._name).outputs
         bounds = [_rows(feature) for feature in outputs]
@@ -43,10 +42,6 @@ class SuppressionModel:
             *(rule.iouThresholdInputFeatureName, rule.confidenceThresholdInputFeatureName),
         )
         return tuple(filter(None, names))
-
-    def new_state(self) -> State:
-        """Nothing: a suppression has no states."""
-        return {}
 
     def run(
         self,
@@ -111,31 +106,11 @@ def suppress(
     """
     scores = confidence.max(axis=1, initial=0).astype(np.float64)
     classes = confidence.argmax(axis=1) if confidence.shape[1] else np.zeros(len(scores), np.intp)
-    left = np.argsort(-scores, kind="stable")
-    left = left[scores[left] >= least_confidence]
-    kept = []
-    while left.size:
-        best, left = left[0], left[1:]
-        kept.append(best)
-        goes = _overlaps(boxes, best, left) > most_overlap
-        if per_class:
-            goes &= classes[left] == classes[best]
-        left = left[~goes]
-    return np.array(kept, np.intp)
-
-
-def _overlaps(boxes: Array, one: int, others: Array) -> Array:
-    """Intersection over union of a box with others; 0 for boxes without an area."""
-    x, y, width, height = boxes[others].astype(np.float64).T
-    x0, y0, width0, height0 = boxes[one].astype(np.float64)
-
-    def shared(c: Array, size: Array, c0: float, size0: float) -> Array:
-        end = np.minimum(c + size / 2, c0 + size0 / 2)
-        return np.asarray(np.maximum(0, end - np.maximum(c - size / 2, c0 - size0 / 2)))
-
-    both = shared(x, width, x0, width0) * shared(y, height, y0, height0)
-    union = width * height + width0 * height0 - both
-    return np.asarray(np.divide(both, union, out=np.zeros_like(both), where=union > 0))
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= least_confidence]
+    whole = boxes.astype(np.float64)
+    groups = classes if per_class else np.zeros_like(classes)
+    return np.array(apart(whole, order, groups, most_overlap, len(order)), np.intp)
 
 
 def _rows(feature: Feature) -> tuple[int, int | None]:

@@ -24,24 +24,11 @@ from export.build.progress import Progress
 from export.checkpoint.calibrated import CALIBRATED
 from export.checkpoint.checkpoint import Checkpoint
 from export.checkpoint.source import content_sha256
-from export.config import ExportConfig
 from export.pipeline import export_bundle
 from mobile_runtime.bundle import list_files, read_manifest, verify_files
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import this_process
 from tests.paths import ROOT
-
-
-@pytest.fixture
-def config(random_checkpoint, tmp_path):
-    return ExportConfig(
-        checkpoint=str(random_checkpoint),
-        quant="int4-fast",
-        output=tmp_path / "out",
-        context_length=64,
-        prefill_length=4,
-        cache=tmp_path / "cache",
-    )
 
 
 def export(config):

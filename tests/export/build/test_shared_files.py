@@ -12,22 +12,9 @@ from export.backends import BACKENDS
 from export.build import parts
 from export.build.part_cache import PartCache
 from export.build.progress import Progress
-from export.config import ExportConfig
 from export.pipeline import export_bundle
 from mobile_runtime.bundle import read_manifest, verify_files
 from mobile_runtime.errors import InputError
-
-
-@pytest.fixture
-def config(random_checkpoint, tmp_path):
-    return ExportConfig(
-        checkpoint=str(random_checkpoint),
-        quant="int4-fast",
-        output=tmp_path / "out",
-        context_length=64,
-        prefill_length=4,
-        cache=tmp_path / "cache",
-    )
 
 
 def export(config):

@@ -19,7 +19,22 @@ def _overlap(box: Array, others: Array) -> Array:
     shared = np.maximum(0, np.minimum(high, highs) - np.maximum(low, lows)).prod(-1)
     areas, area = others[:, 2:].prod(-1), box[2:].prod()
     union = areas + area - shared
-    return np.where((areas > 0) & (area > 0), shared / union, 0)
+    has_area = (areas > 0) & (area > 0)
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=has_area))
+
+
+def apart(boxes: Array, order: Array, groups: Array, most_overlap: float, most: int) -> list[int]:
+    """Positions of at most `most` boxes, taken in `order`, each if it overlaps none of its group
+    that was taken before by more than `most_overlap` of the union. `boxes` (n, 4) are centres and
+    sizes; `groups` (n,)."""
+    kept: list[int] = []
+    left = order
+    while left.size and len(kept) < most:
+        best, left = int(left[0]), left[1:]
+        kept.append(best)
+        near = _overlap(boxes[best], boxes[left]) > most_overlap
+        left = left[~(near & (groups[left] == groups[best]))]
+    return kept
 
 
 def _chosen(
@@ -27,17 +42,9 @@ def _chosen(
 ) -> list[int]:
     """Positions of the boxes that stay, best first: at least one, at most `most`."""
     best, classes = scores.max(-1), scores.argmax(-1)
-    order = [int(n) for n in np.argsort(-best, kind="stable") if best[n] > least]
-    kept: list[int] = []
-    suppressed = np.zeros(len(boxes), bool)
-    for n in order:
-        if len(kept) == most:
-            break
-        if suppressed[n]:
-            continue
-        kept.append(n)
-        near = _overlap(boxes[n], boxes) > overlap
-        suppressed |= near & (classes == classes[n]) if per_class else near
+    order = np.argsort(-best, kind="stable")
+    groups = classes if per_class else np.zeros_like(classes)
+    kept = apart(boxes, order[best[order] > least], groups, overlap, most)
     return kept or [int(best.argmax())]
 
 

@@ -1,0 +1,41 @@
+"""What every model of a package is, of whatever kind."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mobile_runtime.mlprogram.description import describe_model
+from mobile_runtime.mlprogram.dtypes import Array
+from mobile_runtime.mlprogram.model_file import ModelFile
+
+State = dict[str, Array]
+
+
+class OpenModel(ABC):
+    """A model that runs here, with the description of its root message."""
+
+    def __init__(self, file: ModelFile, message: Any) -> None:
+        self._name = file.package.name
+        self.description = describe_model(message)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What the default function may be given."""
+        interface = self.description.interface(None, self._name)
+        return tuple(feature.name for feature in interface.inputs)
+
+    def new_state(self) -> State:
+        """Zeros for every state, by name: nothing, unless a kind of model has states."""
+        return {}
+
+    @abstractmethod
+    def run(
+        self,
+        given: Mapping[str, Any],
+        function: str | None = None,
+        state: State | None = None,
+        keep: Collection[str] = (),
+    ) -> dict[str, Any]:
+        """The outputs of a function by name."""
