@@ -15,6 +15,9 @@ from export.cli import main as export
 from tests.docs.pages import PAGES, blocks, inline_code, name_of, read_blocks
 from tests.paths import ROOT
 
+# An export imports it without torch, if it is the first; a page converts a module of PyTorch.
+pytest.importorskip("coremltools")
+
 # Why a block may not be run. A reason that no page gives is taken out.
 REASONS = {
     "needs a Dask cluster",
