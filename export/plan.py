@@ -32,10 +32,12 @@ _LOOKED_UP = ("rows", "floats")  # forms of embeddings, whose rows are read one 
 @dataclass(frozen=True)
 class Calibration:
     """What a calibration reads and does: at most `text_tokens` tokens of texts, with or without
-    `gradients`, then `distill` steps of a distillation."""
+    `gradients`, then `distill` steps of a distillation. If it `corrects_drift`, each matrix makes
+    up for errors of those before it, which takes as much time again."""
 
     text_tokens: int
     gradients: bool
+    corrects_drift: bool
     distill: int
 
 
@@ -146,7 +148,7 @@ def _calibration(config: ExportConfig, described: ModelDescription) -> Calibrati
         tokens = config.calibration_tokens
     # A budget is spent by gradients; once they are there, weights are chosen by them too.
     gradients = config.gradients or budget_of(config.quant) is not None
-    return Calibration(tokens, gradients, config.distill)
+    return Calibration(tokens, gradients, gradients or not takes_hours, config.distill)
 
 
 def _with_budget(plan: Plan, budget: Budget, precisions: Precisions) -> Plan:

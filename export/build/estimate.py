@@ -2,8 +2,10 @@
 
 A calibration multiplies T inputs with each matrix (m, n) twice over: to compute what it gives, and
 for the second moments of each set of inputs that matrices share. It factorizes such moments two or
-more times, n³/3 products each, and feeds errors back, m·n²/2. A step of a distillation multiplies
-its positions with each matrix four times: forward twice, and back to inputs and weights.
+more times, n³/3 products each, and feeds errors back, m·n²/2. Drift is corrected by T more inputs
+with each matrix, their moments with those that the matrix gets, n² for each, and equations, m·n²,
+whose n³/6 are tried several times. A step of a distillation multiplies its positions with each
+matrix four times: forward twice, and back to inputs and weights.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ _COPIES = 3  # of the largest tensor: the current one, the next one, the result
 _WITH_GRADIENTS = 3  # more products of an input with each matrix: forward twice, and back once
 _CHATS = 8_000  # tokens of the chats that ship, at most
 _FACTORIZED = 2.5  # times, on average
+_RIDGES_TRIED = 7  # the one that is taken twice
 _FED_BACK = (2048, 128)  # weights
 
 
@@ -89,6 +92,9 @@ def _calibration_seconds(job: Job) -> float:
     products = runs * sum(inputs * n**2 / 2 + _FACTORIZED * n**3 / 3 for n in sites.values())
     products += sum(times * inputs * m * n + m * n**2 / 2 for m, n in matrices.values())
     values = sum(m * n for m, n in matrices.values())
+    if calibration.corrects_drift:
+        products += sum(inputs * n**2 + _RIDGES_TRIED * n**3 / 6 for n in sites.values())
+        products += sum(inputs * m * n + m * n**2 for m, n in matrices.values())
     products += 4 * DISTILLED_POSITIONS * values * calibration.distill
     return products / _product_rate() + values / _feedback_rate(job.plan)
 

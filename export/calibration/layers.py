@@ -56,12 +56,14 @@ class Pace:
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """Texts at the input of a block: `hidden` (positions, D) float32, one text after the other, of
-    these `lengths`. The first `split` positions are those of one half of the texts."""
+    these `lengths`. The first `split` positions are those of one half of the texts. `exact` are
+    those of the checkpoint, if they are followed, where `hidden` are those of a quantized model."""
 
     block: int
     hidden: np.ndarray
     lengths: tuple[int, ...]
     split: int
+    exact: np.ndarray | None = None
 
     @classmethod
     def of_texts(cls, texts: Sequence[np.ndarray]) -> Inputs:
@@ -80,6 +82,8 @@ class Inputs:
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
         arrays = {"hidden": self.hidden, "lengths": np.asarray(self.lengths)}
+        if self.exact is not None:
+            arrays["exact"] = self.exact
         with written_whole(path) as partial:
             save_file(arrays, str(partial), {"block": str(self.block), "split": str(self.split)})
 
@@ -90,7 +94,9 @@ class Inputs:
             with safe_open(path, framework="np") as file:
                 said, lengths = file.metadata(), tuple(file.get_tensor("lengths").tolist())
                 hidden = file.get_tensor("hidden")
-                return cls(int(said["block"]), hidden, lengths, int(said["split"]))
+                names = file.keys()
+                exact = file.get_tensor("exact") if "exact" in names else None
+                return cls(int(said["block"]), hidden, lengths, int(said["split"]), exact)
         except (OSError, SafetensorError):
             return None
 
@@ -138,8 +144,8 @@ class LayerRunner:
     ) -> Inputs:
         """The inputs of the next block, with the weights of `source`, except those `loaded`.
         `observe` sees what each matrix multiplies before the matrix is read."""
-        ops = TorchOps(source, self.compute, observe, loaded=loaded)
         x = torch.from_numpy(inputs.hidden).to(self.compute.device)
+        ops = TorchOps(source, self.compute, observe, loaded=loaded, stream=x)
         ended = self._apply(ops, x, inputs.lengths, inputs.block)
         return replace(inputs, block=inputs.block + 1, hidden=ended.cpu().numpy())
 

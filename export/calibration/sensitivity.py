@@ -76,7 +76,7 @@ class Sensitivity:
         sites: list[dict[str, list[float]]] = []
         squares = self.gradients.squares(inputs.block)
 
-        def observe(parameters: Sequence[Parameter], x: Tensor) -> None:
+        def observe(parameters: Sequence[Parameter], x: Tensor, _: Tensor) -> None:
             names = [parameter.name for parameter in parameters if parameter.name in self.options]
             if not names:
                 return

@@ -3,8 +3,9 @@ out.
 
 Matrices are done in the order in which they compute. The inputs of each are those that all before
 it give with their quantized weights, so that its own rounding sees what it will see on the device.
-The inputs of a block are kept on disk: a stopped calibration goes on at the first block that is not
-finished.
+Where there is time for it, the checkpoint runs beside them, and a matrix also makes up for what
+they have lost (`export.calibration.drift`). The inputs of a block are kept on disk: a stopped
+calibration goes on at the first block that is not finished.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from export.build.code_digest import calibration_digest
 from export.build.job import Job
 from export.calibration.chat_format import open_chat_format
 from export.calibration.distillation import Distillation
+from export.calibration.drift import Course
 from export.calibration.examples import Examples
 from export.calibration.gradients import Gradients
 from export.calibration.inputs import Embedder, embed_examples
@@ -53,7 +55,15 @@ _SEARCHED = 4  # in one block of so many the best shrinkage is searched for: the
 _PASSING = "*.st"  # what is needed only on the way; not *.safetensors: these are no weights
 _INPUTS = "inputs.st"
 _FIRST_INPUTS = "first_inputs.st"  # those of the first block, for a distillation
-_TOLD = ("seed", "examples", "gradients", "distilled", "forecast", "gap")  # by the manifest
+_TOLD = (
+    "seed",
+    "examples",
+    "gradients",
+    "drift_corrected",
+    "distilled",
+    "forecast",
+    "gap",
+)  # by the manifest
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,7 @@ def _describe(given: Examples | None, job: Job) -> dict[str, Any]:
             "text_tokens": asked.text_tokens,
         }
     said["gradients"] = asked is not None and asked.gradients
+    said["drift_corrected"] = asked is not None and asked.corrects_drift
     said["distilled"] = 0 if asked is None else asked.distill
     return said
 
@@ -206,6 +217,8 @@ class _Work:
         chat_format = open_chat_format(self.job.folder)
         texts = embed_examples(examples, chat_format, embedder, self.asked.text_tokens)
         inputs = Inputs.of_texts(texts)
+        if self.asked.corrects_drift:
+            inputs = replace(inputs, exact=inputs.hidden)
         if self.asked.distill:
             inputs.save(self.target / _FIRST_INPUTS)
         inputs.save(self.target / _INPUTS)
@@ -220,24 +233,30 @@ class _Work:
         gradients: Gradients | None,
     ) -> Inputs:
         """Store the matrices of a block; return the next block's inputs."""
+        course = None if inputs.exact is None else Course.of_block(runner, inputs, source)
         finished = CalibratedSource(source)
         weights: dict[str, Weight] = {}
         shrinkages: dict[str, float] = {}
         before = self._shrinkages_before(inputs.block)
 
-        def quantize(parameters: Sequence[Parameter], x: Tensor) -> None:
+        def quantize(parameters: Sequence[Parameter], x: Tensor, stream: Tensor) -> None:
             names = [parameter.name for parameter in parameters if parameter.name in specs]
             if not names:
                 return
             counts = None if gradients is None else gradients.counts(inputs.block, names, x)
             statistics = measure(x, inputs.split, source.diagonal_part_of(names[0]), counts)
+            drift = None
+            if course is not None:
+                drift = course.drift(names[0], statistics, x, stream, counts)
             for name in names:
+                values = source.read(name)
+                values = values if drift is None else drift.corrected(values)
                 spec, expected = specs[name], before.get(_below(name, inputs.block))
                 if gradients is not None:
                     between = gradients.between(inputs.block, name)
                     statistics = replace(statistics, outputs=between)
                 weights[name], shrinkages[name] = quantize_with_feedback(
-                    source.read(name), spec, statistics, name=name, expected=expected
+                    values, spec, statistics, name=name, expected=expected
                 )
                 rows, columns = weights[name].shape
                 finished.put(name, spec, (rows, columns), partial(weights.__getitem__, name))
@@ -246,7 +265,7 @@ class _Work:
         path = self._path(inputs.block)
         save_weights(weights, finished.weights, path)
         write_json(path.with_suffix(".json"), shrinkages)
-        return after
+        return after if course is None else replace(after, exact=course.after)
 
     def _shrinkages_before(self, block: int) -> Mapping[str, float]:
         """Those of the block before, by matrix, unless this block is to search for its own."""

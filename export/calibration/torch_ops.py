@@ -18,8 +18,8 @@ from torch.nn import functional
 from export.checkpoint.source import TensorReader
 from export.graphs.graph import Linear, Parameter
 
-# Called with the weights that multiply x, before they do.
-Observe = Callable[[Sequence[Parameter], Tensor], None]
+# Called with the weights that multiply x, before they do, x, and the last sum: the residual stream.
+Observe = Callable[[Sequence[Parameter], Tensor, Tensor], None]
 # Called with a weight and the loss's gradient at what it gave, when that is known.
 ObserveGradient = Callable[[Parameter, Tensor], None]
 
@@ -35,7 +35,8 @@ class Compute:
 
 class TorchOps:
     """`Ops` that compute at once. `observe` sees the inputs of every matrix, `gradients` what a
-    loss's gradient is at its outputs. The weights in `loaded` are taken from there, by name."""
+    loss's gradient is at its outputs. The weights in `loaded` are taken from there, by name. Until
+    there is a sum, `stream` is the residual stream."""
 
     def __init__(
         self,
@@ -44,8 +45,9 @@ class TorchOps:
         observe: Observe | None = None,
         gradients: ObserveGradient | None = None,
         loaded: Mapping[str, Tensor] | None = None,
+        stream: Tensor | None = None,
     ) -> None:
-        self._source, self._compute = source, compute
+        self._source, self._compute, self._stream = source, compute, stream
         self._observe, self._gradients = observe, gradients
         self._loaded: dict[str, Tensor] = dict(loaded or {})
 
@@ -56,7 +58,8 @@ class TorchOps:
     def linears(self, x: Tensor, layers: Sequence[Linear]) -> list[Tensor]:
         """Several layers on the same x."""
         if self._observe is not None:
-            self._observe([weight for weight, _ in layers], x)
+            assert self._stream is not None, "a block begins with the stream"
+            self._observe([weight for weight, _ in layers], x, self._stream)
         dtype = self._compute.dtype
         x = x.to(dtype)
         given = [
@@ -72,7 +75,8 @@ class TorchOps:
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x + y."""
-        return x + y
+        self._stream = x + y
+        return self._stream
 
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
         """x · y."""

@@ -146,6 +146,10 @@ class RotatedSource:
         before the rotation."""
         return self._rotation.diagonal_part if name in self._stream.readers else diagonal_part
 
+    def adds_to_stream(self, name: str) -> bool:
+        """Whether a matrix's product is added to the residual stream."""
+        return name in self._stream.writers
+
     def identity(self, name: str) -> tuple[int, ...]:
         """That of the tensors that it is computed from, and the rotation's seed."""
         own = self._origin.identity(self._stored(name))

@@ -77,6 +77,8 @@ def _prepared(prepared: Mapping[str, Any] | None) -> str:
     steps = prepared.get("distilled", 0)
     distilled = f"Tables and scales were tuned by distillation, {steps} steps.\n" if steps else ""
     weighted = ", weighted by gradients" if prepared.get("gradients") else ""
+    if prepared.get("drift_corrected"):
+        weighted += ", each making up for errors of those before it"
     return (
         f"{rotated}The decoder's weights were chosen by error feedback on {examples['chats']} "
         f"chats and {examples['texts']} texts{weighted},\n"
