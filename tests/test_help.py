@@ -20,6 +20,7 @@ VALIDATION = (
         "cache-scales",
         "providers",
         "device-report",
+        "lint",
     ),
 )
 

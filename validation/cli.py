@@ -12,6 +12,7 @@ from validation.commands import (
     answers,
     cache_scales,
     device_report,
+    lint,
     package,
     parity,
     providers,
@@ -29,11 +30,13 @@ COMMANDS: Mapping[str, ModuleType] = {
     "cache-scales": cache_scales,
     "providers": providers,
     "device-report": device_report,
+    "lint": lint,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 1 if a stage fails, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run a command; return 0, 1 if a stage fails or a rule finds an error, 2 for a user's mistake,
+    130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     return run_command(lambda: _run(options))
 
