@@ -21,6 +21,7 @@ VALIDATION = (
         "providers",
         "device-report",
         "lint",
+        "diff",
     ),
 )
 

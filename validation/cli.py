@@ -12,6 +12,7 @@ from validation.commands import (
     answers,
     cache_scales,
     device_report,
+    diff,
     lint,
     package,
     parity,
@@ -31,6 +32,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "providers": providers,
     "device-report": device_report,
     "lint": lint,
+    "diff": diff,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from validation.doctor.rule import Places, Theme
 from validation.doctor.view import FunctionView, PackageView, in_words
-from validation.doctor.weights import table_of
+from validation.doctor.weight_forms import table_of
 
 THEME = Theme("C", "Converters")
 _DAMAGED = (9, 0)  # of coremltools

@@ -78,7 +78,7 @@ def _int64(view: FunctionView) -> Places:
     remedy="mask with −1e4",
 )
 def _infinite(op: Operation, view: FunctionView) -> str:
-    for key in op.inputs:
+    for key in sorted(op.inputs):
         values = _floats(op, key, view)
         if values is not None and np.isinf(values).any():
             return f"{key} has {'−' if np.isneginf(values).any() else ''}∞"
@@ -95,7 +95,7 @@ def _infinite(op: Operation, view: FunctionView) -> str:
     remedy="mask with −1e4; scale other constants to at most 65,504",
 )
 def _beyond(op: Operation, view: FunctionView) -> str:
-    for key in op.inputs:
+    for key in sorted(op.inputs):
         values = _floats(op, key, view)
         if values is None or not values.size:
             continue
@@ -254,7 +254,7 @@ def _bounded(exp: Operation, view: FunctionView) -> bool:
     remedy="convert again with a later coremltools, or clip the constant before",
 )
 def _nan(op: Operation, view: FunctionView) -> str:
-    for key in op.inputs:
+    for key in sorted(op.inputs):
         values = _floats(op, key, view)
         if values is not None and np.isnan(values).any():
             return f"{key} is not a number"

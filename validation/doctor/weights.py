@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 
 from mobile_runtime.mlprogram.program import BlobTensor, Operation
 from validation.doctor.rule import Places, Theme
 from validation.doctor.view import COMPRESSED, FunctionView, PackageView, in_words
+from validation.doctor.weight_forms import (
+    dtype_of,
+    each_compressed,
+    name_of,
+    part_of,
+    shape_of,
+    table_of,
+)
 
 THEME = Theme("W", "Weights")
 _LARGE = 1 << 16  # values of a matrix whose storage matters
@@ -17,76 +24,6 @@ _DUPLICATES = 1 << 16  # bytes
 _HASHED = 1 << 20
 _OPT = "Apple's opt-opt1_3.md, iPhone 15 Pro, OPT-1.3B: "
 _MATRIX_USERS = ("conv", "linear", "matmul", "conv_transpose", "einsum")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A palettized weight: `rows` per table, and entries of `size` values."""
-
-    shape: tuple[int, ...]
-    rows: int
-    groups: tuple[int, ...]
-    entries: int
-    size: int
-
-
-def table_of(op: Operation, view: FunctionView) -> Table | None:
-    """How a constexpr_lut_to_dense divides its weight among tables, None for anything else."""
-    if op.type != "constexpr_lut_to_dense":
-        return None
-    shape, lut = op.outputs[0].shape, _shape(op, "lut", view)
-    if len(lut) < len(shape) + 2:  # of iOS 16: one table
-        groups: tuple[int, ...] = (1,) * len(shape)
-        entries, size = prod(lut), 1
-    else:
-        groups, entries, size = lut[: len(shape)], lut[-2], lut[-1]
-    rows = shape[0] // max(1, groups[0]) if shape else 0
-    return Table(shape, rows, groups, entries, size)
-
-
-def _part(op: Operation, key: str, view: FunctionView) -> object:
-    bound = op.inputs.get(key, ()) or ((op.attributes[key],) if key in op.attributes else ())
-    part = bound[0] if len(bound) == 1 else None
-    if isinstance(part, str) and part in view.made and view.made[part].type == "const":
-        return view.made[part].attributes.get("val")
-    return part
-
-
-def _shape(op: Operation, key: str, view: FunctionView) -> tuple[int, ...]:
-    part = _part(op, key, view)
-    if isinstance(part, str):
-        return view.ports[part].shape if part in view.ports else ()
-    return tuple(getattr(part, "shape", ()))
-
-
-def _dtype(op: Operation, key: str, view: FunctionView) -> str:
-    part = _part(op, key, view)
-    if isinstance(part, BlobTensor):
-        return part.element.name
-    if isinstance(part, str):
-        port = view.ports.get(part)
-        return (port.dtype or "") if port else ""
-    return str(getattr(part, "dtype", ""))
-
-
-def _each(view: PackageView) -> Iterator[tuple[FunctionView, Operation]]:
-    """Every compressed weight once, also if several functions share it."""
-    seen = set()
-    for function in view.functions:
-        for op in function.compressed:
-            parts = [p for p in (_part(op, k, function) for k in _keys(op)) if p is not None]
-            keys = tuple(p.key for p in parts if isinstance(p, BlobTensor))
-            if not keys or keys not in seen:
-                seen.add(keys)
-                yield function, op
-
-
-def _keys(op: Operation) -> tuple[str, ...]:
-    return (*op.inputs, *op.attributes)
-
-
-def _name(op: Operation) -> str:
-    return op.name or op.outputs[0].name
 
 
 @THEME.package(
@@ -99,12 +36,12 @@ def _name(op: Operation) -> str:
     remedy="palettize, or scale whole rows; blocks are a format of GPUs",
 )
 def _blocks(view: PackageView) -> Places:
-    for function, op in _each(view):
+    for function, op in each_compressed(view):
         if op.type != "constexpr_blockwise_shift_scale":
             continue
-        scale = _shape(op, "scale", function)
+        scale = shape_of(op, "scale", function)
         if any(size > 1 for size in scale[1:]):
-            yield _name(op), f"{in_words(op.outputs[0].shape)} has scales {in_words(scale)}"
+            yield name_of(op), f"{in_words(op.outputs[0].shape)} has scales {in_words(scale)}"
 
 
 @THEME.package(
@@ -117,13 +54,13 @@ def _blocks(view: PackageView) -> Places:
     remedy="palettize without enable_per_channel_scale; scale by a mul after the layer",
 )
 def _scaled_table(view: PackageView) -> Places:
-    for function, op in _each(view):
+    for function, op in each_compressed(view):
         for key in ("data", "lut", "indices"):
-            part = _part(op, key, function)
+            part = part_of(op, key, function)
             maker = function.made.get(part) if isinstance(part, str) else None
             scaled = op.type == "constexpr_blockwise_shift_scale"
             if maker is not None and scaled and maker.type.startswith(f"{COMPRESSED}lut"):
-                yield _name(op), f"scales the table of {in_words(op.outputs[0].shape)}"
+                yield name_of(op), f"scales the table of {in_words(op.outputs[0].shape)}"
 
 
 @THEME.package(
@@ -136,10 +73,10 @@ def _scaled_table(view: PackageView) -> Places:
     remedy="use groups of 8 or 16 rows",
 )
 def _fine_tables(view: PackageView) -> Places:
-    for function, op in _each(view):
+    for function, op in each_compressed(view):
         table = table_of(op, function)
         if table and table.size == 1 and table.rows < 8 <= table.shape[0]:
-            yield _name(op), f"{in_words(table.shape)} has a table for every {_rows(table.rows)}"
+            yield name_of(op), f"{in_words(table.shape)} has a table for every {_rows(table.rows)}"
 
 
 @THEME.package(
@@ -154,8 +91,8 @@ def _fine_tables(view: PackageView) -> Places:
 )
 def _grouped_tables(view: PackageView) -> Places:
     found = [
-        (_name(op), table)
-        for function, op in _each(view)
+        (name_of(op), table)
+        for function, op in each_compressed(view)
         if (table := table_of(op, function)) and 8 <= table.rows < table.shape[0]
     ]
     if found:
@@ -176,10 +113,10 @@ def _rows(count: int) -> str:
     remedy="expect the size of 6 bits and the speed of 8; 4 or 8 bits are read as they are",
 )
 def _odd_bits(view: PackageView) -> Places:
-    for function, op in _each(view):
-        kind = _dtype(op, "indices", function)
+    for function, op in each_compressed(view):
+        kind = dtype_of(op, "indices", function)
         if kind in ("uint3", "uint6") and table_of(op, function):
-            yield _name(op), f"{in_words(op.outputs[0].shape)} has indices of {kind}"
+            yield name_of(op), f"{in_words(op.outputs[0].shape)} has indices of {kind}"
 
 
 @THEME.package(
@@ -192,7 +129,7 @@ def _odd_bits(view: PackageView) -> Places:
     remedy="use cluster_axis=0 and one table for the matrix, or tables of single numbers",
 )
 def _vectors(view: PackageView) -> Places:
-    for function, op in _each(view):
+    for function, op in each_compressed(view):
         table = table_of(op, function)
         if not table or table.size == 1:
             continue
@@ -200,7 +137,7 @@ def _vectors(view: PackageView) -> Places:
         grouped = any(size > 1 for size in table.groups)
         if grouped or (axis not in (None, 0.0)) or table.entries > 256:
             along = "" if axis is None else f" along axis {int(axis)}"
-            yield _name(op), f"{table.entries} vectors of {table.size}{along}"
+            yield name_of(op), f"{table.entries} vectors of {table.size}{along}"
 
 
 @THEME.package(
@@ -214,13 +151,13 @@ def _vectors(view: PackageView) -> Places:
     remedy="keep entries in float16",
 )
 def _integer_tables(view: PackageView) -> Places:
-    for function, op in _each(view):
+    for function, op in each_compressed(view):
         table = table_of(op, function)
-        part = _part(op, "lut", function)
+        part = part_of(op, "lut", function)
         maker = function.made.get(part) if isinstance(part, str) else None
         if table and maker is not None:
-            kind = _dtype(maker, "data", function) or _dtype(maker, "quantized_data", function)
-            yield _name(op), f"entries are {kind}"
+            kind = dtype_of(maker, "data", function) or dtype_of(maker, "quantized_data", function)
+            yield name_of(op), f"entries are {kind}"
 
 
 @THEME.package(
@@ -258,7 +195,7 @@ def _plain_among_compressed(view: PackageView) -> Iterator[tuple[str, BlobTensor
     """Large plain matrices of a package of which at least half is compressed."""
     compressed = sum(
         prod(op.outputs[0].shape)
-        for function, op in _each(view)
+        for function, op in each_compressed(view)
         if not any(user.type.startswith(COMPRESSED) for user in _users(op, function))
     )
     plain = dict(_plain_matrices(view))
@@ -282,7 +219,7 @@ def _plain_matrices(view: PackageView) -> Iterator[tuple[str, BlobTensor]]:
             if multiplies and len(value.shape) > 1 and prod(value.shape) >= _LARGE:
                 seen.add(value.key)
                 if value.element.name in ("float16", "float32"):
-                    yield _name(op), value
+                    yield name_of(op), value
 
 
 @THEME.package(
@@ -333,10 +270,10 @@ def digest_of(tensor: BlobTensor, most: int | None = None) -> bytes:
     remedy="use 4 bits or more, or train with the tables",
 )
 def _few_bits(view: PackageView) -> Places:
-    for function, op in _each(view):
+    for function, op in each_compressed(view):
         table = table_of(op, function)
         if table and table.size == 1 and table.entries <= 8 and prod(table.shape) >= _LARGE:
-            yield _name(op), f"{in_words(table.shape)} has {table.entries} entries"
+            yield name_of(op), f"{in_words(table.shape)} has {table.entries} entries"
 
 
 @THEME.package(
@@ -350,8 +287,8 @@ def _few_bits(view: PackageView) -> Places:
 )
 def _coarse(view: PackageView) -> Places:
     found = [
-        (_name(op), table)
-        for function, op in _each(view)
+        (name_of(op), table)
+        for function, op in each_compressed(view)
         if (table := table_of(op, function))
         and table.size == 1
         and table.entries == 16
