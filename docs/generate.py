@@ -9,6 +9,7 @@ from pathlib import Path
 
 from docs.api import api_page
 from docs.commands import commands_page
+from docs.devices import devices_page
 from docs.rules import rules_page
 
 FOLDER = Path(__file__).parent / "reference"
@@ -20,6 +21,7 @@ def generated_pages() -> Mapping[Path, str]:
         FOLDER / "commands.md": commands_page(),
         FOLDER / "python.md": api_page(),
         FOLDER / "rules.md": rules_page(),
+        FOLDER / "devices.md": devices_page(),
     }
 
 

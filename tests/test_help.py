@@ -22,6 +22,7 @@ VALIDATION = (
         "device-report",
         "lint",
         "diff",
+        "plan",
     ),
 )
 

@@ -16,6 +16,7 @@ from validation.commands import (
     lint,
     package,
     parity,
+    plan,
     providers,
     quality,
     trace,
@@ -33,6 +34,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "device-report": device_report,
     "lint": lint,
     "diff": diff,
+    "plan": plan,
 }
 
 

@@ -22,7 +22,8 @@ _REMEDY = "install the project again"
 
 @dataclass(frozen=True)
 class Figure:
-    """A number with where it comes from; `date` is a year, of the report or of the system."""
+    """A number with where it comes from; `date` is that of the report, or
+    the system's version, or "undated"."""
 
     value: float
     source: str
@@ -33,7 +34,8 @@ class Figure:
 class Device:
     """One device. Sizes are in GB (10⁹ bytes): `app_gb` is what an app may have, `entitled_app_gb`
     with the entitlements for more memory. `bandwidth_gbps` is what its Neural Engine was measured
-    to read, in GB per second."""
+    to read, in GB per second. `seconds_per_view` is what another runtime takes for one
+    view until the first token, in seconds."""
 
     name: str
     title: str
@@ -43,6 +45,7 @@ class Device:
     app_gb: Figure | None
     entitled_app_gb: Figure | None
     bandwidth_gbps: Figure | None
+    seconds_per_view: Figure | None
 
 
 @cache
