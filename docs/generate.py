@@ -9,13 +9,20 @@ from pathlib import Path
 
 from docs.api import api_page
 from docs.commands import commands_page
+from docs.devices import devices_page
+from docs.rules import rules_page
 
 FOLDER = Path(__file__).parent / "reference"
 
 
 def generated_pages() -> Mapping[Path, str]:
     """Each generated page's path, and what it has to hold."""
-    return {FOLDER / "commands.md": commands_page(), FOLDER / "python.md": api_page()}
+    return {
+        FOLDER / "commands.md": commands_page(),
+        FOLDER / "python.md": api_page(),
+        FOLDER / "rules.md": rules_page(),
+        FOLDER / "devices.md": devices_page(),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

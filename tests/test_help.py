@@ -20,6 +20,9 @@ VALIDATION = (
         "cache-scales",
         "providers",
         "device-report",
+        "lint",
+        "diff",
+        "plan",
     ),
 )
 

@@ -12,8 +12,11 @@ from validation.commands import (
     answers,
     cache_scales,
     device_report,
+    diff,
+    lint,
     package,
     parity,
+    plan,
     providers,
     quality,
     trace,
@@ -29,11 +32,15 @@ COMMANDS: Mapping[str, ModuleType] = {
     "cache-scales": cache_scales,
     "providers": providers,
     "device-report": device_report,
+    "lint": lint,
+    "diff": diff,
+    "plan": plan,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 1 if a stage fails, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run a command; return 0, 1 if a stage fails or a rule finds an error, 2 for a user's mistake,
+    130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     return run_command(lambda: _run(options))
 

@@ -102,7 +102,7 @@ class _Census:
         if tensors and all(tensor.key in self.seen for tensor in tensors):
             return
         shape = op.outputs[0].shape
-        self._count(_form(op, made), prod(shape), tensors)
+        self._count(form_of(op, made), prod(shape), tensors)
 
     def _count(self, form: str, values: int, tensors: Iterable[BlobTensor]) -> None:
         total = self.totals.setdefault(form, [0, 0])
@@ -134,7 +134,7 @@ def _tensors(op: Operation, made: Mapping[str, Operation]) -> Iterator[BlobTenso
             yield from _tensors(made[part], made)
 
 
-def _form(op: Operation, made: Mapping[str, Operation]) -> str:
+def form_of(op: Operation, made: Mapping[str, Operation]) -> str:
     """Such as "palettized to 4 bits" or "sparse, quantized to int8"."""
     parts = dict(_parts(op))
     values = next((parts[name] for name in _VALUES if name in parts), None)
@@ -145,7 +145,7 @@ def _form(op: Operation, made: Mapping[str, Operation]) -> str:
         form += f" to {(count - 1).bit_length()} bits"
     inner = made.get(values) if isinstance(values, str) else None
     if inner is not None and inner.type.startswith(_COMPRESSED):
-        return f"{form}, {_form(inner, made)}"
+        return f"{form}, {form_of(inner, made)}"
     return form if "lut" in parts else f"{form} {_type_of(values, made)[1]}"
 
 

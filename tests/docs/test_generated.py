@@ -16,7 +16,7 @@ def generated():
     return {path.name: text for path, text in generate.generated_pages().items()}
 
 
-@pytest.mark.parametrize("name", ["commands.md", "python.md"])
+@pytest.mark.parametrize("name", ["commands.md", "python.md", "rules.md", "devices.md"])
 def test_reference_is_what_the_code_says(name, generated):
     written = (generate.FOLDER / name).read_text(encoding="utf-8")
     assert written == generated[name], "run python -m docs.generate"

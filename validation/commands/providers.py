@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return 0."""
-    from validation.providers import print_assignments
+    from validation.doctor.providers import print_assignments
 
     print_assignments(options.bundle, Terminal())
     return 0

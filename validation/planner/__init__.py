@@ -1,0 +1,1 @@
+"""Which devices a model fits, how fast it can be there, and what these figures rest on."""
