@@ -1,4 +1,4 @@
-"""`python -m mobile_runtime chat|info|ort BUNDLE`, `describe|run PACKAGE`."""
+"""`python -m mobile_runtime chat|serve|info|ort BUNDLE`, `describe|run PACKAGE`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from mobile_runtime.files import check_place
 from mobile_runtime.model.formats import format_of, require_engine
 from mobile_runtime.model.info import print_bundle
 from mobile_runtime.package import commands as package
+from mobile_runtime.serve import commands as serve
 from mobile_runtime.session import ChatOptions, Session
 
 
@@ -337,6 +338,7 @@ _COMMANDS: Mapping[
     ],
 ] = {
     "chat": ("ask about pictures and videos, or hold a dialogue", _add_chat, _chat),
+    "serve": (serve.SERVE, serve.add_serve, serve.serve),
     "info": ("tell what a bundle holds and needs", _add_bundle, _info),
     "ort": (
         "write ONNX graphs as .ort files, for a reduced build of onnxruntime",
