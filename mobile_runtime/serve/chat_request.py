@@ -127,10 +127,10 @@ def _check_names(fields: Mapping[str, Any]) -> None:
                     param=name,
                     code="unsupported_value",
                 )
-        elif name not in IGNORED and name not in _READ:
+        elif name not in IGNORED and name not in READ:
             raise ApiError(
                 400,
-                f"There is no field {name[:60]!r}; there are {', '.join(_READ)}.",
+                f"There is no field {name[:60]!r}; there are {', '.join(READ)}.",
                 param=name[:60],
                 code="unknown_parameter",
             )
@@ -256,7 +256,7 @@ def _shown(value: Any) -> str:
 
 
 # Fields that are read, in the order in which an error names them.
-_READ: Sequence[str] = (
+READ: Sequence[str] = (
     *("model", "messages", "stream", "stream_options", "temperature", "top_p", "top_k"),
     *("repetition_penalty", "seed", "max_completion_tokens", "max_tokens", "stop", "logprobs"),
     *("top_logprobs", "reasoning_effort", "chat_template_kwargs", "max_slice_nums"),

@@ -13,8 +13,8 @@ from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.session import Session
 
 MOST = 16  # caches, however small they are: each request compares its prompt with all of them
-# Computing this many positions again is cheaper than a copy of a cache.
-_CHEAP = 64
+# Computing this many positions again is cheaper than a copy of a cache; no picture has so few.
+_CHEAP = 32
 # Bytes per number of a cache while it is in use, by its form: the interpreter computes in float32.
 _ITEM_BYTES = {"state": 4, "io": 4, "float32": 4, "int8": 1}
 _EMBEDDING_BYTES = 4
@@ -44,10 +44,10 @@ class KeptSessions:
         if best is not None and (best.asked - shared <= _CHEAP or self._count == 1):
             chosen = best
         else:
+            source = best.session if best is not None and shared > _CHEAP else self._mother
             if len(self._kept) >= self._count:
-                self._kept.remove(next(kept for kept in self._kept if kept is not best))
-            branches = best is not None and shared > _CHEAP
-            chosen = _Kept((best.session if best and branches else self._mother).fork())
+                self._kept.remove(next(one for one in self._kept if one.session is not source))
+            chosen = _Kept(source.fork())
         if chosen in self._kept:
             self._kept.remove(chosen)
         self._kept.append(chosen)
