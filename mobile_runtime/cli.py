@@ -1,4 +1,4 @@
-"""`python -m mobile_runtime chat|serve|info|ort BUNDLE`, `describe|run PACKAGE`."""
+"""`python -m mobile_runtime chat|serve|demo|info|ort BUNDLE`, `describe|run PACKAGE`."""
 
 from __future__ import annotations
 
@@ -339,6 +339,7 @@ _COMMANDS: Mapping[
 ] = {
     "chat": ("ask about pictures and videos, or hold a dialogue", _add_chat, _chat),
     "serve": (serve.SERVE, serve.add_serve, serve.serve),
+    "demo": (serve.DEMO, serve.add_demo, serve.demo),
     "info": ("tell what a bundle holds and needs", _add_bundle, _info),
     "ort": (
         "write ONNX graphs as .ort files, for a reduced build of onnxruntime",

@@ -10,7 +10,7 @@ HEAVY = (
     *("starlette", "uvicorn"),
 )
 EXPORT_NEEDS = ("numba", "safetensors", "ml_dtypes")  # its extra
-RUNTIME = ("chat", "serve", "info", "ort", "describe", "run")
+RUNTIME = ("chat", "serve", "demo", "info", "ort", "describe", "run")
 VALIDATION = (
     *(
         "parity",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mobile_runtime.serve.server import Plan
 
 SERVE = "answer OpenAI's API for chat completions over HTTP"
+DEMO = "show a page in the browser that asks a bundle, or two side by side"
 _LIBRARIES = ("starlette", "uvicorn")
 
 
@@ -31,6 +32,21 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
 def serve(options: argparse.Namespace) -> int:
     """Serve until a signal; return 0 after SIGTERM."""
     return _run([options.bundle], options)
+
+
+def add_demo(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `demo`."""
+    parser.add_argument(
+        "bundles", type=Path, nargs="+", metavar="BUNDLE", help="one, or two to compare"
+    )
+    _add_server(parser)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Serve the page and the API that it asks until a signal; return 0 after SIGTERM."""
+    if len(options.bundles) > 2:
+        raise InputError(f"{len(options.bundles)} bundles are given; give one, or two to compare.")
+    return _run(options.bundles, options, with_page=True)
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
@@ -85,8 +101,9 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     add_engine(parser)
 
 
-def _run(bundles: list[Path], options: argparse.Namespace) -> int:
+def _run(bundles: list[Path], options: argparse.Namespace, with_page: bool = False) -> int:
     _check_installed()
+    from mobile_runtime.serve.page import page_routes
     from mobile_runtime.serve.server import describe_memory, open_models, serve_until_stopped
 
     plan, key = _plan(bundles, options)
@@ -98,9 +115,12 @@ def _run(bundles: list[Path], options: argparse.Namespace) -> int:
                 print(printable(line), file=sys.stderr)
             if key is not None:
                 print(f"key: {key}")
-            print(f"{_url(options.host, listening)}/v1 answers; Ctrl-C ends it", flush=True)
+            page = f"/#key={key}" if key is not None else "/"
+            where = _url(options.host, listening) + (page if with_page else "/v1")
+            print(f"{where} answers; Ctrl-C ends it", flush=True)
 
-        serve_until_stopped(plan, models, listening, announce)
+        routes = page_routes if with_page else (lambda api: ())
+        serve_until_stopped(plan, models, listening, announce, routes)
     return 0
 
 

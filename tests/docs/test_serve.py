@@ -9,6 +9,7 @@ from export.cli import main as export
 from mobile_runtime.serve.chat_request import IGNORED, NEUTRAL, READ
 from tests.docs.pages import blocks
 from tests.mobile_runtime.serve.server_process import running_server
+from tests.mobile_runtime.serve.test_server import get
 from tests.paths import ROOT
 
 pytest.importorskip("uvicorn", reason="needs the extra serve")
@@ -46,6 +47,17 @@ def test_programs_of_the_page_ask_the_server_that_it_starts(workspace, capsys):
     answered = capsys.readouterr().out.splitlines()
     assert answered[0] == answered[2] == "MUSEUM"
     assert int(answered[3].split()[0]) > 40
+
+
+def test_both_pages_open_that_the_page_starts(workspace):
+    one, two = commands("demo")
+    assert set(one) < set(two)
+    first = workspace / one[0]
+    second = shutil.copytree(first, workspace / two[1])
+    for bundles in ([first], [first, second]):
+        with running_server(bundles, command="demo") as server:
+            assert "<textarea" in get(f"{server.root}/")[2]
+            assert get(f"{server.api}/models")[2].count('"id"') == len(bundles)
 
 
 def section(begin, end):

@@ -1,6 +1,7 @@
 """A server in a process of its own, as a user starts it."""
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def running_server(bundle, *options, command="serve", **variables):
         if line.startswith("key: "):
             key, line = line.removeprefix("key: ").strip(), process.stdout.readline()
         assert line.startswith("http://"), process.communicate(timeout=30)[1]
-        yield Running(process, line.split()[0].removesuffix("/v1"), key)
+        yield Running(process, re.match(r"http://[^/]+", line)[0], key)
     finally:
         process.kill()
         process.communicate(timeout=30)
