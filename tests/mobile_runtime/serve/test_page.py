@@ -107,6 +107,25 @@ def test_frames_that_are_shown_are_those_that_a_question_reads(bundle, film):
     assert "tmp" not in str(caught.value)
 
 
+def test_a_video_in_a_data_url_is_answered_as_its_file(server, bundle, film):
+    openai = pytest.importorskip("openai", reason="needs the official client")
+    client = openai.OpenAI(base_url=server.api, api_key=KEY)
+    url = f"data:video/mp4;base64,{base64.b64encode(film.read_bytes()).decode()}"
+    part = {"type": "video_url", "video_url": {"url": url}, "fps": 2, "packing": 2}
+    answer = client.chat.completions.create(
+        model=bundle.name,
+        messages=[{"role": "user", "content": [part]}],
+        temperature=0,
+        max_tokens=6,
+    )
+    session = Session.load(bundle, EngineOptions(precision="fp32"))
+    told = {"type": "video", "video": str(film), "fps": 2, "packing": 2}
+    options = ChatOptions(temperature=0, repetition_penalty=1.0, max_new_tokens=6)
+    expected = "".join(session.chat([{"role": "user", "content": [told]}], options))
+    assert answer.choices[0].message.content == expected
+    assert answer.timings["video_frames"] == 4
+
+
 def level(url):
     data = base64.b64decode(url.partition(",")[2])
     return np.asarray(Image.open(io.BytesIO(data)).convert("L")).mean()
