@@ -133,7 +133,7 @@ class Api:
 
     async def _health(self, request: Request) -> Response:
         if self._stops():
-            return _error(ApiError(503, "The server is stopping.", retry_after=5))
+            return _error(_stopping())
         return _json({"status": "ok"})
 
     async def _prometheus(self, request: Request, client: str) -> Response:
@@ -183,7 +183,7 @@ class Api:
         """Raises `ApiError` if too many wait, unless another client has more of them: then its
         last one is told to come again."""
         if self._stops():
-            raise ApiError(503, "The server is stopping; ask again later.", retry_after=5)
+            raise _stopping()
         queues = [served.worker.queue for served in self.settings.models.values()]
         waiting = self._arriving + sum(map(len, queues))
         if waiting < self.settings.limits.waiting:
@@ -212,7 +212,8 @@ class _Answer:
         tokenizer = served.worker.session.tokenizer
         self._completion = Completion(asked, tokenizer, served.fingerprint)
         self._job = Job(client, asked, deadline, self._post)
-        self._worker.queue.put(self._job)
+        if not self._worker.queue.put(self._job):
+            raise _stopping()
 
     def _post(self, event: Event) -> None:
         with suppress(RuntimeError):  # the loop has ended with the server
@@ -302,6 +303,10 @@ async def _left(request: Request) -> None:
     """Ends when the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _stopping() -> ApiError:
+    return ApiError(503, "The server is stopping; ask again later.", retry_after=5)
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -31,12 +31,15 @@ class FairQueue(Generic[T]):
         with self._changed:
             return sum(map(len, self._waiting.values()))
 
-    def put(self, request: T) -> None:
-        """Add a request behind the others of its client. A client that has none waiting comes
-        after all that have."""
+    def put(self, request: T) -> bool:
+        """Add a request behind the others of its client; False after `close`. A client that has
+        none waiting comes after all that have."""
         with self._changed:
+            if self._closed:
+                return False
             self._waiting.setdefault(request.client, deque()).append(request)
             self._changed.notify()
+            return True
 
     def take(self) -> T | None:
         """Wait for the next request and take it out; None after `close`."""

@@ -142,9 +142,13 @@ def _relative(path: Path, files: Path) -> str:
 @contextmanager
 def videos_as_files(messages: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
     """The messages with videos in data URIs written to files, which are removed at the end: only
-    files are decoded. Raises `InputError` for a damaged data URI."""
+    files are decoded. Raises `InputError` for a damaged data URI; one that names such a file calls
+    it video-1."""
     with tempfile.TemporaryDirectory(prefix="minicpmv-serve-") as folder:
-        yield [_with_files(message, Path(folder)) for message in messages]
+        try:
+            yield [_with_files(message, Path(folder)) for message in messages]
+        except InputError as error:
+            raise InputError(str(error).replace(f"{folder}/", "")) from error
 
 
 def _with_files(message: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
@@ -159,6 +163,6 @@ def _with_file(part: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         return part
     data = locate(source)
     assert isinstance(data, bytes)
-    path = folder / f"video-{len(list(folder.iterdir()))}"
+    path = folder / f"video-{len(list(folder.iterdir())) + 1}"
     path.write_bytes(data)
     return {**part, "video": str(path)}

@@ -20,6 +20,7 @@ from mobile_runtime.serve.answer_text import AnswerText, Part
 from mobile_runtime.serve.api_error import ApiError
 from mobile_runtime.serve.chat_request import ChatRequest
 from mobile_runtime.serve.fair_queue import FairQueue
+from mobile_runtime.serve.interruptible import interruptible
 from mobile_runtime.serve.kept_sessions import KeptSessions
 from mobile_runtime.serve.messages import videos_as_files
 from mobile_runtime.serve.token_scores import TokenScore, TokenScores
@@ -69,9 +70,18 @@ class Job:
     post: Callable[[Event], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
 
+    def is_over(self) -> bool:
+        """Whether nobody waits for it any more, or its time is over."""
+        return self.cancelled.is_set() or time.monotonic() > self.deadline
+
+
+class _Interrupted(Exception):
+    """Nobody waits for the running answer any more, or its time is over."""
+
 
 # Why the stream of a session ended -> OpenAI's word; "cancelled" is the limit of time.
 _REASONS = {"stop": "stop", "length": "length", "context_full": "length", "cancelled": "length"}
+_LATE = ApiError(503, "The prompt took too long; ask again later, or shorter.", retry_after=60)
 _INTERNAL = "The server failed at this request; its own log has the reason."
 
 
@@ -83,8 +93,10 @@ class Worker:
         self.session, self.queue = session, FairQueue[Job]()
         self.running: Job | None = None
         self._files = files
+        block = session.manifest.decoding.prefill_length
+        session.model = interruptible(session.model, block, self._check_running)
         self._kept = KeptSessions(session, kept)
-        # It must not keep the process: a prompt that is being computed cannot be interrupted.
+        # It must not keep the process: one block of rows may take longer than anybody waits.
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
     def start(self) -> None:
@@ -109,6 +121,11 @@ class Worker:
         job.cancelled.set()
         self.queue.remove(job)
 
+    def _check_running(self) -> None:
+        job = self.running
+        if job is not None and job.is_over():
+            raise _Interrupted
+
     def _run(self) -> None:
         while (job := self.queue.take()) is not None:
             self.running = job
@@ -131,6 +148,8 @@ class Worker:
         try:
             for event in self._events(job, session, prompt):
                 job.post(event)
+        except _Interrupted:
+            job.post(Failed(_LATE))
         except Exception as error:
             self._kept.forget(session)
             job.post(Failed(self._told(error, 500)))
@@ -163,7 +182,7 @@ class Worker:
         def on_token(token: int, logits: object) -> None:
             scores.add(token, logits)
             thoughts.count(token)
-            if job.cancelled.is_set() or time.monotonic() > job.deadline:
+            if job.is_over():
                 stream.cancel()
 
         stream.on_token = on_token

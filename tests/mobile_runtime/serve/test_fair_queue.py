@@ -62,3 +62,4 @@ def test_close_wakes_who_waits_and_gives_what_is_left():
     assert taken == [None]
     queue, requests = filled(*"ab")
     assert queue.close() == requests and queue.take() is None
+    assert not queue.put(Asked("a", 3)) and len(queue) == 0

@@ -1,6 +1,7 @@
 """One model's thread: what it tells of a request, which answers end early, which caches stay."""
 
 import time
+from copy import copy
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def session(make_bundle):
 
 @pytest.fixture
 def worker(session):
-    worker = Worker(session, kept=2)
+    worker = Worker(copy(session), kept=2)
     worker.start()
     yield worker
     worker.stop(30)
@@ -43,10 +44,7 @@ def ask(worker, request, post=None, seconds=60.0):
 
     job = Job("a", request, time.monotonic() + seconds, keep)
     worker.queue.put(job)
-    end = time.monotonic() + 60
-    while not events or not isinstance(events[-1], Finished | Failed):
-        assert time.monotonic() < end
-        time.sleep(0.002)
+    eventually(lambda: events and isinstance(events[-1], Finished | Failed))
     return events
 
 
@@ -75,6 +73,19 @@ def test_an_answer_is_the_session_s_own_and_counts_what_was_reused(worker, sessi
         assert events[-1].statistics.new_tokens == stream.statistics.new_tokens
 
 
+def test_an_onnx_bundle_is_answered_as_its_session_does(make_onnx_bundle):
+    pytest.importorskip("onnxruntime")
+    session = Session.load(make_onnx_bundle("onnx", "none"))
+    message = user(gradient(200, 200), "word " * 30)
+    answer, stream = expected(session, message)
+    worker = Worker(copy(session), kept=2)
+    worker.start()
+    events = ask(worker, request(message))
+    worker.stop(30)
+    assert text_of(events) == answer
+    assert events[-1].statistics.prompt_tokens == stream.statistics.prompt_tokens > 128
+
+
 def test_an_answer_that_nobody_waits_for_ends_at_the_next_token(worker):
     def leave(event, job):
         if isinstance(event, Delta):
@@ -82,6 +93,49 @@ def test_an_answer_that_nobody_waits_for_ends_at_the_next_token(worker):
 
     events = ask(worker, request(user("Go on."), options=LONG), leave)
     assert events[-1].statistics.new_tokens < 20
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "message"),
+    [
+        ("vision", "encode_view", user(gradient(900, 900), "What is it?")),
+        ("decoder", "next_logits", user("word " * 90)),
+    ],
+)
+@pytest.mark.parametrize("reason", ["left", "late"])
+def test_a_prompt_that_nobody_waits_for_is_not_computed_to_its_end(
+    session, monkeypatch, part, name, message, reason
+):
+    """The second view or block is computed, when the client leaves, and no third one."""
+    computed = []
+    inner = type(getattr(session.model, part))
+    compute = getattr(inner, name)
+
+    def count(self, *arguments):
+        computed.append(name)
+        if len(computed) == 2:
+            job.cancelled.set() if reason == "left" else setattr(job, "deadline", 0.0)
+        return compute(self, *arguments)
+
+    told = []
+    worker = Worker(copy(session), kept=2)
+    job = Job("a", request(message), time.monotonic() + 60, told.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(inner, name, count)
+        worker.queue.put(job)
+        worker.start()
+        eventually(lambda: told and isinstance(told[-1], Failed))
+    assert len(computed) == 2
+    answer, _ = expected(session, message)
+    assert text_of(ask(worker, request(message))) == answer
+    worker.stop(30)
+
+
+def eventually(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
 
 
 def test_an_answer_is_cut_at_its_deadline(worker):
@@ -156,7 +210,7 @@ def test_a_fault_of_ours_is_told_as_one_and_the_next_answer_is_unharmed(
 
 
 def test_who_waits_is_told_when_the_server_stops(session):
-    worker = Worker(session, kept=1)
+    worker = Worker(copy(session), kept=1)
     told = []
     worker.queue.put(Job("a", request(user("Hi")), time.monotonic() + 9, told.append))
     worker.refuse_waiting()
