@@ -38,7 +38,6 @@ _KEEP_ALIVE_SECONDS = 15.0  # between signs of life, so that nobody on the way h
 _STOP_SECONDS = 5.0  # for the token that is computed while the server stops
 _POLL_SECONDS = 0.05
 _JSON = "application/json"
-Handler = Callable[[Request, str], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,13 @@ class Api:
             exception_handlers={HTTPException: self._http_error, Exception: self._fault},
         )
 
-    def guarded(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def guarded(
+        self, handler: Callable[[Request, str], Awaitable[Response | _Streamed]]
+    ) -> Callable[[Request], Awaitable[Response | _Streamed]]:
         """The handler for those who may ask, with errors in OpenAI's shape."""
 
-        async def handle(request: Request) -> Response:
+        async def handle(request: Request) -> Response | _Streamed:
+            response: Response | _Streamed
             try:
                 response = await handler(request, self._client(request))
             except ApiError as error:
@@ -165,7 +167,7 @@ class Api:
             )
         return self.settings.models[name]
 
-    async def _chat(self, request: Request, client: str) -> Response:
+    async def _chat(self, request: Request, client: str) -> Response | _Streamed:
         deadline = time.monotonic() + self.settings.limits.request_seconds
         self._make_room(client)
         self._arriving += 1
@@ -211,6 +213,7 @@ class _Answer:
         self._loop = asyncio.get_running_loop()
         tokenizer = served.worker.session.tokenizer
         self._completion = Completion(asked, tokenizer, served.fingerprint)
+        self._ended = False
         self._job = Job(client, asked, deadline, self._post)
         if not self._worker.queue.put(self._job):
             raise _stopping()
@@ -219,7 +222,7 @@ class _Answer:
         with suppress(RuntimeError):  # the loop has ended with the server
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def respond(self, request: Request) -> Response:
+    async def respond(self, request: Request) -> Response | _Streamed:
         """The whole answer, or the beginning of a stream once it is known to be one."""
         left = asyncio.create_task(_left(request))
         try:
@@ -231,14 +234,15 @@ class _Answer:
             raise
         finally:
             left.cancel()
-        return StreamingResponse(
-            self._chunks(request),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-        )
+        return _Streamed(self._chunks(request), self._end_of_stream)
 
     def _leave(self) -> None:
         self._worker.cancel(self._job)
+
+    def _end_of_stream(self) -> None:
+        if not self._ended:
+            self._leave()
+            self._api.metrics.count_cancelled()
 
     async def _next(self, left: asyncio.Task[None], seconds: float | None) -> Event | None:
         """The next event; None if there is none within that time. Raises `ClientDisconnect`."""
@@ -272,20 +276,19 @@ class _Answer:
 
     async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
         left = asyncio.create_task(_left(request))
-        ended = False
         try:
             yield server_sent(self._completion.first_chunk())
-            while not ended:
+            while not self._ended:
                 event = await self._next(left, _KEEP_ALIVE_SECONDS)
                 if event is None:
                     yield b": still computing\n\n"
                 elif isinstance(event, Delta):
                     yield server_sent(self._completion.chunk(event))
                 elif isinstance(event, Failed):
-                    ended = True
+                    self._ended = True
                     yield server_sent(event.error.as_json())
                 elif isinstance(event, Finished):
-                    ended = True
+                    self._ended = True
                     self._api.metrics.count_answer(event.statistics)
                     for chunk in self._completion.last_chunks(event):
                         yield server_sent(chunk)
@@ -294,9 +297,24 @@ class _Answer:
             pass
         finally:
             left.cancel()
-            if not ended:
-                self._leave()
-                self._api.metrics.count_cancelled()
+
+
+class _Streamed:
+    """A response of server-sent events. However it ends, `at_end` is called: a client may leave
+    before the first event is asked for."""
+
+    status_code = 200
+
+    def __init__(self, chunks: AsyncIterator[bytes], at_end: Callable[[], None]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        self._inner = StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+        self._at_end = at_end
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            self._at_end()
 
 
 async def _left(request: Request) -> None:
