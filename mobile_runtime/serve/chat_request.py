@@ -155,10 +155,13 @@ def _options(fields: Mapping[str, Any]) -> ChatOptions:
 
 def _most_tokens(fields: Mapping[str, Any]) -> int | None:
     names = ("max_completion_tokens", "max_tokens")  # the second is OpenAI's older name
-    given = {_value(fields, name, int, None) for name in names if name in fields}
-    if len(given) > 1:
+    given = {name: _value(fields, name, int, None) for name in names if name in fields}
+    for name, value in given.items():
+        if value < 1:
+            raise ApiError(400, f"{name} is {value}; give 1 or more.", param=name)
+    if len(set(given.values())) > 1:
         raise ApiError(400, f"{' and '.join(names)} differ; give one of them.", param=names[0])
-    return given.pop() if given else None
+    return next(iter(given.values()), None)
 
 
 def _thinking(fields: Mapping[str, Any]) -> bool:

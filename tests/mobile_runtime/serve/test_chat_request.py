@@ -35,6 +35,7 @@ def shown(url, kind="image_url", **beside):
         ({"frequency_penalty": 0.5}, "frequency_penalty", "use repetition_penalty"),
         ({"temperature": "hot"}, "temperature", "give a number"),
         ({"temperature": True}, "temperature", "give a number"),
+        ({"max_tokens": 0}, "max_tokens", "give 1 or more"),
         ({"max_tokens": 1.5}, "max_tokens", "give a whole number"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens", "differ"),
         ({"stream": 1}, "stream", "give true or false"),

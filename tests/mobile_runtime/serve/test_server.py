@@ -188,7 +188,7 @@ def test_a_seed_repeats_an_answer(client, bundle):
         ({"extra_body": {"colour": 1}}, "BadRequestError", "no field 'colour'"),
         ({"temperature": -1}, "BadRequestError", "temperature is -1"),
         ({"seed": -1}, "BadRequestError", "seed is -1"),
-        ({"max_tokens": 0}, "BadRequestError", "max_new_tokens is 0"),
+        ({"max_tokens": 0}, "BadRequestError", "max_tokens is 0"),
         ({"messages": asked("word " * 600)}, "BadRequestError", "the prompt has"),
         ({"messages": asked("\ud800 half")}, "BadRequestError", "half a character"),
         ({"model": "other"}, "NotFoundError", "There is no model 'other'"),
