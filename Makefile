@@ -136,7 +136,7 @@ $(VENV)/demo.stamp: pyproject.toml
 
 $(VENV)/test.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,heic,docs,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,heic,serve,docs,dev]'
 	touch $@ $(VENV)/demo.stamp
 
 .PHONY: demo test fuzz audit apple-tests docs environment swift swift-build swift-test recordings figures full-figures one-collection

@@ -7,9 +7,10 @@ from tests.processes import run_python
 HEAVY = (
     *("torch", "coremltools", "onnx", "onnxruntime", "numba", "safetensors", "ml_dtypes"),
     *("av", "huggingface_hub", "distributed", "transformers", "matplotlib"),
+    *("starlette", "uvicorn"),
 )
 EXPORT_NEEDS = ("numba", "safetensors", "ml_dtypes")  # its extra
-RUNTIME = ("chat", "info", "ort", "describe", "run")
+RUNTIME = ("chat", "serve", "demo", "info", "ort", "describe", "run")
 VALIDATION = (
     *(
         "parity",

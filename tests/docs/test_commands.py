@@ -25,6 +25,7 @@ REASONS = {
     "needs a Mac",
     "needs a video of yours",
     "needs the published checkpoint",
+    "needs the server",
     "serves until it is stopped",
     "sets up an environment",
     "takes minutes",

@@ -91,7 +91,7 @@ def test_a_new_process_goes_on_with_the_same_logits(session, bundle, tmp_path):
     session.save(tmp_path / "saved", told)
     question = [*told, user("Two?")]
     prompt = session.prepare(question, OPTIONS)
-    kept = session._shared_length(prompt.keys)
+    kept = session.shared_length(prompt.keys)
     logits = session.prefill(prompt)
     _, expected = answer(session, *question)
     arguments = [bundle, tmp_path / "saved", tmp_path / "logits.npy"]
