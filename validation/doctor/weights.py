@@ -181,7 +181,7 @@ def _indivisible(view: PackageView) -> Places:
     "a matrix left in float16 beside compressed ones",
     severity="warning",
     effect="risky",
-    source="coreai-models#205 and coremltools: weights are skipped with exit code 0",
+    source="coremltools, _quantization_passes.py: a weight that does not fit is skipped silently",
     confidence="high",
     remedy="name it in the recipe: compress it, or say that it stays",
 )
