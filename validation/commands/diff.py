@@ -12,7 +12,7 @@ HELP = "what differs between two Core ML packages, or two bundles, for the revie
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("before", type=Path, help="a .mlpackage, or a Core ML bundle")
+    parser.add_argument("before", type=Path, help="a .mlpackage, or a bundle")
     parser.add_argument("after", type=Path, help="another one of the same kind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
     parser.add_argument("--all", action="store_true", help="print every change")

@@ -1,4 +1,4 @@
-"""What differs between two packages, or two Core ML bundles, for the reviewer of a change.
+"""What differs between two packages, or two bundles, for the reviewer of a change.
 
 Packages are read, never run. Weights are compared by their bytes first; those that differ are
 expanded a few rows at a time, and compared in decibels.
@@ -40,13 +40,15 @@ class Change:
 @dataclass(frozen=True)
 class Difference:
     """All differences of `after` from `before`; `hunks` holds those of operations by function.
-    `equal_weights` counts the weights that have the same bytes."""
+    `equal_weights` counts the weights that have the same bytes. `files_only`: graphs that are no
+    Core ML packages were compared by their files."""
 
     before: str
     after: str
     changes: tuple[Change, ...]
     hunks: Mapping[str, tuple[Hunk, ...]]
     equal_weights: int
+    files_only: bool = False
 
     @property
     def differs(self) -> bool:
@@ -59,17 +61,19 @@ class Difference:
 
 
 def compare(before: Path, after: Path) -> Difference:
-    """Compare two packages, or two Core ML bundles. Raises `InputError` for anything else, and for
-    one of each."""
+    """Compare two packages, or two bundles. Bundles for another runtime than Core ML are compared
+    by manifest and files. Raises `InputError` for anything else, and for one of each."""
     if is_bundle(before) != is_bundle(after):
         raise InputError(
             f"{before} and {after} are a package and a bundle; give two packages or two bundles."
         )
-    olds, news = _by_name(before), _by_name(after)
     changes: list[Change] = []
     if is_bundle(before):
         changes += _manifest_changes(before, after)
-    else:  # the names of two files are no difference
+        if any(read_manifest(bundle).format != "coreml" for bundle in (before, after)):
+            return Difference(str(before), str(after), tuple(changes), {}, 0, files_only=True)
+    olds, news = _by_name(before), _by_name(after)
+    if not is_bundle(before):  # the names of two files are no difference
         news = dict(zip(olds, news.values(), strict=True)) if len(olds) == len(news) == 1 else news
     hunks: dict[str, tuple[Hunk, ...]] = {}
     equal = 0

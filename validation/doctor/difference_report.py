@@ -54,9 +54,12 @@ def _in_words(change: Change) -> str:
 
 
 def _summary(difference: Difference) -> str:
+    compared = f"{difference.equal_weights} weights are equal"
+    if difference.files_only:
+        compared = "graphs were compared by their files"
     if not difference.differs:
-        return f"no difference; {difference.equal_weights} weights are equal"
+        return f"no difference; {compared}"
     counts: Counter[str] = Counter(change.what for change in difference.changes)
     counts["functions with other operations"] = len(difference.hunks)
     listed = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
-    return f"differences: {listed}; {difference.equal_weights} weights are equal"
+    return f"differences: {listed}; {compared}"

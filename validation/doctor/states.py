@@ -133,24 +133,8 @@ def _never_written(view: PackageView) -> Places:
             yield name, f"{in_words(shape)} stays zero"
 
 
-@THEME.function(
-    7,
-    "a state that a function neither reads nor writes",
-    severity="note",
-    effect="risky",
-    source="stateful-models.md of coremltools",
-    confidence="medium",
-    remedy="remove it from this function",
-)
-def _unused(view: FunctionView) -> Places:
-    used = {view.named(op, "input") for op in view.operations if op.type.endswith("_state")}
-    for spec in view.function.states:
-        if spec.name not in used:
-            yield spec.name, "is not used"
-
-
 @THEME.operation(
-    8,
+    7,
     "a cache that is shifted and joined",
     severity="warning",
     effect="leaves",
@@ -169,7 +153,7 @@ def _shifted(op: Operation, view: FunctionView) -> str:
 
 
 @THEME.function(
-    9,
+    8,
     "a cache that grows to 2,048 places or more",
     severity="error",
     effect="risky",
@@ -191,7 +175,7 @@ def _is_cache(name: str) -> bool:
 
 
 @THEME.package(
-    10,
+    9,
     "a state below iOS 18",
     severity="error",
     effect="risky",
@@ -207,7 +191,7 @@ def _too_early(view: PackageView) -> Places:
 
 
 @THEME.package(
-    11,
+    10,
     "a decoder that takes one position only",
     severity="note",
     effect="risky",
@@ -236,7 +220,7 @@ def _update_lengths(view: FunctionView) -> Iterator[int]:
 
 
 @THEME.package(
-    12,
+    11,
     "a cache in a state, without a way around it",
     severity="note",
     effect="risky",

@@ -163,7 +163,7 @@ def _integer_tables(view: PackageView) -> Places:
 @THEME.package(
     8,
     "a matrix that groups of 8 rows do not divide, left in float16",
-    severity="error",
+    severity="warning",
     effect="risky",
     source="coremltools, _quantization_passes.py:920: skips it with a warning; a head of 151,748 "
     "rows takes 1.24 GB",
@@ -181,7 +181,7 @@ def _indivisible(view: PackageView) -> Places:
     "a matrix left in float16 beside compressed ones",
     severity="warning",
     effect="risky",
-    source="coreai-models#205 and coremltools: weights are skipped with exit code 0",
+    source="coremltools, _quantization_passes.py: a weight that does not fit is skipped silently",
     confidence="high",
     remedy="name it in the recipe: compress it, or say that it stays",
 )

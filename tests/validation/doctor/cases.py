@@ -387,11 +387,8 @@ def of_version(number):
     return edit
 
 
-def only_read(bad_is_read):
-    def body(x, bad):
-        return mb.add(x=x, y=mb.read_state(input=bad)) if bad_is_read else mb.relu(x=x)
-
-    return of(body, x=given(*CACHE), bad=state(*CACHE))
+def only_read(x, bad):
+    return mb.add(x=x, y=mb.read_state(input=bad))
 
 
 STATES = {
@@ -400,11 +397,10 @@ STATES = {
     "K03": (kept(*CACHE, edit=state_of_float32), kept(*CACHE)),
     "K04": (kept(1, *CACHE), kept(*CACHE)),
     "K05": (cached(written=False), cached()),
-    "K06": (only_read(True), kept(*CACHE)),
-    "K07": (only_read(False), only_read(True)),
-    "K08": (cached(joined=True), cached()),
-    "K09": (grown(2048), grown(2047)),
-    "K10": (kept(*CACHE, edit=of_version(8)), kept(*CACHE)),
-    "K11": (cached(1), cached(2)),
-    "K12": (kept(*CACHE), main(relu)),
+    "K06": (of(only_read, x=given(*CACHE), bad=state(*CACHE)), kept(*CACHE)),
+    "K07": (cached(joined=True), cached()),
+    "K08": (grown(2048), grown(2047)),
+    "K09": (kept(*CACHE, edit=of_version(8)), kept(*CACHE)),
+    "K10": (cached(1), cached(2)),
+    "K11": (kept(*CACHE), main(relu)),
 }

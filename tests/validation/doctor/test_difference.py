@@ -151,3 +151,14 @@ def test_a_bundle_and_a_package_are_refused(make_bundle, tmp_path, capsys):
     package = write(tmp_path / "m.mlpackage", **palettized())
     assert main(["diff", str(make_bundle()), str(package)]) == 2
     assert "give two packages or two bundles" in capsys.readouterr().err
+
+
+def test_bundles_for_another_runtime_are_compared_by_their_files(
+    make_bundle, make_onnx_bundle, capsys
+):
+    bundle = str(make_onnx_bundle())
+    assert main(["diff", bundle, bundle, "--exit-code"]) == 0
+    assert "no difference; graphs were compared by their files" in capsys.readouterr().out
+    found = compare(make_bundle(), make_onnx_bundle())
+    assert {"format", "decoding.kv_cache"} <= {c.name for c in found.changes}
+    assert any(c.what == "file" and c.name.endswith(".onnx") for c in found.changes)

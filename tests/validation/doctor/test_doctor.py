@@ -42,7 +42,7 @@ def test_our_bundles_are_clean_and_what_is_waived_has_a_reason(make_bundle, opti
 
 def test_a_package_of_a_bundle_has_no_waivers(make_bundle):
     found = rules_of(examine(make_bundle() / "decoder.mlpackage"))
-    assert "K12" in found
+    assert "K11" in found
 
 
 def test_exit_codes(package, capsys):
