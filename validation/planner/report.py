@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -26,6 +27,10 @@ _REST = (
 )
 
 
+_UNKNOWN = "–"
+_LEAST = 0.01  # shorter times are not told apart
+
+
 def print_plan(needs: Needs, plans: Sequence[DevicePlan], console: Console) -> None:
     """Print the parts, the cache by context, a row for each device, and what it all rests on."""
     console.print(f"{needs.model}, recipe {needs.recipe}, {needs.context} tokens of context")
@@ -40,6 +45,7 @@ def print_plan(needs: Needs, plans: Sequence[DevicePlan], console: Console) -> N
     table.add_row("key/value cache, GB", *sizes)
     console.print(table)
     console.print(_devices(plans))
+    console.print(f"{_UNKNOWN} stands for what nobody has published.")
     for plan in plans:
         console.print(f"{plan.device.name}: {plan.verdict}, {plan.reason}")
     for line in _REST:
@@ -49,27 +55,36 @@ def print_plan(needs: Needs, plans: Sequence[DevicePlan], console: Console) -> N
 
 
 def _devices(plans: Sequence[DevicePlan]) -> Table:
+    """A row for each device, narrow enough for 80 columns."""
     views = list(plans[0].first_token) if plans else []
+    heads = ("GB", "tokens/s", "at most", *(f"{n} view{'s' if n > 1 else ''}" for n in views))
     table = Table(
-        "device",
-        "app may have, GB",
-        "",
-        "ceiling, tokens/s",
-        "expected, tokens/s",
-        *(f"first token, {n} view{'s' if n > 1 else ''}, s" for n in views),
+        Column("device", no_wrap=True),
+        Column("", no_wrap=True),
+        *(Column(head, justify="right", no_wrap=True) for head in heads),
+        box=box.SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title="GB that an app may have, tokens per second, seconds to the first token by views",
+        title_justify="left",
     )
     for plan in plans:
-        ceiling = "unknown" if plan.ceiling is None else rounded(plan.ceiling)
         limit = plan.device.entitled_app_gb
         table.add_row(
             plan.device.name,
-            "unknown" if limit is None else f"{limit.value:g}",
             plan.verdict,
-            ceiling,
-            in_words(plan.decode),
-            *(in_words(plan.first_token[n]) for n in views),
+            _UNKNOWN if limit is None else f"{limit.value:g}",
+            _or_dash(plan.decode),
+            _UNKNOWN if plan.ceiling is None else rounded(plan.ceiling),
+            *(_or_dash(plan.first_token[n]) for n in views),
         )
     return table
+
+
+def _or_dash(rates: Rates | None) -> str:
+    if rates is not None and rates.most < _LEAST:
+        return f"<{_LEAST}"
+    return _UNKNOWN if rates is None else in_words(rates)
 
 
 def _parts(needs: Needs) -> Iterator[tuple[str, int]]:
