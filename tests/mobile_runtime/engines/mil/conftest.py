@@ -21,6 +21,8 @@ from coremltools.converters.mil import Builder as mb  # noqa: E402
 from coremltools.converters.mil.mil import Function, Program, types  # noqa: E402
 
 pytest.importorskip("torch")
+from mobile_runtime.engines.torch import TorchEngine  # noqa: E402
+
 # coremltools collects garbage at every conversion; what is loaded so far need not be searched.
 gc.freeze()
 
@@ -110,16 +112,33 @@ def save_functions(tmp_path: Path) -> Build:
 
 @pytest.fixture
 def execute(save: Build) -> Build:
-    """execute(op type, build, inputs) -> the results of the saved program, in order."""
+    """execute(op type, build, inputs) -> the results of the saved program, in order. The same
+    program on PyTorch's tensors gives the same."""
 
     def run(op: str, build: Build, inputs: dict[str, np.ndarray], precision: str = "fp32"):
-        engine = MilEngine(save(build, inputs), precision=precision)
+        package = save(build, inputs)
+        engine = MilEngine(package, precision=precision)
         types_saved = [o.type for o in engine.functions["main"].block.operations]
         assert op in types_saved, f"{op} is not in the saved program: {types_saved}"
         results = engine.run(inputs)
+        assert_same_on_tensors(results, TorchEngine(package, precision=precision).run(inputs))
         return [results[spec.name] for spec in engine.functions["main"].outputs]
 
     return run
+
+
+def assert_same_on_tensors(expected: dict[str, Any], found: dict[str, Any]) -> None:
+    """Outputs of the interpreter with numpy and with PyTorch: the same types, shapes, integers and
+    non-finite numbers; floats to a hundred-thousandth of the largest, which is 100 dB."""
+    assert found.keys() == expected.keys()
+    for name, ours in expected.items():
+        other = found[name]
+        if not isinstance(ours, np.ndarray) or ours.dtype.kind != "f":
+            np.testing.assert_equal(other, ours)
+            continue
+        assert (other.shape, other.dtype) == (ours.shape, ours.dtype)
+        largest = np.abs(ours[np.isfinite(ours)]).max(initial=0)
+        np.testing.assert_allclose(other, ours, rtol=1e-5, atol=1e-5 * largest)
 
 
 def value_inference(build: Build, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
