@@ -12,7 +12,14 @@ from typing import Any
 from mobile_runtime.bundle import read_manifest, verify_files
 from mobile_runtime.chat.messages import read_turns
 from mobile_runtime.chat.prompt import PromptOptions
-from mobile_runtime.command import INTERRUPTED, Terminal, add_precision, printable, run_command
+from mobile_runtime.command import (
+    INTERRUPTED,
+    Terminal,
+    add_device,
+    add_precision,
+    printable,
+    run_command,
+)
 from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place
@@ -117,6 +124,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         default=AUTO,
         help="what runs the packages; auto: the interpreter (mil), or onnxruntime for ONNX graphs",
     )
+    add_device(parser)
     add_precision(parser)
     parser.add_argument(
         "--compute-units",
@@ -139,6 +147,7 @@ def _chat(options: argparse.Namespace) -> int:
         precision=options.precision,
         compute_units=options.compute_units,
         prepacked=options.prepacked,
+        device=options.device,
     )
     if options.session is not None:
         check_place(options.session)

@@ -61,6 +61,15 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--device`, cpu by default."""
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="where the engine torch computes: cpu, cuda, mps or another that PyTorch knows",
+    )
+
+
 def run_command(run: Callable[[], int], interrupted: str = "\ninterrupted") -> int:
     """Return what `run` returns, or 2 after a mistake that the user can correct, 130 after Ctrl-C,
     141 when nobody reads the output any more. Letters that the terminal's encoding lacks become

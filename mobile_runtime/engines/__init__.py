@@ -114,11 +114,27 @@ def engine_names() -> tuple[str, ...]:
     return (AUTO, *ENGINES)
 
 
+def check_engine(options: EngineOptions) -> None:
+    """Raises `InputError`, before any file is read, if the engine or its device is not here."""
+    if options.name == "torch":
+        torch_engine()
+        from mobile_runtime.engines.torch.device import check_device
+
+        check_device(options.device)
+    elif options.device != CPU:
+        raise InputError(
+            f"The device {options.device!r:.40} is for the engine torch, and the engine is "
+            f"{options.name}; choose the engine torch, or no device."
+        )
+
+
 def open_engine(path: Path, options: EngineOptions) -> Engine:
     """Open one package or graph with the engine that `options` names, a key of `ENGINES`.
 
-    Raises `InputError` for another name, and if the engine cannot open the file.
+    Raises `InputError` for another name, a device that is not here, and if the engine cannot open
+    the file.
     """
     if options.name not in ENGINES:
         raise InputError(f"no engine {options.name!r}; there are {', '.join(ENGINES)}.")
+    check_engine(options)
     return ENGINES[options.name](path, options)

@@ -85,6 +85,13 @@ def print_outputs(outputs: Mapping[str, Any], console: Console) -> None:
     console.print(_table(("output", "is", "values"), rows))
 
 
+def print_fallbacks(fallbacks: Mapping[str, int], console: Console) -> None:
+    """Say which operations left the engine's device, if any did."""
+    if fallbacks:
+        listed = ", ".join(f"{count} {kind}" for kind, count in fallbacks.items())
+        console.print(f"computed with numpy, since the engine has no form of them: {listed}")
+
+
 def _value(value: Any) -> tuple[str, str]:
     if isinstance(value, Image.Image):
         return f"picture {value.mode}, {value.height} × {value.width}", ""

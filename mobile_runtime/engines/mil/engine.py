@@ -76,6 +76,11 @@ class MilEngine:
         """The package's functions with their inputs, outputs and states."""
         return self._program.functions
 
+    @property
+    def fallbacks(self) -> Mapping[str, int]:
+        """Operations that had to leave the engine's device, with how often: none."""
+        return {}
+
     def new_state(self, length: int = 0) -> dict[str, Any]:
         """Zeros for every state of the package, whose shapes are fixed (`length` is not used); all
         functions use the same dict."""

@@ -36,7 +36,8 @@ def einsum(values: tuple[Tensor, ...], equation: Any) -> Any:
     """Sum of products by subscripts; sizes of 1 broadcast."""
     if not all(value.is_floating_point() for value in values):
         return NotImplemented
-    return torch.einsum(str(equation), *map(wide, values))
+    result = torch.einsum(str(equation), *map(wide, values))
+    return result.clone() if len(values) == 1 else result  # one may be only seen in another order
 
 
 @form("scaled_dot_product_attention", tensors=("query", "key", "value", "attn_mask"))
