@@ -50,10 +50,14 @@ def print_package(name: str, described: PackageDescription, console: Console) ->
     if described.missing:
         listed = ", ".join(f"{count} {kind}" for kind, count in described.missing.items())
         console.print(f"the interpreter does not have: {listed}")
-    elif described.refused:
-        console.print(described.refused)
     elif described.operations:
         console.print("the interpreter has all of these operations")
+    elif described.refused:
+        console.print(described.refused)
+    if described.damage:
+        console.print(described.damage)
+    elif described.weights:
+        console.print("the weight files hold all of these weights")
 
 
 def _features(described: PackageDescription) -> Iterator[tuple[str, ...]]:

@@ -2,8 +2,8 @@
 
 Numbers with axes that are floats live on the device, integers and truth values on the host: there
 they are sizes, positions and indices, which would have to come back before they could be used. An
-operation runs on the device if one of its tensors is there and it has a form (`FORMS`); else numpy
-computes it, and what it gives goes back.
+operation runs on the device if one of its tensors is there and it has a form (`TENSOR_FORMS`);
+else numpy computes it, and what it gives goes back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mobile_runtime.mlprogram.dtypes import Array
 
 from . import ops as _operations  # noqa: F401 — registers them
 from .device import check_weights
-from .forms import FORMS, TorchForm
+from .forms import TENSOR_FORMS, TorchForm
 
 # Floats are stored as halves or float32, whatever the program declares.
 _TYPES = {np.dtype(n): getattr(torch, n) for n in "bool int8 int16 int32 int64 uint8".split()}
@@ -87,7 +87,7 @@ class TorchArithmetic:
         """See `Arithmetic.bind`."""
         if step.blocks:  # control flow passes values on
             return step.call, arguments
-        form = _COPIED_STATE if step.call is copy_state else FORMS.get(step.operation.type)
+        form = _COPIED_STATE if step.call is copy_state else TENSOR_FORMS.get(step.operation.type)
         if form is None or not any(_is_on_device(arguments.get(name)) for name in form.tensors):
             return self._on_host(step, arguments, expand)
         bound = {

@@ -45,6 +45,6 @@ def check_weights(device: torch.device, nbytes: int) -> None:
         free = torch.cuda.mem_get_info(device)[0]
     if free and nbytes > free:
         raise InputError(
-            f"the weights take {nbytes:,} bytes when they are expanded, and the device {device} "
+            f"The weights take {nbytes:,} bytes when they are expanded, and the device {device} "
             f"has {free:,}; use the engine mil, which keeps them compressed, or a larger device."
         )

@@ -27,7 +27,7 @@ class TorchForm:
     either: frozenset[str]
 
 
-FORMS: dict[str, TorchForm] = {}
+TENSOR_FORMS: dict[str, TorchForm] = {}
 
 
 def form(
@@ -38,9 +38,9 @@ def form(
 
     def add(function: F) -> F:
         for name in types:
-            if name in FORMS:
+            if name in TENSOR_FORMS:
                 raise KeyError(f"operation {name!r} has a form already")
-            FORMS[name] = TorchForm(function, frozenset(tensors), frozenset(either))
+            TENSOR_FORMS[name] = TorchForm(function, frozenset(tensors), frozenset(either))
         return function
 
     return add

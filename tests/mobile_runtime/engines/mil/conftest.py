@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mobile_runtime.engines.mil import MilEngine
+from mobile_runtime.engines.mil.registry import OPERATIONS
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 ct = pytest.importorskip("coremltools")
@@ -121,10 +122,41 @@ def execute(save: Build) -> Build:
         types_saved = [o.type for o in engine.functions["main"].block.operations]
         assert op in types_saved, f"{op} is not in the saved program: {types_saved}"
         results = engine.run(inputs)
-        assert_same_on_tensors(results, TorchEngine(package, precision=precision).run(inputs))
+        tensors = TorchEngine(package, precision=precision)
+        watch_memory(tensors)
+        assert_same_on_tensors(results, tensors.run(inputs))
         return [results[spec.name] for spec in engine.functions["main"].outputs]
 
     return run
+
+
+def watch_memory(engine: TorchEngine) -> None:
+    """Fail when a form gives memory of an argument as if it were new: a later write would change
+    both."""
+    arithmetic = engine._torch
+    bind = arithmetic.bind
+
+    def watched(step: Any, arguments: Any, expand: Any) -> Any:
+        call, bound = bind(step, arguments, expand)
+        if OPERATIONS[step.operation.type].result in ("viewed", "object"):  # lists never change
+            return call, bound
+
+        def checked(**given: Any) -> Any:
+            results = call(**given)
+            taken = {key for value in flat(given.values()) for key, _ in memory_of(value)}
+            made = {key for value in flat([results]) for key, _ in memory_of(value)}
+            assert not taken & made, f"{step.operation.type} gives the memory of an argument"
+            return results
+
+        return checked, bound
+
+    memory_of = arithmetic.memory_of
+    arithmetic.bind = watched
+
+
+def flat(values: Any) -> Iterator[Any]:
+    for value in values:
+        yield from value if isinstance(value, tuple) else (value,)
 
 
 def assert_same_on_tensors(expected: dict[str, Any], found: dict[str, Any]) -> None:
