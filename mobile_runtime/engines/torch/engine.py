@@ -32,8 +32,8 @@ class TorchEngine(MilEngine):
         """Load `package`, or of a pipeline's package one `program`.
 
         `stores_half`: values that are declared half precision are stored and computed as such, if
-        the precision is "fp16"; by default on every device but the CPU. Raises `InputError` for a device that PyTorch does not have here, and for what
-        `MilEngine` refuses.
+        the precision is "fp16"; by default on every device but the CPU. Raises `InputError` for a
+        device that PyTorch does not have here, and for what `MilEngine` refuses.
         """
         found = check_device(device)
         half = precision == "fp16"
