@@ -76,8 +76,8 @@ def slice_update(  # noqa: PLR0913 — the operation's own signature
     index = _index(x, begin, end, stride, (begin_mask, end_mask, squeeze_mask))
     if detach is None:
         x = x.clone()
-    else:
-        detach(x)
+    else:  # positions along axes, unlike slices, give a copy
+        detach(x if any(isinstance(part, Tensor) for part in index) else x[index])
     x[index] = update.reshape(x[index].shape).to(x.dtype)
     return x
 
