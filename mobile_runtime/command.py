@@ -63,14 +63,24 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--device`, cpu by default."""
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="where the engine torch computes: cpu, cuda, mps or another that PyTorch knows",
+    )
+
+
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add `--engine`, `--precision`, `--compute-units` and `--prepacked`."""
+    """Add `--engine`, `--device`, `--precision`, `--compute-units` and `--prepacked`."""
     parser.add_argument(
         "--engine",
         choices=engine_names(),
         default=AUTO,
         help="what runs the packages; auto: the interpreter (mil), or onnxruntime for ONNX graphs",
     )
+    add_device(parser)
     add_precision(parser)
     parser.add_argument(
         "--compute-units",
@@ -93,6 +103,7 @@ def engine_options(options: argparse.Namespace) -> EngineOptions:
         precision=options.precision,
         compute_units=options.compute_units,
         prepacked=options.prepacked,
+        device=options.device,
     )
 
 

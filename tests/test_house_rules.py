@@ -83,7 +83,12 @@ IMPORTERS = {
         "mobile_runtime/engines/coreml.py",
         "mobile_runtime/package/predictions.py",
     ),
-    "torch": ("export/calibration/*", "validation/*", "examples/*"),
+    "torch": (
+        "export/calibration/*",
+        "mobile_runtime/engines/torch/*",
+        "validation/*",
+        "examples/*",
+    ),
     "av": ("mobile_runtime/pictures/video.py",),
     "pillow_heif": ("mobile_runtime/pictures/heic.py",),
     "safetensors": ("export/*", "validation/*", "examples/*"),

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from mobile_runtime.errors import InputError
 
+if TYPE_CHECKING:
+    from mobile_runtime.engines.torch import TorchEngine
+
+CPU = "cpu"
 AUTO = "auto"  # the first engine that the bundle's format names
 
 
@@ -48,7 +52,8 @@ class EngineOptions:
     `name` is a key of `ENGINES`, or "auto". `precision` is the interpreter's and onnxruntime's:
     "fp16" computes as the device does, "fp32" keeps activations in float32. `compute_units` are
     Core ML's, `threads` onnxruntime's (0: one per core). `prepacked` is the folder in which
-    onnxruntime keeps weights in its kernels' order.
+    onnxruntime keeps weights in its kernels' order. `device` is the engine torch's: "cpu", "cuda",
+    "mps" or another that PyTorch knows.
     """
 
     name: str = AUTO
@@ -56,12 +61,31 @@ class EngineOptions:
     compute_units: ComputeUnits = "CPU_AND_NE"
     threads: int = 0
     prepacked: Path | None = None
+    device: str = CPU
 
 
 def _open_mil(path: Path, options: EngineOptions) -> Engine:
     from mobile_runtime.engines.mil.engine import MilEngine
 
     return MilEngine(path, precision=options.precision)
+
+
+def _open_torch(path: Path, options: EngineOptions) -> Engine:
+    return torch_engine()(path, device=options.device, precision=options.precision)
+
+
+def torch_engine() -> type[TorchEngine]:
+    """The engine torch. Raises `InputError` if PyTorch is not installed."""
+    try:
+        from mobile_runtime.engines.torch import TorchEngine
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise InputError(
+            "The engine torch needs PyTorch, which is not installed; run pip install -e "
+            "'.[torch]', or use the engine mil."
+        ) from error
+    return TorchEngine
 
 
 def _open_coreml(path: Path, options: EngineOptions) -> Engine:
@@ -79,6 +103,7 @@ def _open_onnx(path: Path, options: EngineOptions) -> Engine:
 
 ENGINES: dict[str, Callable[[Path, EngineOptions], Engine]] = {
     "mil": _open_mil,
+    "torch": _open_torch,
     "coreml": _open_coreml,
     "onnx": _open_onnx,
 }
@@ -89,11 +114,27 @@ def engine_names() -> tuple[str, ...]:
     return (AUTO, *ENGINES)
 
 
+def check_engine(options: EngineOptions) -> None:
+    """Raises `InputError`, before any file is read, if the engine or its device is not here."""
+    if options.name == "torch":
+        torch_engine()
+        from mobile_runtime.engines.torch.device import check_device
+
+        check_device(options.device)
+    elif options.device != CPU:
+        raise InputError(
+            f"The device {options.device!r:.40} is for the engine torch, and the engine is "
+            f"{options.name}; choose the engine torch, or no device."
+        )
+
+
 def open_engine(path: Path, options: EngineOptions) -> Engine:
     """Open one package or graph with the engine that `options` names, a key of `ENGINES`.
 
-    Raises `InputError` for another name, and if the engine cannot open the file.
+    Raises `InputError` for another name, a device that is not here, and if the engine cannot open
+    the file.
     """
     if options.name not in ENGINES:
         raise InputError(f"no engine {options.name!r}; there are {', '.join(ENGINES)}.")
+    check_engine(options)
     return ENGINES[options.name](path, options)

@@ -8,6 +8,7 @@ against the file, so that a damaged file raises an error and never gives wrong n
 from __future__ import annotations
 
 import struct
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,25 +25,31 @@ _VERSION = 2
 
 
 class BlobFile:
-    """One weight file. Raises `InputError` if it is missing or is not MILBlob storage."""
+    """One weight file, opened when it is first read: a program can be described without it."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise InputError(
-                f"The weight file {path} is missing; copy or export the package again."
-            )
         self.path = path
-        if path.stat().st_size < _HEADER_BYTES:
+
+    @cached_property
+    def _bytes(self) -> Array:
+        """The file. Raises `InputError` if it is missing or is not MILBlob storage."""
+        if not self.path.is_file():
+            raise InputError(
+                f"The weight file {self.path} is missing; copy or export the package again."
+            )
+        if self.path.stat().st_size < _HEADER_BYTES:
             raise self._damaged("has no header")
-        self._bytes: Array = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
-        version = _HEADER.unpack_from(self._bytes.data)[1]
+        mapped: Array = np.memmap(self.path, np.uint8, mode="r").view(np.ndarray)
+        version = _HEADER.unpack_from(mapped.data)[1]
         if version != _VERSION:
             raise self._damaged(f"has storage version {version}, not {_VERSION}")
+        return mapped
 
     def read(self, offset: int, element: ElementType, count: int) -> Array:
         """The bytes of the blob whose metadata is at `offset`, as a read-only uint8 view.
 
-        Raises `InputError` unless it holds exactly `count` values of type `element`.
+        Raises `InputError` if there is no such file, or unless it holds exactly `count` values of
+        type `element`.
         """
         if offset % 8 or offset + _METADATA_BYTES > self._bytes.size:
             raise self._damaged(f"ends before the weight at byte {offset}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.program import BlobTensor, Block, Function, Operation
 
 _COMPRESSED = "constexpr_"
@@ -72,6 +73,20 @@ def count_weights(functions: Iterable[Function]) -> tuple[WeightForm, ...]:
         census.add(function)
     forms = [WeightForm(form, *census.totals[form]) for form in census.totals]
     return tuple(sorted(forms, key=lambda form: -form.bytes))
+
+
+def lost_weights(functions: Iterable[Function]) -> str:
+    """Why the weight files do not hold what the program expects, by the first weight that they do
+    not; empty if they do. Weights are found and measured, not read."""
+    for function in functions:
+        for op in operations_of(function.block):
+            for _, part in _parts(op):
+                if isinstance(part, BlobTensor):
+                    try:
+                        _ = part.packed
+                    except InputError as error:
+                        return str(error)
+    return ""
 
 
 @dataclass

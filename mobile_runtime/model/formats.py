@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobile_runtime.bundle import GraphSpec, Manifest
-from mobile_runtime.engines import AUTO, EngineOptions
+from mobile_runtime.engines import AUTO, EngineOptions, check_engine
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.model import Model
 
@@ -49,7 +49,7 @@ class Format:
 
     def choose_engine(self, manifest: Manifest, options: EngineOptions) -> EngineOptions:
         """Return the options with the engine's own name. Raises `InputError` for options that the
-        format does not take."""
+        format does not take, and for an engine or device that is not here."""
         if options.name not in (AUTO, *self.engines):
             raise InputError(
                 f"the engine {options.name} does not run {manifest.format} bundles; use the engine "
@@ -60,7 +60,9 @@ class Format:
                 f"this is a {manifest.format} bundle, and only the weights of ONNX graphs are kept "
                 "prepacked; leave --prepacked out."
             )
-        return replace(options, name=self.engines[0]) if options.name == AUTO else options
+        chosen = replace(options, name=self.engines[0]) if options.name == AUTO else options
+        check_engine(chosen)
+        return chosen
 
 
 _WANTED = {"one": "one graph", "some": "at least one graph"}
@@ -103,7 +105,7 @@ _ONNX = Format(
 )
 FORMATS: dict[str, Format] = {
     "coreml": Format(
-        engines=("mil", "coreml"),
+        engines=("mil", "coreml", "torch"),
         roles=(
             ("vision_encoder", "some"),
             ("resampler", "one"),

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mobile_runtime.command import Terminal, add_precision
+from mobile_runtime.command import Terminal, add_device, add_precision
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place, written_whole
 from mobile_runtime.mlprogram.description import Feature
 from mobile_runtime.package.inputs import check_names
 from mobile_runtime.package.pictures import fit_picture
-from mobile_runtime.package.report import print_outputs, print_package
+from mobile_runtime.package.report import print_fallbacks, print_outputs, print_package
 from mobile_runtime.pictures.images import load_image
 
 DESCRIBE = "tell what a Core ML package holds, and whether it runs here"
@@ -57,6 +57,13 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="npz file for the outputs")
     parser.add_argument("--function", help="which function (default: the package's default)")
+    parser.add_argument(
+        "--engine",
+        choices=("mil", "torch"),
+        default="mil",
+        help="what computes: the interpreter with numpy (mil), or with PyTorch (torch)",
+    )
+    add_device(parser)
     add_precision(parser)
     parser.add_argument(
         "--keep",
@@ -85,9 +92,12 @@ def run(options: argparse.Namespace) -> int:
     check_names(interface, given, options.package.name)
     features = {feature.name: feature for feature in interface.inputs}
     inputs = {key: _read(features[key], text, options.resize) for key, text in given.items()}
-    package = Package(options.package, precision=options.precision)
+    package = Package(
+        options.package, precision=options.precision, engine=options.engine, device=options.device
+    )
     outputs = package.predict(inputs, function=options.function, keep=options.keep)
     print_outputs(outputs, Terminal())
+    print_fallbacks(package.fallbacks, Terminal())
     if options.output is not None:
         with written_whole(options.output) as partial, partial.open("wb") as file:
             np.savez(file, **as_arrays(outputs))

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mobile_runtime.engines.mil.coverage import missing_operations
-from mobile_runtime.mlprogram.census import WeightForm, count_operations, count_weights
+from mobile_runtime.mlprogram.census import (
+    WeightForm,
+    count_operations,
+    count_weights,
+    lost_weights,
+)
 from mobile_runtime.mlprogram.description import ModelDescription, describe_model
 from mobile_runtime.mlprogram.model_file import (
     PIPELINES,
@@ -32,14 +37,16 @@ class PackageDescription:
     """One model of a package: what it says of itself, and what its program is made of.
 
     `operations` has types with counts by function, `missing` the types that the interpreter does
-    not have. `models` are those of a pipeline, by name. `refused` says why it does not run here,
-    empty if it does.
+    not have. `damage` says what is wrong with its weight files, empty if they hold every weight.
+    `models` are those of a pipeline, by name. `refused` says why it does not run here, empty if it
+    does.
     """
 
     model: ModelDescription
     operations: Mapping[str, Mapping[str, int]]
     missing: Mapping[str, int]
     weights: tuple[WeightForm, ...]
+    damage: str
     models: Mapping[str, PackageDescription]
     refused: str
 
@@ -64,6 +71,7 @@ class PackageDescription:
             "operations": self.operations,
             "missing": self.missing,
             "weights": [asdict(form) for form in self.weights],
+            "damage": self.damage,
             "models": {name: part.as_json() for name, part in self.models.items()},
         }
 
@@ -82,19 +90,20 @@ def _describe(file: ModelFile, message: Any) -> PackageDescription:
     missing: Mapping[str, int] = {}
     weights: tuple[WeightForm, ...] = ()
     models: dict[str, PackageDescription] = {}
-    refused = ""
+    refused = damage = ""
     if model.kind == PROGRAM:
         functions = read_program(file, message).functions
         operations = {name: count_operations(function) for name, function in functions.items()}
         missing = dict(missing_operations(functions.values()).most_common())
         weights = count_weights(functions.values())
-        refused = _needs(missing)
+        damage = lost_weights(functions.values())
+        refused = "; ".join(filter(None, (_needs(missing), damage)))
     elif model.kind in PIPELINES:
         models = {name: _describe(file, part) for name, part in models_of(message)}
         refused = "; ".join(f"{n}: {part.refused}" for n, part in models.items() if part.refused)
     elif model.kind != SUPPRESSION:
         refused = str(not_a_program(file.package.name, model.kind))
-    return PackageDescription(model, operations, missing, weights, models, refused)
+    return PackageDescription(model, operations, missing, weights, damage, models, refused)
 
 
 def _needs(missing: Mapping[str, int]) -> str:

@@ -10,7 +10,7 @@ from mobile_runtime.mlprogram.description import describe_model
 from mobile_runtime.mlprogram.dtypes import Array
 from mobile_runtime.mlprogram.model_file import ModelFile
 
-State = dict[str, Array]
+State = dict[str, Any]  # what the engine keeps, by name
 
 
 class OpenModel(ABC):
@@ -26,9 +26,22 @@ class OpenModel(ABC):
         interface = self.description.interface(None, self._name)
         return tuple(feature.name for feature in interface.inputs)
 
+    @property
+    def fallbacks(self) -> Mapping[str, int]:
+        """Operations that had to leave the engine's device, with how often: see `TorchEngine`."""
+        return {}
+
     def new_state(self) -> State:
         """Zeros for every state, by name: nothing, unless a kind of model has states."""
         return {}
+
+    def read_state(self, state: State, name: str) -> Array:
+        """The array of a state; a view or a copy."""
+        raise KeyError(name)
+
+    def write_state(self, state: State, name: str, value: Array) -> None:
+        """Set a state to an array of its shape."""
+        raise KeyError(name)
 
     @abstractmethod
     def run(

@@ -8,11 +8,13 @@ from typing import Any, overload
 
 import numpy as np
 
+from mobile_runtime.engines import CPU, EngineOptions
 from mobile_runtime.engines.mil import Precision
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.dtypes import Array
 from mobile_runtime.mlprogram.model_file import read_model, reading
 from mobile_runtime.package.described import PackageDescription, describe_package
+from mobile_runtime.package.model import OpenModel, State
 from mobile_runtime.package.pipeline import open_model
 
 
@@ -20,9 +22,9 @@ class PackageState:
     """The states of a package between calls, as coremltools' `MLState`. `Package.make_state` makes
     one, of zeros; `Package.predict` updates it in place."""
 
-    def __init__(self, arrays: dict[str, Array]) -> None:
-        """Hold `arrays` by the names of the states."""
-        self.arrays = arrays
+    def __init__(self, model: OpenModel, values: State) -> None:
+        """Hold the states `values` of `model` by their names."""
+        self._model, self.values = model, values
 
     def read_state(self, name: str) -> Array:
         """A copy of the state `name`, float32. Raises `InputError` for another name."""
@@ -37,14 +39,14 @@ class PackageState:
                 f"The state {name} got {given.dtype} of shape {given.shape}; give numbers of shape "
                 f"{state.shape}."
             )
-        state[...] = given.astype(np.float16)
+        self._model.write_state(self.values, name, given.astype(np.float16))
 
     def _named(self, name: str) -> Array:
-        if name not in self.arrays:
+        if name not in self.values:
             raise InputError(
-                f"There is no state {name!r}; there are {', '.join(self.arrays) or 'none'}."
+                f"There is no state {name!r}; there are {', '.join(self.values) or 'none'}."
             )
-        return self.arrays[name]
+        return self._model.read_state(self.values, name)
 
 
 class Package:
@@ -56,22 +58,38 @@ class Package:
     dictionary.
     """
 
-    def __init__(self, path: str | Path, *, precision: Precision = "fp16") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        precision: Precision = "fp16",
+        engine: str = "mil",
+        device: str = CPU,
+    ) -> None:
         """Open the package at `path`.
 
         "fp16" rounds each result that is declared half precision, as devices do; "fp32" rounds
-        none. Raises `InputError` for what is no such package, with its right name, and
-        `UnsupportedOperation`, which is one, with all operations that are missing.
+        none. The engine "mil" computes with numpy, "torch" with PyTorch on the `device`: "cpu",
+        "cuda", "mps" or another that PyTorch knows. Raises `InputError` for what is no such
+        package, with its right name, and `UnsupportedOperation`, which is one, with all operations
+        that are missing.
         """
         self.path = Path(path)
         file = read_model(self.path)
         with reading(self.path):
-            self._model = open_model(file, file.message, precision)
+            options = EngineOptions(engine, precision, device=device)
+            self._model = open_model(file, file.message, options)
 
     @property
     def functions(self) -> tuple[str, ...]:
         """The names of its functions."""
         return tuple(self._model.description.functions)
+
+    @property
+    def fallbacks(self) -> Mapping[str, int]:
+        """Types of operations that the engine torch has no form of, and that numpy computes, with
+        how often values had to leave the device for one so far."""
+        return self._model.fallbacks
 
     def describe(self) -> PackageDescription:
         """What `python -m mobile_runtime describe` prints."""
@@ -79,10 +97,10 @@ class Package:
 
     def make_state(self) -> PackageState:
         """New states of zeros, for all functions. Raises `InputError` if the package has none."""
-        arrays = self._model.new_state()
-        if not arrays:
+        values = self._model.new_state()
+        if not values:
             raise InputError(f"{self.path} has no states; call predict without one.")
-        return PackageState(arrays)
+        return PackageState(self._model, values)
 
     @overload
     def predict(
@@ -121,8 +139,7 @@ class Package:
         `InputError` for what Core ML would refuse, such as a size out of its range.
         """
         if isinstance(data, Mapping):
-            arrays = self._arrays(state)
-            return self._model.run(data, function, arrays, keep)
+            return self._model.run(data, function, self._values(state), keep)
         if not isinstance(data, Sequence) or not all(isinstance(one, Mapping) for one in data):
             raise InputError(
                 f"predict got a {type(data).__name__}; give a dictionary of inputs by name, or a "
@@ -132,9 +149,9 @@ class Package:
             raise InputError("A state belongs to one call; give one dictionary, not a list.")
         return [self._model.run(one, function, None, keep) for one in data]
 
-    def _arrays(self, state: PackageState | None) -> dict[str, Array] | None:
+    def _values(self, state: PackageState | None) -> State | None:
         if state is not None and not isinstance(state, PackageState):
             raise InputError(
                 f"The state is a {type(state).__name__}; give what make_state() returned."
             )
-        return None if state is None else state.arrays
+        return None if state is None else state.values

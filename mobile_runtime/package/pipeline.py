@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from PIL import Image
 
-from mobile_runtime.engines.mil import Precision
+from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.mlprogram.dtypes import Array
 from mobile_runtime.mlprogram.model_file import (
     PIPELINES,
     PROGRAM,
@@ -26,15 +28,15 @@ from mobile_runtime.package.suppression import SuppressionModel
 _DEEPEST = 8  # pipelines within pipelines; nobody writes more than two
 
 
-def open_model(file: ModelFile, message: Any, precision: Precision, depth: int = 0) -> OpenModel:
+def open_model(file: ModelFile, message: Any, options: EngineOptions, depth: int = 0) -> OpenModel:
     """Open the model `message` of a package. Raises `InputError` for a kind that needs Core ML."""
     kind = kind_of(message)
     if kind == PROGRAM:
-        return ProgramModel(file, message, precision)
+        return ProgramModel(file, message, options)
     if kind == SUPPRESSION:
         return SuppressionModel(file, message)
     if kind in PIPELINES and depth < _DEEPEST:
-        return PipelineModel(file, message, precision, depth)
+        return PipelineModel(file, message, options, depth)
     raise not_a_program(file.package, kind)
 
 
@@ -50,7 +52,7 @@ class PipelineModel(OpenModel):
     """Models that run one after the other. A model takes what it names of the pipeline's inputs
     and of the outputs of the models before it."""
 
-    def __init__(self, file: ModelFile, message: Any, precision: Precision, depth: int) -> None:
+    def __init__(self, file: ModelFile, message: Any, options: EngineOptions, depth: int) -> None:
         super().__init__(file, message)
         parts = models_of(message)
         for name, part in parts:
@@ -60,11 +62,27 @@ class PipelineModel(OpenModel):
                     f"{kind_in_words(kind_of(part))}, which runs with Core ML only; convert that "
                     "model to an ML Program."
                 )
-        self._models = [open_model(file, part, precision, depth + 1) for _, part in parts]
+        self._models = [open_model(file, part, options, depth + 1) for _, part in parts]
+
+    @property
+    def fallbacks(self) -> Mapping[str, int]:
+        """Those of all models."""
+        return sum((Counter(model.fallbacks) for model in self._models), Counter())
 
     def new_state(self) -> State:
         """Zeros for every state of the models."""
         return {name: array for model in self._models for name, array in model.new_state().items()}
+
+    def read_state(self, state: State, name: str) -> Array:
+        """See `OpenModel.read_state`."""
+        return self._with_state(name).read_state(state, name)
+
+    def write_state(self, state: State, name: str, value: Array) -> None:
+        """See `OpenModel.write_state`."""
+        self._with_state(name).write_state(state, name, value)
+
+    def _with_state(self, name: str) -> OpenModel:
+        return next(model for model in self._models if name in model.new_state())
 
     def run(
         self,

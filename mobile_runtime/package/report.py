@@ -50,10 +50,14 @@ def print_package(name: str, described: PackageDescription, console: Console) ->
     if described.missing:
         listed = ", ".join(f"{count} {kind}" for kind, count in described.missing.items())
         console.print(f"the interpreter does not have: {listed}")
-    elif described.refused:
-        console.print(described.refused)
     elif described.operations:
         console.print("the interpreter has all of these operations")
+    elif described.refused:
+        console.print(described.refused)
+    if described.damage:
+        console.print(described.damage)
+    elif described.weights:
+        console.print("the weight files hold all of these weights")
 
 
 def _features(described: PackageDescription) -> Iterator[tuple[str, ...]]:
@@ -83,6 +87,13 @@ def print_outputs(outputs: Mapping[str, Any], console: Console) -> None:
     """Print a table with one row for each output of a call."""
     rows = [(name, *_value(value)) for name, value in outputs.items()]
     console.print(_table(("output", "is", "values"), rows))
+
+
+def print_fallbacks(fallbacks: Mapping[str, int], console: Console) -> None:
+    """Say which operations left the engine's device, if any did."""
+    if fallbacks:
+        listed = ", ".join(f"{count} {kind}" for kind, count in fallbacks.items())
+        console.print(f"computed with numpy, since the engine has no form of them: {listed}")
 
 
 def _value(value: Any) -> tuple[str, str]:

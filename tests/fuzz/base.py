@@ -15,6 +15,7 @@ from PIL import Image
 from export.cli import main as export
 from mobile_runtime.cli import main as run
 from mobile_runtime.files import replace_folder, scratch_folder
+from tests.fuzz.packages import write_packages
 from tests.random_checkpoint import write_random_checkpoint
 
 BUNDLES = {
@@ -39,6 +40,8 @@ def make_base(folder):
             export_to(new / "bundles" / name, new / "checkpoint", name, new / "cache")
         _write_pictures(new / "pictures")
         _write_films(new / "films")
+        (new / "packages").mkdir()
+        write_packages(new / "packages")
         with contextlib.redirect_stdout(io.StringIO()):
             picture = ("--image", str(new / "pictures/png"))
             packed = ("--prepacked", str(new / "prepacked"))

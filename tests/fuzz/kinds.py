@@ -37,6 +37,7 @@ from tests.fuzz.edits import (
     edit_json,
     edit_message,
 )
+from tests.fuzz.packages import GIVEN, predict
 
 WRONG = 71  # exit code of other bytes where the same were due
 
@@ -123,15 +124,40 @@ def _run_graph(case, base, folder, message):
         data = edit_bytes(data, edits)
     else:
         model = message.FromString(data)
-        for edit in edits:
-            try:
-                edit_message(model, edit)
-            except (KeyError, IndexError, AttributeError, TypeError):
-                continue  # a later edit of what an earlier one removed
+        _edit(model, edits)
         data = model.SerializeToString()
     replace_file(bundle / file, data)
     seal(bundle)
     return chat(bundle, base)
+
+
+_MODEL = "Data/com.apple.CoreML/model.mlmodel"
+
+
+def _draw_description(rng, base):
+    name = rng.choice(sorted(GIVEN))
+    data = (base / f"packages/{name}.mlpackage" / _MODEL).read_bytes()
+    description = Model.FromString(data).description
+    return [name, [draw_message(rng, description) for _ in range(rng.choice((1, 1, 3)))]]
+
+
+def _run_description(case, base, folder):
+    name, edits = case
+    package = copy_of(base / f"packages/{name}.mlpackage", folder / "given.mlpackage")
+    model = Model.FromString((package / _MODEL).read_bytes())
+    _edit(model.description, edits)
+    replace_file(package / _MODEL, model.SerializeToString())
+    told = [chat_main(["describe", str(package), *more]) for more in ([], ["--json"])]
+    error = predict(package, name)
+    return max(*told, 0 if error is None else _refused(error))
+
+
+def _edit(message, edits):
+    for edit in edits:
+        try:
+            edit_message(message, edit)
+        except (KeyError, IndexError, AttributeError, TypeError):
+            continue  # a later edit of what an earlier one removed
 
 
 def _draw_onnx(rng, base):
@@ -295,6 +321,7 @@ KINDS = {
     "manifest-bits": Kind(_draw_manifest_bits, _run_bundle_bytes, must_refuse=True),
     "manifest-fields": Kind(_draw_manifest_fields, _run_manifest_fields),
     "program": Kind(_draw_program, _run_program),
+    "description": Kind(_draw_description, _run_description),
     "tokenizer": Kind(_draw_tokenizer, _run_tokenizer),
     "onnx": Kind(_draw_onnx, _run_onnx),
     "checkpoint": Kind(_draw_checkpoint, _run_checkpoint),

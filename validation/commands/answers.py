@@ -92,7 +92,7 @@ def _candidates(options: argparse.Namespace) -> list[Candidate]:
         manifest = read_manifest(bundle)
         check_source(manifest, source)
         for precision in options.precision:
-            engine = EngineOptions(name=options.engine, precision=precision)
+            engine = EngineOptions(options.engine, precision, device=options.device)
             name = candidate_name(manifest, precision)
             candidates.append(Candidate(name, bundle=bundle, engine=engine))
     return candidates

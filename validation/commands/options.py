@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mobile_runtime.command import add_device
 from mobile_runtime.engines import AUTO, EngineOptions, engine_names
 from mobile_runtime.errors import InputError
 
@@ -69,13 +70,14 @@ def checkpoint_of(options: argparse.Namespace) -> str | None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--engine`."""
+    """Add the options `--engine` and `--device`."""
     parser.add_argument(
         "--engine",
         choices=engine_names(),
         default=AUTO,
         help="what runs the packages; auto: the interpreter (mil), or onnxruntime for ONNX graphs",
     )
+    add_device(parser)
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -84,8 +86,8 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_options(options: argparse.Namespace) -> EngineOptions:
-    """Return the options that `--engine` and `--precision` ask for."""
-    return EngineOptions(name=options.engine, precision=options.precision)
+    """Return the options that `--engine`, `--device` and `--precision` ask for."""
+    return EngineOptions(name=options.engine, precision=options.precision, device=options.device)
 
 
 def check_least(name: str, given: int | None, least: int) -> None:

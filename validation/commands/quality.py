@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobile_runtime.command import Terminal
+from mobile_runtime.engines import CPU
 from mobile_runtime.errors import InputError
 from validation.commands.options import (
     add_checkpoint,
@@ -117,10 +118,14 @@ def _protocol(options: argparse.Namespace) -> dict[str, str]:
     """What figures must share to be compared."""
     files = (*options.texts, *options.chats)
     return {
-        "engine": f"{options.engine}, {options.precision}",
+        "engine": ", ".join([options.engine, options.precision, *_device(options)]),
         "tokens of a text": f"{options.tokens} at most",
         **{f"SHA-256 of {p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
     }
+
+
+def _device(options: argparse.Namespace) -> list[str]:
+    return [] if options.device == CPU else [str(options.device)]
 
 
 def _write(options: argparse.Namespace, report: Report, names: Sequence[str]) -> None:

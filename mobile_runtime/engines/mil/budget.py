@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from mobile_runtime.engines.memory import memory_share
 from mobile_runtime.errors import InputError
-
-from .lists import TensorList
 
 # Of the values that live at one time, without weights, inputs and states, where a quarter of the
 # memory is less. Of a model with pictures of 448, and of a prefill block over a context of 32,768,
@@ -30,11 +26,17 @@ def default_live_bytes() -> int:
 
 class Budget:
     """What is left of it during one call. The memory of `given`, which are inputs, states and
-    constants, does not count."""
+    constants, does not count; `memory_of` says what a value lies in, see `Arithmetic`."""
 
-    def __init__(self, live_bytes: int, given: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        live_bytes: int,
+        given: Sequence[Any],
+        memory_of: Callable[[Any], list[tuple[Hashable, int]]],
+    ) -> None:
         self._live_bytes = live_bytes
         self._given = given
+        self._memory_of = memory_of
         self._taken = 0  # since the living values were last counted
         self._operations = 0
         self._looped = 0
@@ -46,8 +48,8 @@ class Budget:
         if self._taken <= self._live_bytes >> 3:
             return
         self._taken = _ITEM * elements
-        living = {id(owner): owner.nbytes for value in slots for owner in _owners(value)}
-        given = {id(owner) for value in self._given for owner in _owners(value)}
+        living = dict(piece for value in slots for piece in self._memory_of(value))
+        given = {key for value in self._given for key, _ in self._memory_of(value)}
         total = self._taken + sum(n for key, n in living.items() if key not in given)
         if total > self._live_bytes:
             raise InputError(
@@ -66,17 +68,6 @@ class Budget:
                 f"its loops go on after {_LOOP_OPERATIONS:,} operations or "
                 f"{_LOOP_BYTES >> 30} GB of results: do not use it."
             )
-
-
-def _owners(value: Any) -> list[np.ndarray]:
-    """The arrays whose memory a value uses."""
-    if isinstance(value, TensorList):
-        return [owner for item in value.items for owner in _owners(item)]
-    if not isinstance(value, np.ndarray):
-        return []
-    while isinstance(value.base, np.ndarray):
-        value = value.base
-    return [value]
 
 
 def check_states(package: str, shapes: Sequence[tuple[int, ...]]) -> None:

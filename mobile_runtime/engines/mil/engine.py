@@ -14,18 +14,17 @@ from typing import Any, Literal
 import numpy as np
 
 from mobile_runtime.bundle import TensorSpec
-from mobile_runtime.engines.states import write_beginning
 from mobile_runtime.errors import InputError
-from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
+from mobile_runtime.mlprogram.dtypes import Array
 from mobile_runtime.mlprogram.model_file import reading
 from mobile_runtime.mlprogram.program import ANY_SIZE, Function, Program, load_program
 
 from . import ops as _operations  # noqa: F401 — registers them
+from .arithmetic import Arithmetic, NumpyArithmetic, computed_type
 from .budget import check_states, default_live_bytes
 from .constexpr import WeightBuilder
 from .coverage import check_operations
 from .plan import compile_function
-from .rounding import round_to_half
 from .values import ExpandedWeights
 
 Precision = Literal["fp32", "fp16"]
@@ -39,7 +38,7 @@ class MilEngine:
     """One package, loaded. Weights stay compressed, mapped from their file, and compiled kernels
     multiply with them. Of forms that these cannot read, `cache_bytes` of expansions are kept. The
     values of a call may take `live_bytes` at one time: None stands for a quarter of the memory
-    that there is, or 2 GB where that is more."""
+    that there is, or 2 GB where that is more. `arithmetic` computes: numpy, if None."""
 
     def __init__(
         self,
@@ -49,6 +48,7 @@ class MilEngine:
         cache_bytes: int = CACHE_BYTES,
         live_bytes: int | None = None,
         program: Program | None = None,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
         """Load `package`, or of a pipeline's package one `program`. Raises `InputError` if it is
         damaged or has an unknown operation."""
@@ -57,42 +57,50 @@ class MilEngine:
                 f"Precision {precision!r} is not known; choose one of {', '.join(_PRECISIONS)}."
             )
         self._package = package = Path(package)
-        self._half = precision == "fp16"
+        half = precision == "fp16"
+        self._arithmetic = NumpyArithmetic(half) if arithmetic is None else arithmetic
         self._live_bytes = default_live_bytes() if live_bytes is None else live_bytes
         self._program = load_program(package) if program is None else program
         check_operations(package.name, self._program.functions.values())
         check_states(package.name, [spec.shape for spec in self._states()])
-        weights = WeightBuilder(ExpandedWeights(cache_bytes), self._half)
+        weights = WeightBuilder(ExpandedWeights(cache_bytes), half)
         with reading(package):
             self._plans = {
-                name: compile_function(function, weights, self._half)
+                name: compile_function(function, weights, half)
                 for name, function in self._program.functions.items()
             }
+            self._arithmetic.prepare(self._plans.values())
 
     @property
     def functions(self) -> Mapping[str, Function]:
         """The package's functions with their inputs, outputs and states."""
         return self._program.functions
 
-    def new_state(self, length: int = 0) -> dict[str, Array]:
+    @property
+    def fallbacks(self) -> Mapping[str, int]:
+        """Operations that had to leave the engine's device, with how often: none."""
+        return {}
+
+    def new_state(self, length: int = 0) -> dict[str, Any]:
         """Zeros for every state of the package, whose shapes are fixed (`length` is not used); all
         functions use the same dict."""
-        return {spec.name: np.zeros(spec.shape, _computed(spec)) for spec in self._states()}
+        return {spec.name: self._arithmetic.zeros(spec) for spec in self._states()}
 
-    def read_state(self, state: Mapping[str, Array], name: str) -> Array:
+    def read_state(self, state: Mapping[str, Any], name: str) -> Array:
         """The array `name` of a state, which `run` updates in place."""
-        return state[name]
+        array: Array = self._arithmetic.to_array(state[name])
+        return array
 
-    def write_state(self, state: Mapping[str, Array], name: str, value: Array) -> None:
+    def write_state(self, state: Mapping[str, Any], name: str, value: Array) -> None:
         """Overwrite the beginning of the array `name`: along each axis as far as `value` goes."""
-        write_beginning(state[name], value)
+        self._arithmetic.write_beginning(state[name], value)
 
     def run(
         self,
         inputs: Mapping[str, Array],
         *,
         function: str | None = None,
-        state: Mapping[str, Array] | None = None,
+        state: Mapping[str, Any] | None = None,
         keep: Collection[str] = (),
     ) -> dict[str, Any]:
         """Run a function (the default one if None) and return its outputs by name.
@@ -113,10 +121,10 @@ class MilEngine:
         plan = self._plans[name]
         if absent := sorted(set(keep) - plan.names.keys()):
             raise self._wrong(chosen, f"has no value {', '.join(absent)} to keep")
-        with np.errstate(all="ignore"):
+        with self._arithmetic.computing():
             wanted = [spec.name for spec in chosen.outputs]
-            results = plan.execute(values, wanted, keep, self._live_bytes)
-        return {key: _output(value) for key, value in results.items()}
+            results = plan.execute(values, wanted, keep, self._arithmetic, self._live_bytes)
+            return {key: _output(self._arithmetic.to_array(v)) for key, v in results.items()}
 
     def _function(self, name: str) -> Function:
         if name not in self.functions:
@@ -129,31 +137,29 @@ class MilEngine:
     def _states(self) -> list[TensorSpec]:
         return list({s.name: s for f in self.functions.values() for s in f.states}.values())
 
-    def _input(self, spec: TensorSpec, function: Function, inputs: Mapping[str, Array]) -> Array:
+    def _input(self, spec: TensorSpec, function: Function, inputs: Mapping[str, Array]) -> Any:
         """Return the input ready to compute with: checked, converted, rounded if it is half."""
         if spec.name not in inputs:
             raise self._wrong(function, f"needs the input {spec.name}")
         given = np.asarray(inputs[spec.name])
-        wanted = _computed(spec)
+        wanted = computed_type(spec)
         if not _fits(given.shape, spec.shape) or not np.can_cast(given.dtype, wanted, "same_kind"):
             raise self._wrong(
                 function,
                 f"got {spec.name} with shape {given.shape} and type {given.dtype}, "
                 f"expected {spec.shape} and {spec.dtype}",
             )
-        if self._half and spec.dtype == "float16":
-            return round_to_half(given.astype(np.float32))
-        return given.astype(wanted, copy=False)
+        return self._arithmetic.from_input(given, spec)
 
-    def _state_arrays(self, function: Function, state: Mapping[str, Array]) -> dict[str, Array]:
+    def _state_arrays(self, function: Function, state: Mapping[str, Any]) -> dict[str, Any]:
         for spec in function.states:
             array = state.get(spec.name)
-            if array is None or array.shape != spec.shape or array.dtype != _computed(spec):
+            if array is None or not self._arithmetic.is_state(array, spec):
                 found = "nothing" if array is None else f"{array.shape} {array.dtype}"
                 raise self._wrong(
                     function,
                     f"got {found} for the state {spec.name}, "
-                    f"expected {spec.shape} {_computed(spec)}",
+                    f"expected {spec.shape} {computed_type(spec)}",
                 )
         return {spec.name: state[spec.name] for spec in function.states}
 
@@ -163,10 +169,6 @@ class MilEngine:
             f"Graph {self._package.name}, function {function.name!r} {problem}; its inputs are "
             f"{takes or 'none'}."
         )
-
-
-def _computed(spec: TensorSpec) -> np.dtype[np.generic]:
-    return ELEMENT_TYPES[spec.dtype].computed
 
 
 def _fits(given: tuple[int, ...], expected: tuple[int, ...]) -> bool:

@@ -16,16 +16,16 @@ import numpy as np
 
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.census import operations_of
-from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
+from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES
 from mobile_runtime.mlprogram.program import BlobTensor, Block, Constant, Function, Operation, Port
 
+from .arithmetic import Arithmetic
 from .budget import Budget
 from .constexpr import WeightBuilder
 from .liveness import Draft, MemoryPlan, plan_memory
 from .ops.state import copy_state
 from .registry import OPERATIONS, Definition, UnsupportedOperation
 from .result_sizes import measure_of
-from .rounding import round_to_half
 from .values import Weight, dense
 
 _STATE_OPERATIONS = ("read_state", "write_state")
@@ -43,11 +43,13 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One result of a step: its slot, the type it must have, whether it is rounded to half."""
+    """One result of a step: its slot, the type it must have, whether it is declared half precision,
+    whether it is rounded to it."""
 
     name: str
     slot: int
     dtype: np.dtype[Any] | None
+    is_half: bool
     rounds: bool
 
 
@@ -90,6 +92,7 @@ class CompiledFunction:
         values: Mapping[str, Any],
         outputs: Sequence[str],
         keep: Collection[str],
+        arithmetic: Arithmetic,
         live_bytes: int,
     ) -> dict[str, Any]:
         """Run on `values` (inputs and states by name); return `outputs` and the named `keep`.
@@ -98,13 +101,14 @@ class CompiledFunction:
         for name, value in values.items():
             slots[self.names[name]] = value
         kept = {n: slots[self.names[n]] for n in keep if slots[self.names[n]] is not None}
-        call = _Call(slots, keep, kept, Budget(live_bytes, tuple(slots)))
+        budget = Budget(live_bytes, tuple(slots), arithmetic.memory_of)
+        call = _Call(slots, keep, kept, arithmetic, budget)
         call.run(self.steps)
-        results = {name: _taken(dense(value)) for name, value in kept.items()}
+        results = {name: arithmetic.copy(dense(value)) for name, value in kept.items()}
         for name in outputs:
             slot = self.names[name]
             value = dense(slots[slot])
-            results[name] = _taken(value) if slot in self.copied_outputs else value
+            results[name] = arithmetic.copy(value) if slot in self.copied_outputs else value
         return results
 
 
@@ -115,6 +119,7 @@ class _Call:
     slots: list[Any]
     keep: Collection[str]
     kept: dict[str, Any]
+    arithmetic: Arithmetic
     budget: Budget
 
     def run(self, steps: Sequence[Step], nested: bool = False) -> None:
@@ -123,9 +128,9 @@ class _Call:
             try:
                 results = self._results(step, nested)
                 for output, result in zip(step.outputs, results, strict=True):
-                    value = slots[output.slot] = _finish(result, output)
+                    value = slots[output.slot] = self.arithmetic.finish(result, output)
                     if self.keep and output.name in self.keep:
-                        self.kept[output.name] = _taken(value)
+                        self.kept[output.name] = self.arithmetic.copy(value)
             except InputError as error:
                 raise type(error)(f"Operation {_name(step.operation)!r}: {error}") from error
             except Exception as error:
@@ -137,18 +142,17 @@ class _Call:
         arguments: dict[str, Any] = {}
         for argument in step.arguments:
             found = [self.slots[slot] for slot in argument.slots]
-            if argument.expands:
-                found = [self._dense(value) for value in found]
             arguments[argument.parameter] = tuple(found) if argument.is_list else found[0]
+        call, arguments = self.arithmetic.bind(step, arguments, self._dense)
         if step.blocks:
             arguments["blocks"] = [partial(self._nested, block) for block in step.blocks]
         if step.detach is not None:
-            arguments["detach"] = partial(_detach, step.detach, self.slots)
+            arguments["detach"] = partial(self._detach, step.detach)
         elements = 0 if step.measure is None else step.measure(arguments)
         self.budget.take(elements, self.slots)
         if nested:
             self.budget.take_in_loop(elements)
-        results = step.call(**arguments)
+        results = call(**arguments)
         if isinstance(results, tuple):
             return results
         return (results,) if step.outputs else ()
@@ -158,11 +162,22 @@ class _Call:
             self.budget.take(prod(value.shape), self.slots)
         return dense(value)
 
+    def _detach(self, candidates: Sequence[int], region: Any) -> None:
+        """Give the values in `candidates` that share memory with `region` memory of their own."""
+        for slot in candidates:
+            if self.arithmetic.overlaps(self.slots[slot], region):
+                self.slots[slot] = self.arithmetic.copy(self.slots[slot])
+
     def _nested(self, block: NestedBlock, *inputs: Any) -> tuple[Any, ...]:
         for slot, value in zip(block.inputs, inputs, strict=True):
             self.slots[slot] = value
         self.run(block.steps, nested=True)
         return tuple(self._dense(self.slots[slot]) for slot in block.outputs)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    shape = getattr(value, "shape", None)
+    return None if shape is None else tuple(shape)
 
 
 def _name(op: Operation) -> str:
@@ -172,7 +187,7 @@ def _name(op: Operation) -> str:
 def _misfit(step: Step, slots: Sequence[Any], error: Exception) -> InputError:
     op = step.operation
     shapes = {
-        argument.parameter: [getattr(slots[slot], "shape", None) for slot in argument.slots]
+        argument.parameter: [_shape(slots[slot]) for slot in argument.slots]
         for argument in step.arguments
     }
     return InputError(
@@ -180,28 +195,6 @@ def _misfit(step: Step, slots: Sequence[Any], error: Exception) -> InputError:
         f"({type(error).__name__}: {str(error)[:200]}): the package is damaged, or made by other "
         "rules; copy or export it again."
     )
-
-
-def _detach(candidates: Sequence[int], slots: list[Any], region: Array) -> None:
-    """Give the values in `candidates` that share memory with `region` memory of their own."""
-    for slot in candidates:
-        value = slots[slot]
-        if isinstance(value, np.ndarray) and np.may_share_memory(value, region):
-            slots[slot] = value.copy()
-
-
-def _taken(value: Any) -> Any:
-    """A copy of an array, which may change when other operations write; others never change."""
-    return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _finish(result: Any, output: Output) -> Any:
-    if output.dtype is None or isinstance(result, str):
-        return result
-    value = np.asarray(result)
-    if value.dtype != output.dtype:
-        value = value.astype(output.dtype)
-    return round_to_half(value) if output.rounds else value
 
 
 def compile_function(function: Function, weights: WeightBuilder, half: bool) -> CompiledFunction:
@@ -348,7 +341,7 @@ class _Compiler:
         element = None if is_object else ELEMENT_TYPES.get(port.dtype or "")
         dtype = None if element is None else element.computed
         rounds = self.half and port.dtype == "float16" and definition.result == "computed"
-        return Output(port.name, self.declare(port.name), dtype, rounds)
+        return Output(port.name, self.declare(port.name), dtype, port.dtype == "float16", rounds)
 
     def _definition(self, op: Operation) -> Definition:
         if op.type not in OPERATIONS:

@@ -1,8 +1,11 @@
 """Weights by form, against what coremltools compressed, and shapes in words."""
 
+import shutil
+
 import pytest
 
-from mobile_runtime import describe_package
+from mobile_runtime import InputError, Package, describe_package
+from mobile_runtime.cli import main
 from mobile_runtime.mlprogram.census import WeightForm
 from mobile_runtime.mlprogram.description import Feature, Range
 
@@ -97,3 +100,58 @@ def test_an_axis_without_an_upper_bound_has_any_size():
 
 def test_a_feature_of_any_shape_allows_all():
     assert Feature("x", "array").allows((4, 5, 6))
+
+
+def _cut(data):
+    return data[:-1000]
+
+
+def _pointer(data):
+    return b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 24768\n".ljust(130)
+
+
+def _other_size(data):
+    first = BLOB_BYTES + 8  # the size of the first weight, behind a mark and its type
+    return data[:first] + (8).to_bytes(8, "little") + data[first + 8 :]
+
+
+def _no_mark(data):
+    return data[:BLOB_BYTES] + bytes(4) + data[BLOB_BYTES + 4 :]
+
+
+DAMAGES = {
+    "cut": (_cut, "ends within the weight at byte 64"),
+    "a pointer": (_pointer, "has storage version"),
+    "other size": (_other_size, "holds 8 bytes of type 2 at byte 64, but the program expects"),
+    "no mark": (_no_mark, "has no weight at byte 64"),
+    "missing": (None, "is missing; copy or export the package again."),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_package_whose_weights_are_not_whole_is_described_and_does_not_run(
+    damage, package, tmp_path, capsys
+):
+    change, sentence = DAMAGES[damage]
+    copy = tmp_path / "copy.mlpackage"
+    shutil.copytree(package, copy)
+    assert describe_package(copy).runs
+    data = (copy / WEIGHT_FILE).read_bytes()
+    (copy / WEIGHT_FILE).unlink()
+    if change is not None:
+        (copy / WEIGHT_FILE).write_bytes(change(data))
+    described = describe_package(copy)
+    assert sentence in described.damage and not described.runs
+    assert described.weights[0].values == WEIGHTS + ROWS  # the bias
+    assert main(["describe", str(copy)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert sentence in printed and "the weight files hold" not in printed
+    with pytest.raises(InputError) as caught:
+        Package(copy)
+    assert str(caught.value) == described.damage
+
+
+def test_whole_weights_are_told(package, capsys):
+    assert describe_package(package).damage == ""
+    assert main(["describe", str(package)]) == 0
+    assert "the weight files hold all of these weights" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -82,19 +83,9 @@ def conv_transpose(  # noqa: PLR0913 — the operation's own signature
     """Gradient of `conv` with respect to its input; weight (c, out/groups, …)."""
     kernel, axes = weight.shape[2:], x.ndim - 2
     step, dilation = sizes(strides, 1, axes), sizes(dilations, 1, axes)
-    full = [
-        (n - 1) * s + (k - 1) * d + 1
-        for n, s, k, d in zip(x.shape[2:], step, kernel, dilation, strict=True)
-    ]
-    if str(pad_type).startswith("same"):
-        wanted = [n * s for n, s in zip(x.shape[2:], step, strict=True)]
-        before = [max(0, f - w) // 2 for f, w in zip(full, wanted, strict=True)]
-    else:
-        ends = padding(pad_type, pad, full, kernel, step)
-        before = [first for first, _ in ends]
-        wanted = [f - sum(end) for f, end in zip(full, ends, strict=True)]
-    if output_shape is not None:
-        wanted = [int(size) for size in np.ravel(output_shape)[2:]]
+    full, before, wanted = transposed_places(
+        x.shape[2:], kernel, step, dilation, (pad_type, pad, output_shape)
+    )
     length = [max(f, b + w) for f, b, w in zip(full, before, wanted, strict=True)]
     out = np.zeros((x.shape[0], weight.shape[1] * int(groups), *length), np.float32)
     for number, position in enumerate(product(*(range(k) for k in kernel))):
@@ -108,6 +99,32 @@ def conv_transpose(  # noqa: PLR0913 — the operation's own signature
     if bias is not None:
         result += bias.reshape(-1, *(1,) * axes)
     return result
+
+
+def transposed_places(
+    lengths: Sequence[int],
+    kernel: Sequence[int],
+    step: Sequence[int],
+    dilation: Sequence[int],
+    ends: tuple[Any, Any, Any],
+) -> tuple[list[int], list[int], list[int]]:
+    """Sizes of a transposed convolution without padding, and where in them the result begins, and
+    its sizes. `ends` are pad_type, pad and output_shape."""
+    pad_type, pad, output_shape = ends
+    full = [
+        (n - 1) * s + (k - 1) * d + 1
+        for n, s, k, d in zip(lengths, step, kernel, dilation, strict=True)
+    ]
+    if str(pad_type).startswith("same"):
+        wanted = [n * s for n, s in zip(lengths, step, strict=True)]
+        before = [max(0, f - w) // 2 for f, w in zip(full, wanted, strict=True)]
+    else:
+        around = padding(pad_type, pad, full, kernel, step)
+        before = [first for first, _ in around]
+        wanted = [f - sum(end) for f, end in zip(full, around, strict=True)]
+    if output_shape is not None:
+        wanted = [int(size) for size in np.ravel(output_shape)[2:]]
+    return full, before, wanted
 
 
 def _mix_channels(x: Array, taps: Array, groups: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from .windows import padding, sizes, windows
 
 
 @dataclass(frozen=True)
-class _Pool:
+class Pool:
     """Positions of the windows. `ends`: declared padding; `extra`: ceil_mode's, at the end."""
 
     kernel: tuple[int, ...]
@@ -28,14 +29,15 @@ class _Pool:
         padded = np.pad(x, [(0, 0), (0, 0), *widths], constant_values=fill)
         return windows(padded, self.kernel, self.strides, (1,) * len(self.kernel))
 
-    def counts(self, x: Array, with_padding: bool) -> Array:
-        """Count the elements of `x` (and of its declared padding) in each window."""
-        ones = np.ones((1, 1, *x.shape[2:]), np.float32)
+    def counts(self, shape: Sequence[int], with_padding: bool) -> Array:
+        """Count the elements of a tensor (n, c, …) of `shape` (and of its declared padding) in each
+        window."""
+        ones = np.ones((1, 1, *shape[2:]), np.float32)
         ends = self.ends
         if with_padding:
             ones = np.pad(ones, [(0, 0), (0, 0), *ends], constant_values=1)
             ends = [(0, 0)] * len(self.kernel)
-        return _Pool(self.kernel, self.strides, ends, self.extra).sum(ones)
+        return Pool(self.kernel, self.strides, ends, self.extra).sum(ones)
 
     def sum(self, x: Array) -> Array:
         """The sum of each window."""
@@ -47,21 +49,24 @@ class _Pool:
         return tuple(range(-len(self.kernel), 0))
 
 
-def _pool(x: Array, kernel_sizes: Any, strides: Any, pad_type: Any, pad: Any, ceil: Any) -> _Pool:
-    axes = x.ndim - 2
+def pool_of(
+    shape: Sequence[int], kernel_sizes: Any, strides: Any, pad_type: Any, pad: Any, ceil: Any
+) -> Pool:
+    """The windows of a pooling of a tensor (n, c, …) of `shape`."""
+    axes = len(shape) - 2
     kernel, step = list(sizes(kernel_sizes, 1, axes)), sizes(strides, 1, axes)
-    ends = padding(pad_type, pad, x.shape[2:], kernel, step)
+    ends = padding(pad_type, pad, shape[2:], kernel, step)
     extra = [0] * axes
     if ceil:
         for n, (before, after) in enumerate(ends):
-            length = x.shape[2 + n] + before + after
+            length = shape[2 + n] + before + after
             count = -(-(length - kernel[n]) // step[n]) + 1
-            if (count - 1) * step[n] >= x.shape[2 + n] + before and before + after > 0:
+            if (count - 1) * step[n] >= shape[2 + n] + before and before + after > 0:
                 count -= 1  # a window that would begin after the data is left out
             if count == 1:
                 kernel[n] = min(kernel[n], length)  # what lies beyond counts for nothing
             extra[n] = max(0, (count - 1) * step[n] + kernel[n] - length)
-    return _Pool(tuple(kernel), step, ends, extra)
+    return Pool(tuple(kernel), step, ends, extra)
 
 
 @register("max_pool")
@@ -74,7 +79,7 @@ def max_pool(
     ceil_mode: Any = False,
 ) -> Array:
     """The largest element of each window."""
-    pool = _pool(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    pool = pool_of(x.shape, kernel_sizes, strides, pad_type, pad, ceil_mode)
     return np.asarray(pool.windows(x, -np.inf).max(axis=pool.kernel_axes))
 
 
@@ -89,8 +94,8 @@ def avg_pool(  # noqa: PLR0913 — the operation's own signature
     ceil_mode: Any = False,
 ) -> Array:
     """The mean of each window, padding counted as zeros or not at all."""
-    pool = _pool(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
-    return pool.sum(x) / pool.counts(x, with_padding=not exclude_padding_from_average)
+    pool = pool_of(x.shape, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    return pool.sum(x) / pool.counts(x.shape, with_padding=not exclude_padding_from_average)
 
 
 @register("l2_pool")
@@ -103,5 +108,5 @@ def l2_pool(
     ceil_mode: Any = False,
 ) -> Array:
     """The Euclidean norm of each window."""
-    pool = _pool(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    pool = pool_of(x.shape, kernel_sizes, strides, pad_type, pad, ceil_mode)
     return np.asarray(np.sqrt(pool.sum(np.square(x))))

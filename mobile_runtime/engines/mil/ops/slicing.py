@@ -14,15 +14,17 @@ from ..registry import register
 Mask = Array | None
 
 
-def _slices(x: Array, begin: Array, end: Array, stride: Mask, masks: tuple[Mask, ...]) -> Any:
-    """numpy's index for MIL's begin, end, stride and (begin, end, squeeze) masks."""
+def slice_index(
+    rank: int, begin: Array, end: Array, stride: Mask, masks: tuple[Mask, ...]
+) -> tuple[int | slice, ...]:
+    """numpy's index of `rank` axes for MIL's begin, end, stride and (begin, end, squeeze) masks."""
     begin_mask, end_mask, squeeze_mask = (
-        (False,) * x.ndim if mask is None else mask.tolist() for mask in masks
+        (False,) * rank if mask is None else mask.tolist() for mask in masks
     )
     begins, ends = begin.tolist(), end.tolist()
-    strides = (1,) * x.ndim if stride is None else stride.tolist()
+    strides = (1,) * rank if stride is None else stride.tolist()
     index: list[int | slice] = []
-    for axis in range(x.ndim):
+    for axis in range(rank):
         if squeeze_mask[axis]:
             index.append(0 if begin_mask[axis] else begins[axis])
             continue
@@ -43,7 +45,9 @@ def slice_by_index(  # noqa: PLR0913 — the operation's own signature
     squeeze_mask: Mask = None,
 ) -> Array:
     """x[begin:end:stride]; a masked begin or end is open, a squeezed axis is dropped."""
-    return np.asarray(x[_slices(x, begin, end, stride, (begin_mask, end_mask, squeeze_mask))])
+    return np.asarray(
+        x[slice_index(x.ndim, begin, end, stride, (begin_mask, end_mask, squeeze_mask))]
+    )
 
 
 @register("slice_by_size", result="viewed")
@@ -69,7 +73,7 @@ def slice_update(  # noqa: PLR0913 — the operation's own signature
     detach: Callable[[Array], None] | None = None,
 ) -> Array:
     """`x` with `update` at a slice given as for `slice_by_index`; in place if `detach` is given."""
-    index = _slices(x, begin, end, stride, (begin_mask, end_mask, squeeze_mask))
+    index = slice_index(x.ndim, begin, end, stride, (begin_mask, end_mask, squeeze_mask))
     if detach is None or not x.flags.writeable:
         x = x.copy()
     else:

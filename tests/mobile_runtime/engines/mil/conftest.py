@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mobile_runtime.engines.mil import MilEngine
+from mobile_runtime.engines.mil.registry import OPERATIONS
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 ct = pytest.importorskip("coremltools")
@@ -21,6 +22,8 @@ from coremltools.converters.mil import Builder as mb  # noqa: E402
 from coremltools.converters.mil.mil import Function, Program, types  # noqa: E402
 
 pytest.importorskip("torch")
+from mobile_runtime.engines.torch import TorchEngine  # noqa: E402
+
 # coremltools collects garbage at every conversion; what is loaded so far need not be searched.
 gc.freeze()
 
@@ -110,16 +113,64 @@ def save_functions(tmp_path: Path) -> Build:
 
 @pytest.fixture
 def execute(save: Build) -> Build:
-    """execute(op type, build, inputs) -> the results of the saved program, in order."""
+    """execute(op type, build, inputs) -> the results of the saved program, in order. The same
+    program on PyTorch's tensors gives the same."""
 
     def run(op: str, build: Build, inputs: dict[str, np.ndarray], precision: str = "fp32"):
-        engine = MilEngine(save(build, inputs), precision=precision)
+        package = save(build, inputs)
+        engine = MilEngine(package, precision=precision)
         types_saved = [o.type for o in engine.functions["main"].block.operations]
         assert op in types_saved, f"{op} is not in the saved program: {types_saved}"
         results = engine.run(inputs)
+        tensors = TorchEngine(package, precision=precision)
+        watch_memory(tensors)
+        assert_same_on_tensors(results, tensors.run(inputs))
         return [results[spec.name] for spec in engine.functions["main"].outputs]
 
     return run
+
+
+def watch_memory(engine: TorchEngine) -> None:
+    """Fail when a form gives memory of an argument as if it were new: a later write would change
+    both."""
+    arithmetic = engine._torch
+    bind = arithmetic.bind
+
+    def watched(step: Any, arguments: Any, expand: Any) -> Any:
+        call, bound = bind(step, arguments, expand)
+        if OPERATIONS[step.operation.type].result in ("viewed", "object"):  # lists never change
+            return call, bound
+
+        def checked(**given: Any) -> Any:
+            results = call(**given)
+            taken = {key for value in flat(given.values()) for key, _ in memory_of(value)}
+            made = {key for value in flat([results]) for key, _ in memory_of(value)}
+            assert not taken & made, f"{step.operation.type} gives the memory of an argument"
+            return results
+
+        return checked, bound
+
+    memory_of = arithmetic.memory_of
+    arithmetic.bind = watched
+
+
+def flat(values: Any) -> Iterator[Any]:
+    for value in values:
+        yield from value if isinstance(value, tuple) else (value,)
+
+
+def assert_same_on_tensors(expected: dict[str, Any], found: dict[str, Any]) -> None:
+    """Outputs of the interpreter with numpy and with PyTorch: the same types, shapes, integers and
+    non-finite numbers; floats to a hundred-thousandth of the largest, which is 100 dB."""
+    assert found.keys() == expected.keys()
+    for name, ours in expected.items():
+        other = found[name]
+        if not isinstance(ours, np.ndarray) or ours.dtype.kind != "f":
+            np.testing.assert_equal(other, ours)
+            continue
+        assert (other.shape, other.dtype) == (ours.shape, ours.dtype)
+        largest = np.abs(ours[np.isfinite(ours)]).max(initial=0)
+        np.testing.assert_allclose(other, ours, rtol=1e-5, atol=1e-5 * largest)
 
 
 def value_inference(build: Build, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -1,6 +1,9 @@
-"""States: steps of a cache, functions that share one, and writes that must not leak."""
+"""States, with numpy and with PyTorch: steps of a cache, functions that share one, and writes that
+must not leak."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,11 +11,25 @@ import pytest
 from mobile_runtime.engines.mil import MilEngine
 
 ct = pytest.importorskip("coremltools")
+pytest.importorskip("torch")
 from coremltools.converters.mil import Builder as mb  # noqa: E402
+
+from mobile_runtime.engines.torch import TorchEngine  # noqa: E402
+
+ENGINES = {
+    "numpy": MilEngine,
+    "torch": TorchEngine,
+    "torch, halves": partial(TorchEngine, stores_half=True),
+}
 
 RNG = np.random.default_rng(3)
 SHAPE = (2, 4, 8, 2)  # rows (key, value), heads, context, head_dim
 CACHE = {"cache": (SHAPE, "float16")}
+
+
+@pytest.fixture(params=ENGINES)
+def open_engine(request):
+    return ENGINES[request.param]
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -57,10 +74,10 @@ def step_inputs(length: int, position: int) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def two_functions(save_functions) -> MilEngine:
+def two_functions(save_functions, open_engine):
     lengths = {"prefill": 4, "decode": 1}
     builds = {name: (cache_step(n), step_inputs(n, 0)) for name, n in lengths.items()}
-    return MilEngine(save_functions(builds, CACHE, "decode"))
+    return open_engine(save_functions(builds, CACHE, "decode"))
 
 
 def test_functions_of_one_package_share_one_state(two_functions):
@@ -88,25 +105,28 @@ def test_call_without_a_state_starts_from_zeros(two_functions):
     assert not keys[:, :, 1:].any()
 
 
-def test_cache_is_written_in_place(two_functions):
+def test_cache_is_written_in_place(two_functions, monkeypatch):
+    copied = []
+    monkeypatch.setattr(two_functions._arithmetic, "copy", copied.append)
     state = two_functions.new_state()
     before = state["cache"]
     two_functions.run(step_inputs(1, 2), function="decode", state=state)
     assert state["cache"] is before
+    assert copied == []  # the keys, read before the values are written, lie elsewhere
     steps = two_functions._plans["decode"].steps
     updates = [step for step in steps if step.operation.type == "slice_update"]
     assert len(updates) == 2
     assert all(step.detach is not None for step in updates)
 
 
-def test_result_does_not_change_with_later_calls(save):
+def test_result_does_not_change_with_later_calls(save, open_engine):
     def build(x, cache):
         old = mb.read_state(input=cache)
         new = mb.coreml_update_state(state=cache, value=mb.add(x=old, y=x))
         return [mb.identity(x=new)]
 
     x = np.ones(SHAPE, np.float16)
-    engine = MilEngine(save(build, {"x": x}, CACHE))
+    engine = open_engine(save(build, {"x": x}, CACHE))
     state = engine.new_state()
     first = engine.run({"x": x}, state=state)["result_0"]
     second = engine.run({"x": x}, state=state)["result_0"]
@@ -121,14 +141,14 @@ def update(x, new):
 NEW = np.ones((1, *SHAPE[1:]), np.float16)
 
 
-def test_value_read_before_a_write_keeps_the_old_content(save):
+def test_value_read_before_a_write_keeps_the_old_content(save, open_engine):
     def build(new, cache):
         old = mb.read_state(input=cache)
         part = read_row(old, 0)
         written = mb.coreml_update_state(state=cache, value=update(old, new))
         return [mb.add(x=part, y=np.float16(0)), mb.add(x=written, y=np.float16(0))]
 
-    engine = MilEngine(save(build, {"new": NEW}, CACHE))
+    engine = open_engine(save(build, {"new": NEW}, CACHE))
     state = engine.new_state()
     old, written = engine.run({"new": NEW}, state=state).values()
     assert not old.any()
@@ -136,67 +156,67 @@ def test_value_read_before_a_write_keeps_the_old_content(save):
     assert not written[1].any()
 
 
-def test_whole_value_read_before_a_write_keeps_the_old_content(save):
+def test_whole_value_read_before_a_write_keeps_the_old_content(save, open_engine):
     def build(new, cache):
         old = mb.read_state(input=cache)
         mb.coreml_update_state(state=cache, value=update(old, new))
         return [mb.add(x=old, y=np.float16(0))]
 
-    engine = MilEngine(save(build, {"new": NEW}, CACHE))
+    engine = open_engine(save(build, {"new": NEW}, CACHE))
     state = engine.new_state()
     assert not engine.run({"new": NEW}, state=state)["result_0"].any()
     assert state["cache"][0].all()
 
 
-def test_update_that_is_never_written_leaves_the_state_alone(save):
+def test_update_that_is_never_written_leaves_the_state_alone(save, open_engine):
     def build(new, cache):
         return [mb.add(x=update(mb.read_state(input=cache), new), y=np.float16(0))]
 
-    engine = MilEngine(save(build, {"new": NEW}, CACHE))
+    engine = open_engine(save(build, {"new": NEW}, CACHE))
     state = engine.new_state()
     assert engine.run({"new": NEW}, state=state)["result_0"][0].all()
     assert not state["cache"].any()
 
 
-def test_state_read_between_update_and_write_is_the_old_one(save):
+def test_state_read_between_update_and_write_is_the_old_one(save, open_engine):
     def build(new, cache):
         updated = update(mb.read_state(input=cache), new)
         between = mb.add(x=mb.read_state(input=cache), y=np.float16(0))
         mb.coreml_update_state(state=cache, value=updated)
         return [between]
 
-    engine = MilEngine(save(build, {"new": NEW}, CACHE))
+    engine = open_engine(save(build, {"new": NEW}, CACHE))
     state = engine.new_state()
     assert not engine.run({"new": NEW}, state=state)["result_0"].any()
     assert state["cache"][0].all()
 
 
-def test_update_of_an_input_leaves_the_callers_array_alone(save):
+def test_update_of_an_input_leaves_the_callers_array_alone(save, open_engine):
     def build(x, new):
         return [mb.identity(x=update(x, new))]
 
     x = np.zeros(SHAPE, np.float32)
-    engine = MilEngine(save(build, {"x": x.astype(np.float16), "new": NEW}), precision="fp32")
+    engine = open_engine(save(build, {"x": x.astype(np.float16), "new": NEW}), precision="fp32")
     result = engine.run({"x": x, "new": NEW})["result_0"]
     assert result[0].all()
     assert not x.any()
 
 
-def test_result_that_is_an_input_is_a_copy(save):
+def test_result_that_is_an_input_is_a_copy(save, open_engine):
     x = np.ones((2, 2), np.float32)
-    result = MilEngine(save(lambda x: mb.identity(x=x), {"x": x}), precision="fp32").run({"x": x})
+    result = open_engine(save(lambda x: mb.identity(x=x), {"x": x}), precision="fp32").run({"x": x})
     result["result_0"][:] = 5
     assert np.unique(x) == 1
 
 
-def test_two_updates_of_one_value_do_not_see_each_other(save):
+def test_two_updates_of_one_value_do_not_see_each_other(save, open_engine):
     def build(x, new):
         base = mb.add(x=x, y=np.float16(0))
         twice = mb.mul(x=new, y=np.float16(2))
         return [mb.identity(x=update(base, new)), mb.identity(x=update(base, twice))]
 
     x = np.zeros(SHAPE, np.float16)
-    one, two = MilEngine(save(build, {"x": x, "new": NEW})).run({"x": x, "new": NEW}).values()
+    one, two = open_engine(save(build, {"x": x, "new": NEW})).run({"x": x, "new": NEW}).values()
     assert np.unique(one[0]) == 1
     assert np.unique(two[0]) == 2
 
@@ -209,7 +229,7 @@ def test_kept_value_is_the_one_before_it_is_overwritten(two_functions):
     assert not results[read].any()
 
 
-def test_state_of_full_precision_keeps_what_half_cannot_hold(save):
+def test_state_of_full_precision_keeps_what_half_cannot_hold(save, open_engine):
     def build(x, cache):
         old = mb.read_state(input=cache)
         return [mb.coreml_update_state(state=cache, value=mb.add(x=old, y=x))]
@@ -217,11 +237,12 @@ def test_state_of_full_precision_keeps_what_half_cannot_hold(save):
     x = np.full(SHAPE, 1 + 2**-12, np.float32)
     package = save(build, {"x": x.astype(np.float16)}, CACHE)
     for precision, expected in (("fp32", 1 + 2**-12), ("fp16", 1)):
-        engine = MilEngine(package, precision=precision)
+        engine = open_engine(package, precision=precision)
         state = engine.new_state()
         engine.run({"x": x}, state=state)
-        assert state["cache"].dtype == np.float32
-        assert np.unique(state["cache"]) == np.float32(expected)
+        cache = engine.read_state(state, "cache")
+        assert cache.dtype == np.float32
+        assert np.unique(cache) == np.float32(expected)
 
 
 COUNTER = {"total": ((2,), "float16")}
@@ -232,7 +253,7 @@ def add_to_state(total, value):
     return mb.coreml_update_state(state=total, value=new)
 
 
-def test_a_loop_reads_and_writes_a_state(save):
+def test_a_loop_reads_and_writes_a_state(save, open_engine):
     def build(x, total):
         before = mb.read_state(input=total)
 
@@ -245,9 +266,9 @@ def test_a_loop_reads_and_writes_a_state(save):
         return before, last, mb.read_state(input=total)
 
     x = np.float16([1, 2])
-    engine = MilEngine(save(build, {"x": x}, COUNTER), precision="fp16")
+    engine = open_engine(save(build, {"x": x}, COUNTER), precision="fp16")
     state = engine.new_state()
-    state["total"][:] = [10, 20]
+    engine.write_state(state, "total", np.float32([10, 20]))
     results = engine.run({"x": x}, state=state)
     # x, then 10 + 1 = 11, then 11 + 11, then 22 + 22
     np.testing.assert_array_equal(results["result_1"], [44, 88])
@@ -257,7 +278,7 @@ def test_a_loop_reads_and_writes_a_state(save):
 
 
 @pytest.mark.parametrize("taken", [True, False])
-def test_a_condition_writes_a_state_in_the_branch_that_is_taken(taken, save):
+def test_a_condition_writes_a_state_in_the_branch_that_is_taken(taken, save, open_engine):
     def build(x, total):
         before = mb.read_state(input=total)
         kept = mb.slice_by_index(x=before, begin=[0], end=[1])
@@ -270,9 +291,9 @@ def test_a_condition_writes_a_state_in_the_branch_that_is_taken(taken, save):
         return kept, mb.read_state(input=total)
 
     x = np.float16([1, 2]) * (1 if taken else -1)
-    engine = MilEngine(save(build, {"x": x}, COUNTER), precision="fp16")
+    engine = open_engine(save(build, {"x": x}, COUNTER), precision="fp16")
     state = engine.new_state()
-    state["total"][:] = [10, 20]
+    engine.write_state(state, "total", np.float32([10, 20]))
     results = engine.run({"x": x}, state=state)
     expected = [11, 22] if taken else [10, 20]
     np.testing.assert_array_equal(results["result_0"], [10])
