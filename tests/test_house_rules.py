@@ -64,6 +64,7 @@ ROOMS = {
             "cli",
             "commands",
             "harnesses",
+            "benchmark",
             "cache_scales",
             "quality",
             "providers",

@@ -10,6 +10,7 @@ from mobile_runtime.command import run_command
 from mobile_runtime.errors import InputError
 from validation.commands import (
     answers,
+    benchmark,
     cache_scales,
     device_report,
     harness,
@@ -25,6 +26,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "parity": parity,
     "package": package,
     "answers": answers,
+    "benchmark": benchmark,
     "quality": quality,
     "harness": harness,
     "trace": trace,
