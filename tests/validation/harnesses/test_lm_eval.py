@@ -8,6 +8,8 @@ import pytest
 
 from export.cli import main as export
 from mobile_runtime.errors import InputError
+from tests.docs.pages import blocks
+from tests.paths import ROOT
 from validation.cli import main
 
 pytest.importorskip("lm_eval", reason="the harness is not installed: pip install -e '.[lm-eval]'")
@@ -192,13 +194,23 @@ def only_local(monkeypatch):
     monkeypatch.setattr("lm_eval.tasks.TaskManager", few)
 
 
-def test_the_command_writes_the_harness_s_results(pocket, tasks, only_local, tmp_path, capsys):
-    where = ["--model", "bundle", "--model_args", f"bundle={pocket}", "threads=1"]
-    what = ["--include_path", str(tasks), "--tasks", "local_choice", "--limit", "1"]
-    assert main(["harness", "lm-eval", "run", *where, *what, "--output_path", str(tmp_path)]) == 0
-    (path,) = tmp_path.rglob("results*.json")
-    assert json.loads(path.read_text())["config"]["bundle_sha256"]
-    assert "local_choice" in capsys.readouterr().out
-    gone = [*where[:3], f"bundle={tmp_path}"]
-    assert main(["harness", "lm-eval", "run", *gone, *what]) == 2
+def test_the_command_of_the_page_writes_the_harness_s_results(
+    pocket, only_local, tmp_path, monkeypatch, capsys
+):
+    page = blocks(ROOT / "docs/evaluate.md")
+    (tmp_path / "tasks").mkdir()
+    for block in page:
+        if block.file:
+            (tmp_path / block.file).write_text(block.body)
+    shown = [b.commands() for b in page if b.reason == "needs the harness" and b.is_shell]
+    ((python, _, module, *words),) = shown[0]
+    assert (python, module) == ("python", "validation")
+    monkeypatch.chdir(tmp_path)
+    place = words.index("bundle=out/minicpmv-pocket-coreml-int4")
+    assert main([*words[:place], f"bundle={pocket}", *words[place + 1 :]]) == 0
+    (path,) = (tmp_path / "out").rglob("results*.json")
+    result = json.loads(path.read_text())
+    assert result["config"]["bundle_sha256"] and 0 <= result["results"]["signs"]["acc,none"] <= 1
+    assert "signs" in capsys.readouterr().out
+    assert main([*words[:place], f"bundle={tmp_path}", *words[place + 1 :]]) == 2
     assert "manifest.json" in capsys.readouterr().err
