@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mobile_runtime.chat.prompt import PromptOptions
+    from mobile_runtime.chat.stream import ChatStream
     from mobile_runtime.engines import EngineOptions
     from mobile_runtime.errors import InputError
     from mobile_runtime.package.described import PackageDescription, describe_package
     from mobile_runtime.package.package import Package, PackageState
     from mobile_runtime.package.predictions import predict_anywhere
-    from mobile_runtime.session import GREEDY, ChatOptions, ChatStream, Session
+    from mobile_runtime.session import GREEDY, ChatOptions, Session
 
 __all__ = [
     "GREEDY",
@@ -33,7 +34,8 @@ _HOMES = {
     "EngineOptions": "mobile_runtime.engines",
     "InputError": "mobile_runtime.errors",
     "PromptOptions": "mobile_runtime.chat.prompt",
-    **dict.fromkeys(("GREEDY", "ChatOptions", "ChatStream", "Session"), "mobile_runtime.session"),
+    "ChatStream": "mobile_runtime.chat.stream",
+    **dict.fromkeys(("GREEDY", "ChatOptions", "Session"), "mobile_runtime.session"),
     **dict.fromkeys(("Package", "PackageState"), "mobile_runtime.package.package"),
     **dict.fromkeys(("PackageDescription", "describe_package"), "mobile_runtime.package.described"),
     "predict_anywhere": "mobile_runtime.package.predictions",

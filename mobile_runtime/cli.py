@@ -12,14 +12,21 @@ from typing import Any
 from mobile_runtime.bundle import read_manifest, verify_files
 from mobile_runtime.chat.messages import read_turns
 from mobile_runtime.chat.prompt import PromptOptions
-from mobile_runtime.command import INTERRUPTED, Terminal, add_precision, printable, run_command
-from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
+from mobile_runtime.chat.stream import ChatStream
+from mobile_runtime.command import (
+    INTERRUPTED,
+    Terminal,
+    add_engine,
+    engine_options,
+    printable,
+    run_command,
+)
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place
 from mobile_runtime.model.formats import format_of, require_engine
 from mobile_runtime.model.info import print_bundle
 from mobile_runtime.package import commands as package
-from mobile_runtime.session import ChatOptions, ChatStream, Session
+from mobile_runtime.session import ChatOptions, Session
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +98,7 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--thinking", action="store_true", help="let the model think first")
     parser.add_argument("--max-slice-nums", type=int, help="most slices per picture")
     _add_sampling(parser)
-    _add_engine(parser)
+    add_engine(parser)
     parser.add_argument("--statistics", action="store_true", help="print times and counts")
 
 
@@ -110,39 +117,11 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=kind, help="default: as the published chat()")
 
 
-def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--engine",
-        choices=engine_names(),
-        default=AUTO,
-        help="what runs the packages; auto: the interpreter (mil), or onnxruntime for ONNX graphs",
-    )
-    add_precision(parser)
-    parser.add_argument(
-        "--compute-units",
-        choices=COMPUTE_UNITS,
-        default=EngineOptions().compute_units,
-        help="processors that the engine coreml may use",
-    )
-    parser.add_argument(
-        "--prepacked",
-        type=Path,
-        metavar="DIR",
-        help="keep ONNX weights there as this processor reads them: less memory, twice the disk",
-    )
-
-
 def _chat(options: argparse.Namespace) -> int:
     parts = _parts(options)
-    engine = EngineOptions(
-        name=options.engine,
-        precision=options.precision,
-        compute_units=options.compute_units,
-        prepacked=options.prepacked,
-    )
     if options.session is not None:
         check_place(options.session)
-    session = Session.load(options.bundle, engine)
+    session = Session.load(options.bundle, engine_options(options))
     dialogue = _Dialogue(session, options.session, options.system)
     with dialogue.saved_at_the_end():
         return _talk(dialogue, parts, options)

@@ -9,11 +9,13 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
 from mobile_runtime.errors import InputError
 
 INTERRUPTED = 130
@@ -58,6 +60,39 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         choices=("fp16", "fp32"),
         default="fp16",
         help="fp16 computes as the device does, fp32 keeps activations in float32",
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add `--engine`, `--precision`, `--compute-units` and `--prepacked`."""
+    parser.add_argument(
+        "--engine",
+        choices=engine_names(),
+        default=AUTO,
+        help="what runs the packages; auto: the interpreter (mil), or onnxruntime for ONNX graphs",
+    )
+    add_precision(parser)
+    parser.add_argument(
+        "--compute-units",
+        choices=COMPUTE_UNITS,
+        default=EngineOptions().compute_units,
+        help="processors that the engine coreml may use",
+    )
+    parser.add_argument(
+        "--prepacked",
+        type=Path,
+        metavar="DIR",
+        help="keep ONNX weights there as this processor reads them: less memory, twice the disk",
+    )
+
+
+def engine_options(options: argparse.Namespace) -> EngineOptions:
+    """What the options of `add_engine` say."""
+    return EngineOptions(
+        name=options.engine,
+        precision=options.precision,
+        compute_units=options.compute_units,
+        prepacked=options.prepacked,
     )
 
 

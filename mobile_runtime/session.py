@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from mobile_runtime.bundle import (
 from mobile_runtime.chat.conversation import ChatFormat, Key, PreparedPrompt, prepare_prompt
 from mobile_runtime.chat.history import pack_messages
 from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, check_prompt
+from mobile_runtime.chat.stream import ChatStream, Statistics
 from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
@@ -59,50 +60,6 @@ class ChatOptions:
 
 
 GREEDY = ChatOptions(temperature=0.0, repetition_penalty=1.0)
-
-
-@dataclass
-class Statistics:
-    """Counts of tokens and times in seconds of one answer, and of the frames of videos that the
-    model has seen for it."""
-
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    new_tokens: int = 0
-    video_frames: int = 0
-    vision_seconds: float = 0.0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-
-
-@dataclass
-class ChatStream:
-    """Iterate for pieces of text; `cancel` ends the answer before the next token.
-
-    `generate` gives the pieces and keeps the other fields up to date as they are read.
-    """
-
-    generate: InitVar[Callable[[ChatStream], Iterator[str]]]
-    pieces: Iterator[str] = field(init=False, repr=False)
-    statistics: Statistics = field(init=False, default_factory=Statistics)
-    token_ids: list[int] = field(init=False, default_factory=list)
-    finish_reason: str | None = field(init=False, default=None)  # see `Session.chat`
-    _cancelled: bool = field(init=False, default=False)
-
-    def __post_init__(self, generate: Callable[[ChatStream], Iterator[str]]) -> None:
-        self.pieces = generate(self)
-
-    def __iter__(self) -> Iterator[str]:
-        return self.pieces
-
-    def cancel(self) -> None:
-        """End the answer; what was computed stays in the cache."""
-        self._cancelled = True
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._cancelled
 
 
 class Session:
@@ -270,7 +227,7 @@ class Session:
             return self._prefill(prompt, statistics or Statistics())
 
     def _prefill(self, prompt: PreparedPrompt, statistics: Statistics) -> Array:
-        start = self.model.decoder.rewind(self._shared_length(prompt.keys))
+        start = self.model.decoder.rewind(self.shared_length(prompt.keys))
         statistics.prompt_tokens, statistics.reused_tokens = len(prompt.keys), start
         statistics.video_frames = prompt.encoded.video_frames
         begin = time.perf_counter()
@@ -284,8 +241,9 @@ class Session:
         statistics.prefill_seconds = time.perf_counter() - begin
         return logits
 
-    def _shared_length(self, keys: Sequence[Key]) -> int:
-        """Positions that the cache already holds; the last one is always run for its logits."""
+    def shared_length(self, keys: Sequence[Key]) -> int:
+        """How many positions of a prompt with these reuse keys the cache already holds; the last
+        one of a prompt is always run for its logits."""
         shared = 0
         for cached, key in zip(self._cached, keys[:-1], strict=False):
             if cached != key:
@@ -316,15 +274,27 @@ class Session:
         another one was begun, or the session was used otherwise. The stream's `finish_reason`
         becomes "stop", "length" (`max_new_tokens`), "context_full" or "cancelled".
         """
+        self.check_options(options)  # before pictures are read
+        return self.answer(self.prepare(messages, options, folder), options)
+
+    def answer(self, prompt: PreparedPrompt, options: ChatOptions = ChatOptions()) -> ChatStream:
+        """Answer a prompt that `prepare` built, as `chat` does; raises as `check_options`."""
+        limit, sampler = self._limit(options), self._sampler(options)
+        thinking = options.prompt.enable_thinking is True
+        return ChatStream(partial(self._generate, prompt, sampler, limit, thinking))
+
+    def check_options(self, options: ChatOptions) -> None:
+        """Raises `InputError` for options of sampling that are out of their range."""
+        self._limit(options)
+        self._sampler(options)
+
+    def _limit(self, options: ChatOptions) -> int:
         limit = options.max_new_tokens
         if limit is None:
             limit = self.manifest.generation.max_new_tokens
         if limit < 1:
             raise InputError(f"max_new_tokens is {limit}; give 1 or more.")
-        sampler = self._sampler(options)
-        prompt = self.prepare(messages, options, folder)
-        thinking = options.prompt.enable_thinking is True
-        return ChatStream(partial(self._generate, prompt, sampler, limit, thinking))
+        return limit
 
     def _sampler(self, options: ChatOptions) -> Sampler:
         generation = self.manifest.generation
@@ -365,6 +335,8 @@ class Session:
                 break
             stream.token_ids.append(token)
             stream.statistics.new_tokens += 1
+            if stream.on_token is not None:
+                stream.on_token(token, logits)
             if piece := text.push(token):
                 yield piece
             if stream.finish_reason is None:
