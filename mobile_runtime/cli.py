@@ -304,7 +304,9 @@ def _report(stream: ChatStream, wanted: bool) -> None:
         print(
             f"{counts.prompt_tokens} prompt tokens ({counts.reused_tokens} reused), "
             f"vision {counts.vision_seconds:.2f} s, prefill {counts.prefill_seconds:.2f} s, "
-            f"{counts.new_tokens} tokens in {counts.decode_seconds:.2f} s",
+            f"{counts.new_tokens} tokens in {counts.decode_seconds:.2f} s"
+            + f", {counts.accepted_tokens} of {counts.drafted_tokens} guesses right"
+            * (counts.drafted_tokens > 0),
             file=sys.stderr,
         )
 

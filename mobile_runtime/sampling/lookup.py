@@ -18,7 +18,7 @@ import numpy as np
 
 _GRAM = 3  # tokens that a place must have in common with the end of the text
 _PROOF = 6  # right predictions in a row before guesses are run
-_LONGEST = 16  # guesses in a run
+_FIRST, _LONGEST = 4, 16  # guesses in a run
 _OLD = 0.8  # weight of what was measured before
 
 
@@ -35,7 +35,7 @@ class PromptLookup:
         self._last: dict[tuple[int, ...], int] = {}  # the place after each n-gram's last occurrence
         self._source: int | None = None  # the place that is being copied
         self._right = 0  # tokens in a row that it predicted
-        self._proof = _PROOF
+        self._proof, self._length = _PROOF, _FIRST
         self._seconds: dict[int, float] = {}  # that a run of so many tokens takes
         self._waiting: list[tuple[int, np.ndarray]] = []
         self._cost = 0.0  # steps that the last run cost
@@ -54,15 +54,14 @@ class PromptLookup:
             self._gained += 1
             self.accepted += 1
         if guess != token or not self._waiting:
-            self._judge()
+            self._judge(complete=guess == token)
         return logits if guess == token else None
 
     def guess(self, room: int) -> list[int]:
         """Tokens, at most `room`, to be run after the newest one; none where that would not pay."""
         if self._source is None or self._right < self._proof or 1 not in self._seconds:
             return []
-        count = min(room, _LONGEST, 2 * self._right)
-        guesses = self._text[self._source : self._source + count]
+        guesses = self._text[self._source : self._source + min(room, self._length)]
         return guesses[: guesses.index(-1)] if -1 in guesses else guesses
 
     def keep(self, guesses: Sequence[int], logits: np.ndarray, seconds: float) -> None:
@@ -89,11 +88,12 @@ class PromptLookup:
                 self._source = self._last.get(gram)
             self._last[gram] = len(text)
 
-    def _judge(self) -> None:
-        """After a run: ask for less proof if it saved time, for more, and all of it anew, if it
-        lost some."""
-        self._waiting = []
+    def _judge(self, complete: bool) -> None:
+        """After a run: ask for less proof if it saved time, and for more, and all of it anew, if it
+        lost some. Runs grow while every guess is right: longer ones may pay where these do not."""
+        grows = complete and self._length < _LONGEST
+        self._waiting, self._length = [], min(_LONGEST, 2 * self._length) if complete else _FIRST
         if self._gained > self._cost:
             self._proof = max(_PROOF, self._proof // 2)
-        else:
+        elif not grows:
             self._proof, self._right = 2 * self._proof, 0

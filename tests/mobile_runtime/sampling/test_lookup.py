@@ -44,7 +44,7 @@ def after(text, *tokens):
 def test_guesses_continue_the_last_place_that_the_text_shares():
     text = [*range(1, 15), 50, *range(1, 4), 60]
     guesses = after(text, *range(4, 13))  # three to find the place, six that it predicts
-    assert guesses.guess(9) == [13, 14, 50, 1, 2, 3, 60, 4, 5]
+    assert guesses.guess(9) == [13, 14, 50, 1]
     assert guesses.guess(3) == [13, 14, 50]
 
 
