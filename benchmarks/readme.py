@@ -162,6 +162,18 @@ def decode_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def speculation_table(report: dict[str, Any]) -> str:
+    """Speed with guessed tokens, relative to without, and how many guesses were right."""
+    lines = ["| format | answer | tokens | × without | guesses right |", "|---|---|---|---|---|"]
+    for row in report["figures"]:
+        guesses = f"{row['accepted']} of {row['drafted']}"
+        name = {"coreml": "Core ML", "onnx": "ONNX"}[row["bundle"]]
+        lines.append(
+            f"| {name} | {row['text']} | {row['tokens']} | {row['speed']:.2f} | {guesses} |"
+        )
+    return "\n".join(lines)
+
+
 def vision_table(report: dict[str, Any]) -> str:
     """Views per second of the ONNX tower by storage form, and how far it is from PyTorch."""
     threads = sorted({row["threads"] for row in report["rows"]})
@@ -255,6 +267,7 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "palettize": ("palettize", palettize_table),
     "layer": ("layer", layer_table),
     "decode": ("onnx-decode", decode_table),
+    "speculation": ("speculation", speculation_table),
     "vision": ("onnx-vision", vision_table),
     "onnx-full": ("onnx-full", onnx_full_table),
     "interpreter": ("interpreter", interpreter_table),

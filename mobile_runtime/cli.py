@@ -100,6 +100,11 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-slice-nums", type=int, help="most slices per picture")
     _add_sampling(parser)
     add_engine(parser)
+    parser.add_argument(
+        "--speculate",
+        action="store_true",
+        help="run guessed tokens where the model copies what it read: greedy answers come faster",
+    )
     parser.add_argument("--statistics", action="store_true", help="print times and counts")
 
 
@@ -123,6 +128,7 @@ def _chat(options: argparse.Namespace) -> int:
     if options.session is not None:
         check_place(options.session)
     session = Session.load(options.bundle, engine_options(options))
+    session.speculate = options.speculate
     dialogue = _Dialogue(session, options.session, options.system)
     with dialogue.saved_at_the_end():
         return _talk(dialogue, parts, options)
@@ -299,7 +305,9 @@ def _report(stream: ChatStream, wanted: bool) -> None:
         print(
             f"{counts.prompt_tokens} prompt tokens ({counts.reused_tokens} reused), "
             f"vision {counts.vision_seconds:.2f} s, prefill {counts.prefill_seconds:.2f} s, "
-            f"{counts.new_tokens} tokens in {counts.decode_seconds:.2f} s",
+            f"{counts.new_tokens} tokens in {counts.decode_seconds:.2f} s"
+            + f", {counts.accepted_tokens} of {counts.drafted_tokens} guesses right"
+            * (counts.drafted_tokens > 0),
             file=sys.stderr,
         )
 

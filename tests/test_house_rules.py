@@ -64,6 +64,8 @@ ROOMS = {
         *(
             "cli",
             "commands",
+            "harnesses",
+            "benchmark",
             "cache_scales",
             "quality",
             "doctor",
@@ -71,7 +73,7 @@ ROOMS = {
             "answers",
             "questions",
         ),
-        *("device_report", "parity", "reference", "sources", "stored", "chats"),
+        *("parity", "reference", "sources", "stored", "chats"),
     ),
 }
 # Modules of one room that lie below another of the same package: arithmetic without imports.
@@ -101,6 +103,7 @@ IMPORTERS = {
     "onnx": ("export/backends/onnx/*",),
     "onnxruntime": ("mobile_runtime/engines/onnx/*",),
     "transformers": (),
+    "lm_eval": ("validation/harnesses/lm_eval.py",),
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_README_LINES = 400, 60, 130
 MAX_ROOMS = 15  # modules and folders at the top of a package, without __init__ and __main__

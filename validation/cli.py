@@ -10,9 +10,11 @@ from mobile_runtime.command import run_command
 from mobile_runtime.errors import InputError
 from validation.commands import (
     answers,
+    benchmark,
     cache_scales,
     device_report,
     diff,
+    harness,
     lint,
     package,
     parity,
@@ -27,7 +29,9 @@ COMMANDS: Mapping[str, ModuleType] = {
     "parity": parity,
     "package": package,
     "answers": answers,
+    "benchmark": benchmark,
     "quality": quality,
+    "harness": harness,
     "trace": trace,
     "cache-scales": cache_scales,
     "providers": providers,

@@ -22,6 +22,8 @@ class Statistics:
     vision_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    drafted_tokens: int = 0  # guesses that were run, see `Session.speculate`
+    accepted_tokens: int = 0
 
 
 @dataclass

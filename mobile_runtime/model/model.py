@@ -59,8 +59,9 @@ class TextModel(Protocol):
     def next_logits(self, embeddings: Array, position: int) -> Array:
         """Run rows (n, D) from `position` on; logits (vocab_size,) after the last."""
 
-    def logits_of(self, embeddings: Array) -> Array:
-        """Run rows (n, D) from an empty cache; logits (n, vocab_size) after each."""
+    def logits_of(self, embeddings: Array, position: int = 0, keep: int | None = None) -> Array:
+        """Run rows (n, D) from `position` on; logits (keep, vocab_size) after each of the last
+        `keep` of them, or after all."""
 
 
 @dataclass(frozen=True)

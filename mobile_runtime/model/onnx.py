@@ -138,20 +138,24 @@ class OnnxDecoder:
         row: Array = last[-1]
         return row
 
-    def logits_of(self, embeddings: Array) -> Array:
-        """Run rows (n, D) from an empty cache; logits (n, vocab_size) after each."""
-        return np.concatenate(list(self._run(embeddings, 0, keep=0)))
+    def logits_of(self, embeddings: Array, position: int = 0, keep: int | None = None) -> Array:
+        """Run rows (n, D) from `position` on; logits (keep, vocab_size) after each of the last
+        `keep` of them, or after all."""
+        count = len(embeddings) if keep is None else keep
+        return np.concatenate(list(self._run(embeddings, position, count)))[-count:]
 
     def _run(self, embeddings: Array, position: int, keep: int) -> Iterator[Array]:
-        """Yield the logits of each piece's last `keep` rows, or of all its rows if `keep` is 0."""
+        """Yield the logits of the rows of each piece that are among the last `keep` of all, or of
+        its last row if none is."""
         state = self._room(position + len(embeddings))
         step = self._manifest.decoding.prefill_length
         for begin in range(0, len(embeddings), step):
             part = embeddings[begin : begin + step]
+            kept = max(1, min(len(part), begin + len(part) - (len(embeddings) - keep)))
             inputs: dict[str, Array] = {
                 "inputs_embeds": part[None].astype(np.float32),
                 "attention_mask": np.ones((1, position + begin + len(part)), np.int64),
-                "num_logits_to_keep": np.array([keep], np.int64),
+                "num_logits_to_keep": np.array([kept], np.int64),
             }
             yield self._engine.run(inputs, state=state)["logits"][0]
 

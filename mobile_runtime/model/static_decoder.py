@@ -5,7 +5,7 @@ Owns the key/value cache of every package, in either form. It does not know what
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -175,25 +175,27 @@ class StaticDecoder:
         """Run rows (n, D) from `position` on; logits (vocab_size,) after the last."""
         return self.logits(self.run(embeddings, position))
 
-    def logits_of(self, embeddings: Array) -> Array:
-        """Run rows (n, D) from an empty cache; logits (n, vocab_size) after each."""
+    def logits_of(self, embeddings: Array, position: int = 0, keep: int | None = None) -> Array:
+        """Run rows (n, D) from `position` on; logits (keep, vocab_size) after each of the last
+        `keep` of them, or after all."""
+        first = 0 if keep is None else len(embeddings) - keep
         rows: list[Array] = []
-        while len(rows) < len(embeddings):
-            length = self.block_length(len(embeddings) - len(rows), len(rows))
-            block = embeddings[len(rows) : len(rows) + length]
-            rows += [self.logits(hidden) for hidden in self.run_block(block, len(rows))]
+        for done, hidden in self._blocks(embeddings, position):
+            rows += [self.logits(row) for row in hidden[max(0, first - done) :]]
         return np.stack(rows)
 
     def run(self, embeddings: Array, position: int) -> Array:
         """Run any number of rows in blocks; returns the hidden state of the last, (D,)."""
-        hidden = None
+        *_, (_, hidden) = self._blocks(embeddings, position)
+        return np.asarray(hidden[-1])
+
+    def _blocks(self, embeddings: Array, position: int) -> Iterator[tuple[int, Array]]:
+        """Run rows in blocks: yields the number of rows before each and its hidden states."""
         done = 0
         while done < len(embeddings):
             length = self.block_length(len(embeddings) - done, position + done)
-            hidden = self.run_block(embeddings[done : done + length], position + done)
+            yield done, self.run_block(embeddings[done : done + length], position + done)
             done += length
-        assert hidden is not None, "there must be at least one row"
-        return np.asarray(hidden[-1])
 
     def logits(self, hidden: Array) -> Array:
         """Hidden state (D,) of the last package -> logits (vocab_size,), padding removed."""

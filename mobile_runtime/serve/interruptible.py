@@ -72,5 +72,5 @@ class _Decoder:
             logits = self.inner.next_logits(rows, position + begin)
         return logits
 
-    def logits_of(self, embeddings: Array) -> Array:
-        return self.inner.logits_of(embeddings)
+    def logits_of(self, embeddings: Array, position: int = 0, keep: int | None = None) -> Array:
+        return self.inner.logits_of(embeddings, position, keep)

@@ -26,7 +26,7 @@ from validation.answers.rows import SEED, draw_item
 from validation.parity.trace import prepare_chat, trace_bundle, trace_reference
 from validation.questions.question import Question
 from validation.reference.reference import Reference
-from validation.sources import open_checkpoint
+from validation.sources import OpenCheckpoint, open_checkpoint
 
 _MAX_NEW_TOKENS = 64
 
@@ -54,26 +54,36 @@ def candidate_name(manifest: Manifest, precision: str) -> str:
 def open_candidate(candidate: Candidate) -> Answerer:
     """Load the model; the function returned answers one chat greedily."""
     if candidate.bundle is not None:
-        session = Session.load(candidate.bundle, candidate.engine)
-        stop = session.manifest.prompt.stop_token_ids
-
-        def answer_bundle(chat: Chat) -> str:
-            arrays = trace_bundle(session, chat, _MAX_NEW_TOKENS)
-            return _text(session.tokenizer, arrays["greedy_tokens"], stop)
-
-        return answer_bundle
+        return bundle_answerer(Session.load(candidate.bundle, candidate.engine))
     source = open_checkpoint(candidate.checkpoint)
-    reference = Reference(source.config, source.checkpoint)
+    return reference_answerer(source, Reference(source.config, source.checkpoint))
+
+
+def bundle_answerer(session: Session, limit: int = _MAX_NEW_TOKENS) -> Answerer:
+    """Greedy answers of an open bundle, of at most `limit` tokens."""
+    stop = session.manifest.prompt.stop_token_ids
+
+    def answer(chat: Chat) -> str:
+        arrays = trace_bundle(session, chat, limit)
+        return _text(session.tokenizer, arrays["greedy_tokens"], stop)
+
+    return answer
+
+
+def reference_answerer(
+    source: OpenCheckpoint, reference: Reference, limit: int = _MAX_NEW_TOKENS
+) -> Answerer:
+    """Greedy answers of PyTorch, of at most `limit` tokens."""
     chat_format = source.chat_format
 
-    def answer_reference(chat: Chat) -> str:
+    def answer(chat: Chat) -> str:
         prompt = prepare_chat(source, chat)
-        (arrays,) = trace_reference(reference, [prompt], _MAX_NEW_TOKENS, chat_format)
+        (arrays,) = trace_reference(reference, [prompt], limit, chat_format)
         return _text(
             chat_format.tokenizer, arrays["greedy_tokens"], chat_format.prompt.stop_token_ids
         )
 
-    return answer_reference
+    return answer
 
 
 def _text(tokenizer: Tokenizer, tokens: np.ndarray, stop: Sequence[int]) -> str:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return 0, or 1 if a stage fails."""
-    from validation.device_report import read_device_report, read_floors
+    from validation.parity.device_report import read_device_report, read_floors
 
     report = read_device_report(options.file)
     floors = read_floors(options.parity) if options.parity else None

@@ -96,13 +96,19 @@ def _of_chat(chat: Chat, where: str, chat_format: ChatFormat) -> Passage:
     return Passage(ids, np.arange(first - 1, len(ids)), targets, prompt)
 
 
-def copy_tasks(chat_format: ChatFormat, longest: int) -> list[CopyTask]:
-    """Lists of strings of all kinds, of those `LENGTHS` that are at most `longest`."""
+def copy_tasks(
+    chat_format: ChatFormat,
+    longest: int,
+    lengths: Sequence[int] = LENGTHS,
+    strings: int = _STRINGS,
+) -> list[CopyTask]:
+    """Lists of strings of all kinds, of those `lengths` that are at most `longest`; at least
+    `strings` strings of each kind and length are asked for."""
     tasks = []
     for kind in _KINDS:
-        for length in (length for length in LENGTHS if length <= longest):
+        for length in (length for length in lengths if length <= longest):
             made: list[CopyTask] = []
-            while sum(len(task.spans) for task in made) < _STRINGS:
+            while sum(len(task.spans) for task in made) < strings:
                 made.append(_copy_task(kind, length, len(made), chat_format))
             tasks += made
     return tasks

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mobile_runtime.errors import InputError
 from validation.cli import main
-from validation.device_report import judge, read_device_report, read_floors
+from validation.parity.device_report import judge, read_device_report, read_floors
 
 
 def stage(name, unit="gpu", **fields):
