@@ -149,12 +149,12 @@ def has_ended(owner: str) -> bool:
 
 def _runs_on_windows(process: int) -> bool:
     """Whether a process runs. Signal 0 is Ctrl-C there, which would interrupt it."""
-    assert sys.platform == "win32"
-    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    windows: Any = ctypes  # which has these two on Windows only
+    kernel = windows.WinDLL("kernel32", use_last_error=True)
     kernel.OpenProcess.restype = ctypes.c_void_p  # a handle has 64 bits
     handle = kernel.OpenProcess(_QUERY, False, process)
     if not handle:
-        return ctypes.get_last_error() == _ACCESS_DENIED
+        return bool(windows.get_last_error() == _ACCESS_DENIED)
     code = ctypes.c_uint32()
     known = kernel.GetExitCodeProcess(ctypes.c_void_p(handle), ctypes.byref(code))
     kernel.CloseHandle(ctypes.c_void_p(handle))
