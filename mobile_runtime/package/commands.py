@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mobile_runtime.command import Terminal, add_precision
+from mobile_runtime.command import Terminal, add_limits, add_precision, limits_of
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place, written_whole
 from mobile_runtime.mlprogram.description import Feature
@@ -58,6 +58,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="npz file for the outputs")
     parser.add_argument("--function", help="which function (default: the package's default)")
     add_precision(parser)
+    add_limits(parser)
     parser.add_argument(
         "--keep",
         action="append",
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
     from mobile_runtime.package.described import describe_package
     from mobile_runtime.package.package import Package
 
+    limits = limits_of(options)
     if options.output is not None:
         check_place(options.output)
     described = describe_package(options.package).model
@@ -85,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     check_names(interface, given, options.package.name)
     features = {feature.name: feature for feature in interface.inputs}
     inputs = {key: _read(features[key], text, options.resize) for key, text in given.items()}
-    package = Package(options.package, precision=options.precision)
+    package = Package(options.package, precision=options.precision, limits=limits)
     outputs = package.predict(inputs, function=options.function, keep=options.keep)
     print_outputs(outputs, Terminal())
     if options.output is not None:

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.engines.mil import Precision
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.dtypes import Array
@@ -56,17 +57,20 @@ class Package:
     dictionary.
     """
 
-    def __init__(self, path: str | Path, *, precision: Precision = "fp16") -> None:
+    def __init__(
+        self, path: str | Path, *, precision: Precision = "fp16", limits: Limits = Limits()
+    ) -> None:
         """Open the package at `path`.
 
         "fp16" rounds each result that is declared half precision, as devices do; "fp32" rounds
-        none. Raises `InputError` for what is no such package, with its right name, and
-        `UnsupportedOperation`, which is one, with all operations that are missing.
+        none. Calls that take more than `limits` are refused. Raises `InputError` for what is no
+        such package, with its right name, and `UnsupportedOperation`, which is one, with all
+        operations that are missing.
         """
         self.path = Path(path)
         file = read_model(self.path)
         with reading(self.path):
-            self._model = open_model(file, file.message, precision)
+            self._model = open_model(file, file.message, precision, limits)
 
     @property
     def functions(self) -> tuple[str, ...]:

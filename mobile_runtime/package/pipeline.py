@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.engines.mil import Precision
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.model_file import (
@@ -26,15 +27,17 @@ from mobile_runtime.package.suppression import SuppressionModel
 _DEEPEST = 8  # pipelines within pipelines; nobody writes more than two
 
 
-def open_model(file: ModelFile, message: Any, precision: Precision, depth: int = 0) -> OpenModel:
+def open_model(
+    file: ModelFile, message: Any, precision: Precision, limits: Limits, depth: int = 0
+) -> OpenModel:
     """Open the model `message` of a package. Raises `InputError` for a kind that needs Core ML."""
     kind = kind_of(message)
     if kind == PROGRAM:
-        return ProgramModel(file, message, precision)
+        return ProgramModel(file, message, precision, limits)
     if kind == SUPPRESSION:
         return SuppressionModel(file, message)
     if kind in PIPELINES and depth < _DEEPEST:
-        return PipelineModel(file, message, precision, depth)
+        return PipelineModel(file, message, precision, limits, depth)
     raise not_a_program(file.package, kind)
 
 
@@ -50,7 +53,9 @@ class PipelineModel(OpenModel):
     """Models that run one after the other. A model takes what it names of the pipeline's inputs
     and of the outputs of the models before it."""
 
-    def __init__(self, file: ModelFile, message: Any, precision: Precision, depth: int) -> None:
+    def __init__(
+        self, file: ModelFile, message: Any, precision: Precision, limits: Limits, depth: int
+    ) -> None:
         super().__init__(file, message)
         parts = models_of(message)
         for name, part in parts:
@@ -60,7 +65,7 @@ class PipelineModel(OpenModel):
                     f"{kind_in_words(kind_of(part))}, which runs with Core ML only; convert that "
                     "model to an ML Program."
                 )
-        self._models = [open_model(file, part, precision, depth + 1) for _, part in parts]
+        self._models = [open_model(file, part, precision, limits, depth + 1) for _, part in parts]
 
     def new_state(self) -> State:
         """Zeros for every state of the models."""

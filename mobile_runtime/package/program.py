@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.engines.mil import MilEngine, Precision
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.description import Feature
@@ -21,10 +22,13 @@ from mobile_runtime.package.pictures import array_to_picture
 class ProgramModel(OpenModel):
     """An ML Program, ready to run."""
 
-    def __init__(self, file: ModelFile, message: Any, precision: Precision) -> None:
+    def __init__(self, file: ModelFile, message: Any, precision: Precision, limits: Limits) -> None:
         super().__init__(file, message)
         self._engine = MilEngine(
-            file.package, precision=precision, program=read_program(file, message)
+            file.package,
+            precision=precision,
+            limits=limits,
+            program=read_program(file, message),
         )
         if self.description.functions.keys() != self._engine.functions.keys():
             raise InputError(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.census import operations_of
 from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES, Array
@@ -24,7 +25,7 @@ from .constexpr import WeightBuilder
 from .liveness import Draft, MemoryPlan, plan_memory
 from .ops.state import copy_state
 from .registry import OPERATIONS, Definition, UnsupportedOperation
-from .result_sizes import measure_of
+from .result_sizes import measure_of, multiplications_of
 from .rounding import round_to_half
 from .values import Weight, dense
 
@@ -65,6 +66,7 @@ class Step:
     release: tuple[int, ...]
     detach: tuple[int, ...] | None
     measure: Callable[[Mapping[str, Any]], int] | None  # see `measure_of`
+    multiplications: Callable[[Mapping[str, Any]], int] | None  # see `multiplications_of`
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class CompiledFunction:
         values: Mapping[str, Any],
         outputs: Sequence[str],
         keep: Collection[str],
-        live_bytes: int,
+        limits: Limits,
     ) -> dict[str, Any]:
         """Run on `values` (inputs and states by name); return `outputs` and the named `keep`.
         Raises `InputError` for an operation that does not fit its inputs or the budget."""
@@ -98,7 +100,7 @@ class CompiledFunction:
         for name, value in values.items():
             slots[self.names[name]] = value
         kept = {n: slots[self.names[n]] for n in keep if slots[self.names[n]] is not None}
-        call = _Call(slots, keep, kept, Budget(live_bytes, tuple(slots)))
+        call = _Call(slots, keep, kept, Budget(limits, tuple(slots)))
         call.run(self.steps)
         results = {name: _taken(dense(value)) for name, value in kept.items()}
         for name in outputs:
@@ -145,7 +147,9 @@ class _Call:
         if step.detach is not None:
             arguments["detach"] = partial(_detach, step.detach, self.slots)
         elements = 0 if step.measure is None else step.measure(arguments)
+        products = 0 if step.multiplications is None else step.multiplications(arguments)
         self.budget.take(elements, self.slots)
+        self.budget.take_work(elements, products)
         if nested:
             self.budget.take_in_loop(elements)
         results = step.call(**arguments)
@@ -331,7 +335,18 @@ class _Compiler:
         measure = measure_of(op.type, definition.result == "viewed")
         views = definition.first if definition.result == "viewed" else None
         detach = () if nested and op.type == "write_state" else None
-        return Step(op, definition.function, arguments, outputs, blocks, views, (), detach, measure)
+        return Step(
+            op,
+            definition.function,
+            arguments,
+            outputs,
+            blocks,
+            views,
+            (),
+            detach,
+            measure,
+            multiplications_of(op.type),
+        )
 
     def _slot(self, binding: str | Constant) -> int:
         if isinstance(binding, str):

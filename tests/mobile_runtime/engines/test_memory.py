@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mobile_runtime.engines import memory
-from mobile_runtime.engines.mil.budget import Budget, default_live_bytes
+from mobile_runtime.engines.mil.budget import Budget
 from mobile_runtime.engines.onnx.sessions import arena_bytes
 
 GB = 1 << 30
@@ -49,7 +49,7 @@ def test_pictures_of_980_fit_where_there_are_16_gb(machine):
     """16 heads, 70 × 70 patches: scores beside their softmax. The arrays are never written to."""
     machine(16)
     scores = np.empty((16, 4900, 4900), np.float32)
-    budget = Budget(default_live_bytes(), ())
+    budget = Budget(memory.Limits(), ())
     budget.take(scores.size, [])
     budget.take(scores.size, [scores])
     arena_bytes.cache_clear()
