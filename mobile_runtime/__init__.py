@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mobile_runtime.chat.prompt import PromptOptions
     from mobile_runtime.chat.stream import ChatStream
     from mobile_runtime.engines import EngineOptions
+    from mobile_runtime.engines.memory import Limits
     from mobile_runtime.errors import InputError
     from mobile_runtime.package.described import PackageDescription, describe_package
     from mobile_runtime.package.package import Package, PackageState
@@ -22,6 +23,7 @@ __all__ = [
     "ChatStream",
     "EngineOptions",
     "InputError",
+    "Limits",
     "Package",
     "PackageDescription",
     "PackageState",
@@ -33,6 +35,7 @@ __all__ = [
 _HOMES = {
     "EngineOptions": "mobile_runtime.engines",
     "InputError": "mobile_runtime.errors",
+    "Limits": "mobile_runtime.engines.memory",
     "PromptOptions": "mobile_runtime.chat.prompt",
     "ChatStream": "mobile_runtime.chat.stream",
     **dict.fromkeys(("GREEDY", "ChatOptions", "Session"), "mobile_runtime.session"),

@@ -281,14 +281,23 @@ def read_manifest(bundle: Path) -> Manifest:
     del value["digest"]
     manifest = decode(Manifest, value, "manifest", MANIFEST_NAME, "export the bundle again")
     listed = sorted(entry.path for entry in manifest.files)
-    if twice := next((a for a, b in pairwise(listed) if a == b), None):
-        raise InputError(f"{MANIFEST_NAME} lists {twice!r} twice; export the bundle again.")
+    _check_listed_once(listed)
     for name in referenced_paths(manifest):
         resolve_inside(bundle, name)
         if not (_has(listed, name) or _has(listed, f"{name}/", is_folder=True)):
             raise InputError(f"{MANIFEST_NAME} uses {name!r} without listing it; export again.")
     _check_tables(manifest)
     return manifest
+
+
+def _check_listed_once(listed: Sequence[str]) -> None:
+    """Refuse two equal paths, and two that many disks take for one: in other letter case."""
+    folded = sorted(("".join(map(str.lower, path)), path) for path in listed)
+    for (key, one), (next_key, other) in pairwise(folded):
+        if key == next_key:
+            on_many_disks = f"{one!r} and {other!r}, which many disks take for one file"
+            listing = f"{one!r} twice" if one == other else on_many_disks
+            raise InputError(f"{MANIFEST_NAME} lists {listing}; export the bundle again.")
 
 
 def _has(names: Sequence[str], wanted: str, is_folder: bool = False) -> bool:

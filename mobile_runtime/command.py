@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.errors import InputError
 
 INTERRUPTED = 130
@@ -70,6 +71,30 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="where the engine torch computes: cpu, cuda, mps or another that PyTorch knows",
     )
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add `--memory` and `--work`, which raise what a package of anyone's may take."""
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="what the values of the package may take at one time (default: a quarter of the "
+        "memory, or 2 where that is more), and its states where these 8 GB are less",
+    )
+    parser.add_argument(
+        "--work",
+        type=float,
+        default=Limits().work,
+        metavar="TIMES",
+        help="how many times the usual bounds of its loops and multiplications it may reach "
+        "(default: 1)",
+    )
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    """What the options of `add_limits` say. Raises `InputError` for what is no limit."""
+    return Limits(options.memory, options.work)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import hashlib
 import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mobile_runtime.errors import InputError
+
+# Of Windows' OpenProcess and GetExitCodeProcess.
+_QUERY = 0x1000  # PROCESS_QUERY_LIMITED_INFORMATION
+_ACCESS_DENIED = 5
+_STILL_ACTIVE = 259
 
 
 def load_json(path: Path, remedy: str) -> Any:
@@ -127,13 +134,31 @@ def has_ended(owner: str) -> bool:
     space, _, process = owner.rpartition("-")
     if space != _process_space():
         return False
+    if not process.isdecimal():
+        return True
+    if sys.platform == "win32":
+        return not _runs_on_windows(int(process))
     try:
         os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
+    except (OverflowError, ProcessLookupError):
         return True
     except PermissionError:
         return False
     return False
+
+
+def _runs_on_windows(process: int) -> bool:
+    """Whether a process runs. Signal 0 is Ctrl-C there, which would interrupt it."""
+    windows: Any = ctypes  # which has these two on Windows only
+    kernel = windows.WinDLL("kernel32", use_last_error=True)
+    kernel.OpenProcess.restype = ctypes.c_void_p  # a handle has 64 bits
+    handle = kernel.OpenProcess(_QUERY, False, process)
+    if not handle:
+        return bool(windows.get_last_error() == _ACCESS_DENIED)
+    code = ctypes.c_uint32()
+    known = kernel.GetExitCodeProcess(ctypes.c_void_p(handle), ctypes.byref(code))
+    kernel.CloseHandle(ctypes.c_void_p(handle))
+    return not known or code.value == _STILL_ACTIVE
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class EngineOptions:
     "fp16" computes as the device does, "fp32" keeps activations in float32. `compute_units` are
     Core ML's, `threads` onnxruntime's (0: one per core). `prepacked` is the folder in which
     onnxruntime keeps weights in its kernels' order. `device` is the engine torch's: "cpu", "cuda",
-    "mps" or another that PyTorch knows.
+    "mps" or another that PyTorch knows. A call of a package in the interpreter may take what
+    `limits` allow.
     """
 
     name: str = AUTO
@@ -62,16 +64,18 @@ class EngineOptions:
     threads: int = 0
     prepacked: Path | None = None
     device: str = CPU
+    limits: Limits = Limits()
 
 
 def _open_mil(path: Path, options: EngineOptions) -> Engine:
     from mobile_runtime.engines.mil.engine import MilEngine
 
-    return MilEngine(path, precision=options.precision)
+    return MilEngine(path, precision=options.precision, limits=options.limits)
 
 
 def _open_torch(path: Path, options: EngineOptions) -> Engine:
-    return torch_engine()(path, device=options.device, precision=options.precision)
+    engine = torch_engine()
+    return engine(path, device=options.device, precision=options.precision, limits=options.limits)
 
 
 def torch_engine() -> type[TorchEngine]:

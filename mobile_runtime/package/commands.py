@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mobile_runtime.command import Terminal, add_device, add_precision
+from mobile_runtime.command import (
+    Terminal,
+    add_device,
+    add_limits,
+    add_precision,
+    limits_of,
+)
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place, written_whole
 from mobile_runtime.mlprogram.description import Feature
@@ -65,6 +71,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     add_device(parser)
     add_precision(parser)
+    add_limits(parser)
     parser.add_argument(
         "--keep",
         action="append",
@@ -84,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
     from mobile_runtime.package.described import describe_package
     from mobile_runtime.package.package import Package
 
+    limits = limits_of(options)
     if options.output is not None:
         check_place(options.output)
     described = describe_package(options.package).model
@@ -93,7 +101,11 @@ def run(options: argparse.Namespace) -> int:
     features = {feature.name: feature for feature in interface.inputs}
     inputs = {key: _read(features[key], text, options.resize) for key, text in given.items()}
     package = Package(
-        options.package, precision=options.precision, engine=options.engine, device=options.device
+        options.package,
+        precision=options.precision,
+        engine=options.engine,
+        device=options.device,
+        limits=limits,
     )
     outputs = package.predict(inputs, function=options.function, keep=options.keep)
     print_outputs(outputs, Terminal())

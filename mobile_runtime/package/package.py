@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 
 from mobile_runtime.engines import CPU, EngineOptions
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.engines.mil import Precision
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.dtypes import Array
@@ -65,19 +66,20 @@ class Package:
         precision: Precision = "fp16",
         engine: str = "mil",
         device: str = CPU,
+        limits: Limits = Limits(),
     ) -> None:
         """Open the package at `path`.
 
         "fp16" rounds each result that is declared half precision, as devices do; "fp32" rounds
         none. The engine "mil" computes with numpy, "torch" with PyTorch on the `device`: "cpu",
-        "cuda", "mps" or another that PyTorch knows. Raises `InputError` for what is no such
-        package, with its right name, and `UnsupportedOperation`, which is one, with all operations
-        that are missing.
+        "cuda", "mps" or another that PyTorch knows. Calls that take more than `limits` are
+        refused. Raises `InputError` for what is no such package, with its right name, and
+        `UnsupportedOperation`, which is one, with all operations that are missing.
         """
         self.path = Path(path)
         file = read_model(self.path)
         with reading(self.path):
-            options = EngineOptions(engine, precision, device=device)
+            options = EngineOptions(engine, precision, device=device, limits=limits)
             self._model = open_model(file, file.message, options)
 
     @property

@@ -89,9 +89,13 @@ def _open(package: Path, program: Program, options: EngineOptions) -> MilEngine:
     check_engine(options)
     if options.name == "torch":
         return torch_engine()(
-            package, device=options.device, precision=options.precision, program=program
+            package,
+            device=options.device,
+            precision=options.precision,
+            limits=options.limits,
+            program=program,
         )
-    return MilEngine(package, precision=options.precision, program=program)
+    return MilEngine(package, precision=options.precision, limits=options.limits, program=program)
 
 
 def _with_rank(value: Array, shape: tuple[int, ...] | None) -> Array:

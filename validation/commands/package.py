@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mobile_runtime.command import Terminal
+from mobile_runtime.command import Terminal, add_limits, limits_of
 from validation.commands.options import add_precision
 
 HELP = "compare any Core ML package with the PyTorch module that it was converted from"
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file for the figures")
     add_precision(parser)
+    add_limits(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from mobile_runtime.package.commands import load_array
     from validation.parity.package import ComparisonOptions, compare_package
 
+    limits = limits_of(options)
     if options.output is not None:
         check_place(options.output)
     inputs = load_array(options.inputs)
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             f"{options.inputs} holds one array without a name; write it with numpy.savez."
         )
-    wanted = ComparisonOptions(options.precision, options.function, options.least)
+    wanted = ComparisonOptions(options.precision, options.function, options.least, limits)
     report = compare_package(options.package, options.torch, inputs, wanted)
     report.print(Terminal())
     if options.output is not None:

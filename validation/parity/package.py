@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.engines.mil import Precision
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import write_json
@@ -126,11 +127,12 @@ def load_module(name: str) -> torch.nn.Module:
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """How the package runs, and what each output must reach: PSNR in dB."""
+    """How the package runs, what it may take, and what each output must reach: PSNR in dB."""
 
     precision: Precision = "fp32"
     function: str | None = None
     least: float = 60.0
+    limits: Limits = Limits()
 
 
 def compare_package(
@@ -143,7 +145,7 @@ def compare_package(
     (height, width, 3) as (1, 3, height, width) in 0…255. Its outputs are paired with the package's
     in order, or by name if it gives a dictionary. Raises `InputError` if they do not fit.
     """
-    package = Package(path, precision=options.precision)
+    package = Package(path, precision=options.precision, limits=options.limits)
     interface = package.describe().model.interface(options.function, path.name)
     candidate = package.predict(inputs, function=options.function)
     module = load_module(module_name)

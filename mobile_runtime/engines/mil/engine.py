@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mobile_runtime.bundle import TensorSpec
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.dtypes import Array
 from mobile_runtime.mlprogram.model_file import reading
@@ -21,7 +22,7 @@ from mobile_runtime.mlprogram.program import ANY_SIZE, Function, Program, load_p
 
 from . import ops as _operations  # noqa: F401 — registers them
 from .arithmetic import Arithmetic, NumpyArithmetic, computed_type
-from .budget import check_states, default_live_bytes
+from .budget import check_states
 from .constexpr import WeightBuilder
 from .coverage import check_operations
 from .plan import compile_function
@@ -36,9 +37,8 @@ CACHE_BYTES = 512 << 20
 
 class MilEngine:
     """One package, loaded. Weights stay compressed, mapped from their file, and compiled kernels
-    multiply with them. Of forms that these cannot read, `cache_bytes` of expansions are kept. The
-    values of a call may take `live_bytes` at one time: None stands for a quarter of the memory
-    that there is, or 2 GB where that is more. `arithmetic` computes: numpy, if None."""
+    multiply with them. Of forms that these cannot read, `cache_bytes` of expansions are kept. A
+    call may take what `limits` allow. `arithmetic` computes: numpy, if None."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class MilEngine:
         *,
         precision: Precision = "fp16",
         cache_bytes: int = CACHE_BYTES,
-        live_bytes: int | None = None,
+        limits: Limits = Limits(),
         program: Program | None = None,
         arithmetic: Arithmetic | None = None,
     ) -> None:
@@ -59,10 +59,10 @@ class MilEngine:
         self._package = package = Path(package)
         half = precision == "fp16"
         self._arithmetic = NumpyArithmetic(half) if arithmetic is None else arithmetic
-        self._live_bytes = default_live_bytes() if live_bytes is None else live_bytes
+        self._limits = limits
         self._program = load_program(package) if program is None else program
         check_operations(package.name, self._program.functions.values())
-        check_states(package.name, [spec.shape for spec in self._states()])
+        check_states(package.name, [spec.shape for spec in self._states()], limits)
         weights = WeightBuilder(ExpandedWeights(cache_bytes), half)
         with reading(package):
             self._plans = {
@@ -110,7 +110,7 @@ class MilEngine:
         updated in place; without it the call starts from zeros. `keep` names intermediate values
         to return too. Raises
         `InputError` if inputs, states or names do not fit the function, or an operation does not
-        fit its inputs or takes too much memory.
+        fit its inputs or takes too much memory or work.
         """
         name = self._program.default_function if function is None else function
         chosen = self._function(name)
@@ -123,7 +123,7 @@ class MilEngine:
             raise self._wrong(chosen, f"has no value {', '.join(absent)} to keep")
         with self._arithmetic.computing():
             wanted = [spec.name for spec in chosen.outputs]
-            results = plan.execute(values, wanted, keep, self._arithmetic, self._live_bytes)
+            results = plan.execute(values, wanted, keep, self._arithmetic, self._limits)
             return {key: _output(self._arithmetic.to_array(v)) for key, v in results.items()}
 
     def _function(self, name: str) -> Function:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.census import operations_of
 from mobile_runtime.mlprogram.dtypes import ELEMENT_TYPES
@@ -25,7 +26,7 @@ from .constexpr import WeightBuilder
 from .liveness import Draft, MemoryPlan, plan_memory
 from .ops.state import copy_state
 from .registry import OPERATIONS, Definition, UnsupportedOperation
-from .result_sizes import measure_of
+from .result_sizes import measure_of, multiplications_of
 from .values import Weight, dense
 
 _STATE_OPERATIONS = ("read_state", "write_state")
@@ -67,6 +68,7 @@ class Step:
     release: tuple[int, ...]
     detach: tuple[int, ...] | None
     measure: Callable[[Mapping[str, Any]], int] | None  # see `measure_of`
+    multiplications: Callable[[Mapping[str, Any]], int] | None  # see `multiplications_of`
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class CompiledFunction:
         outputs: Sequence[str],
         keep: Collection[str],
         arithmetic: Arithmetic,
-        live_bytes: int,
+        limits: Limits,
     ) -> dict[str, Any]:
         """Run on `values` (inputs and states by name); return `outputs` and the named `keep`.
         Raises `InputError` for an operation that does not fit its inputs or the budget."""
@@ -101,7 +103,7 @@ class CompiledFunction:
         for name, value in values.items():
             slots[self.names[name]] = value
         kept = {n: slots[self.names[n]] for n in keep if slots[self.names[n]] is not None}
-        budget = Budget(live_bytes, tuple(slots), arithmetic.memory_of)
+        budget = Budget(limits, tuple(slots), arithmetic.memory_of)
         call = _Call(slots, keep, kept, arithmetic, budget)
         call.run(self.steps)
         results = {name: arithmetic.copy(dense(value)) for name, value in kept.items()}
@@ -149,7 +151,9 @@ class _Call:
         if step.detach is not None:
             arguments["detach"] = partial(self._detach, step.detach)
         elements = 0 if step.measure is None else step.measure(arguments)
+        products = 0 if step.multiplications is None else step.multiplications(arguments)
         self.budget.take(elements, self.slots)
+        self.budget.take_work(elements, products)
         if nested:
             self.budget.take_in_loop(elements)
         results = call(**arguments)
@@ -324,7 +328,18 @@ class _Compiler:
         measure = measure_of(op.type, definition.result == "viewed")
         views = definition.first if definition.result == "viewed" else None
         detach = () if nested and op.type == "write_state" else None
-        return Step(op, definition.function, arguments, outputs, blocks, views, (), detach, measure)
+        return Step(
+            op,
+            definition.function,
+            arguments,
+            outputs,
+            blocks,
+            views,
+            (),
+            detach,
+            measure,
+            multiplications_of(op.type),
+        )
 
     def _slot(self, binding: str | Constant) -> int:
         if isinstance(binding, str):

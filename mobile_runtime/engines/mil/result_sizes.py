@@ -1,7 +1,8 @@
-"""How many elements an operation makes for its arguments, known before it runs.
+"""How many elements an operation makes for its arguments, and by how many multiplications, known
+before it runs.
 
 A package is data that may come from anywhere, and a few bytes of it can ask for any amount of
-memory: by a tile, by a value that is joined to itself, by factors that broadcast.
+memory: by a tile, by a value that is joined to itself, by factors that broadcast; or of time.
 """
 
 from __future__ import annotations
@@ -66,26 +67,37 @@ def _attention(a: Arguments) -> int:
     return max(scores, _product((*query[:-1], key[-2]), _shape(a["value"])))
 
 
-def _einsum(a: Arguments) -> int:
+def _extents(a: Arguments) -> tuple[list[str], dict[str, int]]:
+    """Of an einsum: the letters of its inputs and of its result, and how far each letter goes."""
     inputs, _, result = str(a["equation"]).replace(" ", "").partition("->")
     names, extents = inputs.split(","), dict[str, int]()
     for letters, value in zip(names, a["values"], strict=True):
         for letter, size in zip(letters, value.shape, strict=True):
             extents[letter] = max(size, extents.get(letter, 1))
+    return [*names, result], extents
+
+
+def _einsum(a: Arguments) -> int:
+    names, extents = _extents(a)
     # Of more than two factors, an intermediate product may have all axes.
-    made = [*names, result, "".join(extents) if len(names) > 2 else ""]
+    made = [*names, "".join(extents) if len(names) > 3 else ""]
     return max(prod(extents[letter] for letter in letters) for letters in made)
 
 
-def _window_sizes(a: Arguments, kernel: Sequence[int], columns: int) -> int:
-    """Elements of the padded input of a convolution or pooling, and of `columns` per window."""
+def _windows(a: Arguments, kernel: Sequence[int]) -> tuple[list[int], int]:
+    """Sides of the padded input of a convolution or pooling, and how many windows it has."""
     x = _shape(a["x"])
     axes = len(x) - 2
     step, dilation = sizes(a.get("strides"), 1, axes), sizes(a.get("dilations"), 1, axes)
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     ends = padding(a.get("pad_type", "valid"), a.get("pad"), x[2:], reach, step)
     padded = [n + before + after for n, (before, after) in zip(x[2:], ends, strict=True)]
-    windows = prod(max(0, n - r) // s + 1 for n, r, s in zip(padded, reach, step, strict=True))
+    return padded, prod(max(0, n - r) // s + 1 for n, r, s in zip(padded, reach, step, strict=True))
+
+
+def _window_sizes(a: Arguments, kernel: Sequence[int], columns: int) -> int:
+    """Elements of the padded input of a convolution or pooling, and of `columns` per window."""
+    x, (padded, windows) = _shape(a["x"]), _windows(a, kernel)
     return max(
         prod(x[:2]) * prod(n + min(k, n) for n, k in zip(padded, kernel, strict=True)),
         x[0] * windows * columns,
@@ -282,3 +294,60 @@ def measure_of(operation: str, is_view: bool) -> Callable[[Arguments], int] | No
     """Return what gives the elements that `operation` makes for its arguments, None for a view of
     its input. Where nothing else is known, inputs are broadcast together."""
     return _SIZES.get(operation, None if is_view else _broadcast)
+
+
+def _conv_products(a: Arguments) -> int:
+    weight = _shape(a["weight"])
+    return _shape(a["x"])[0] * _windows(a, weight[2:])[1] * prod(weight)
+
+
+def _pool_products(a: Arguments) -> int:
+    x = _shape(a["x"])
+    kernel = sizes(a["kernel_sizes"], 1, len(x) - 2)
+    return prod(x[:2]) * _windows(a, kernel)[1] * prod(kernel)
+
+
+def _matmul_products(a: Arguments) -> int:
+    x = _shape(a["x"])
+    return _matmul(a) * (x[-2] if a.get("transpose_x", False) and len(x) > 1 else x[-1])
+
+
+def _attention_products(a: Arguments) -> int:
+    query, key, value = (_shape(a[name]) for name in ("query", "key", "value"))
+    scores = _product(query, (*key[:-2], key[-1], key[-2]))
+    return scores * (query[-1] + value[-1])
+
+
+def _recurrent_products(a: Arguments) -> int:
+    weights = (a.get(f"weight_{n}h{back}") for n in "ih" for back in ("", "_back"))
+    return prod(_shape(a["x"])[:2]) * sum(_size(w) for w in weights if w is not None)
+
+
+def _compared_boxes(a: Arguments) -> int:
+    """Each box that is chosen, of any class, is compared with all others."""
+    count = max(_shape(a["boxes"])[1:])
+    return prod(_shape(a["scores"])) * min(count, int(a["max_boxes"]))
+
+
+_MULTIPLICATIONS: Mapping[str, Callable[[Arguments], int]] = {
+    "matmul": _matmul_products,
+    "linear": lambda a: prod(_shape(a["x"])[:-1]) * _size(a["weight"]),
+    "einsum": lambda a: prod(_extents(a)[1].values()),
+    "scaled_dot_product_attention": _attention_products,
+    "conv": _conv_products,
+    "conv_quantized": _conv_products,
+    "conv_transpose": lambda a: _size(a["x"]) * prod(_shape(a["weight"])[1:]),
+    "max_pool": _pool_products,
+    "avg_pool": _pool_products,
+    "l2_pool": _pool_products,
+    "lstm": _recurrent_products,
+    "gru": _recurrent_products,
+    "rnn": _recurrent_products,
+    "non_maximum_suppression": _compared_boxes,
+}
+
+
+def multiplications_of(operation: str) -> Callable[[Arguments], int] | None:
+    """Return what gives the multiplications, or comparisons, that `operation` does for its
+    arguments; None where they are about as many as the elements that it makes."""
+    return _MULTIPLICATIONS.get(operation)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from mobile_runtime.engines.memory import memory_share
-from mobile_runtime.engines.mil.budget import default_live_bytes
+from mobile_runtime.engines.memory import Limits, memory_share
 from mobile_runtime.errors import InputError
 
 _SHARE = 4  # parts of a GPU's memory, of which the values of graphs may take one
@@ -31,11 +32,12 @@ def _present() -> list[str]:
     return names + (["mps"] if torch.backends.mps.is_available() else [])
 
 
-def live_bytes(device: torch.device) -> int:
-    """What the values of one call may take at one time: a quarter of the device's memory."""
-    if device.type != "cuda":
-        return default_live_bytes()
-    return int(torch.cuda.get_device_properties(device).total_memory) // _SHARE
+def limits_on(device: torch.device, limits: Limits) -> Limits:
+    """The limits on a device: if they leave the memory open, a quarter of what the device has."""
+    if device.type != "cuda" or limits.memory is not None:
+        return limits
+    total = int(torch.cuda.get_device_properties(device).total_memory)
+    return replace(limits, memory=total / _SHARE / (1 << 30))
 
 
 def check_weights(device: torch.device, nbytes: int) -> None:

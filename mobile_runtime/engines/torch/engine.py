@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.engines.mil import MilEngine, Precision
 from mobile_runtime.mlprogram.program import Program
 
 from .arithmetic import TorchArithmetic
-from .device import check_device, live_bytes
+from .device import check_device, limits_on
 
 
 class TorchEngine(MilEngine):
@@ -26,6 +27,7 @@ class TorchEngine(MilEngine):
         *,
         device: str = "cpu",
         precision: Precision = "fp16",
+        limits: Limits = Limits(),
         program: Program | None = None,
         stores_half: bool | None = None,
     ) -> None:
@@ -43,7 +45,7 @@ class TorchEngine(MilEngine):
             package,
             precision=precision,
             cache_bytes=0,  # weights are kept on the device
-            live_bytes=live_bytes(found),
+            limits=limits_on(found, limits),
             program=program,
             arithmetic=self._torch,
         )

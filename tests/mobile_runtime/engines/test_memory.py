@@ -8,7 +8,7 @@ import pytest
 
 from mobile_runtime.engines import memory
 from mobile_runtime.engines.mil.arithmetic import NumpyArithmetic
-from mobile_runtime.engines.mil.budget import Budget, default_live_bytes
+from mobile_runtime.engines.mil.budget import Budget
 from mobile_runtime.engines.onnx.sessions import arena_bytes
 
 GB = 1 << 30
@@ -50,7 +50,7 @@ def test_pictures_of_980_fit_where_there_are_16_gb(machine):
     """16 heads, 70 × 70 patches: scores beside their softmax. The arrays are never written to."""
     machine(16)
     scores = np.empty((16, 4900, 4900), np.float32)
-    budget = Budget(default_live_bytes(), (), NumpyArithmetic(half=True).memory_of)
+    budget = Budget(memory.Limits(), (), NumpyArithmetic(half=True).memory_of)
     budget.take(scores.size, [])
     budget.take(scores.size, [scores])
     arena_bytes.cache_clear()

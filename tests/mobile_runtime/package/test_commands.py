@@ -183,3 +183,20 @@ def test_a_classifier_s_outputs_are_printed_and_written(convert, tmp_path, capsy
         assert found[f"{name}.labels"].tolist() == ["cat", "dog", "bird"]
         powers = np.exp([0, 2, 1])
         np.testing.assert_allclose(found[name], powers / powers.sum(), rtol=1e-5)
+
+
+def test_limits_are_raised_and_lowered(package, files, capsys):
+    arguments = ["run", str(package), *files]
+    assert main([*arguments, "--memory", "1e-6"]) == 2
+    assert "may take 1,073: do not use it, allow more" in capsys.readouterr().err
+    assert main([*arguments, "--work", "1e-12"]) == 2
+    assert "multiplications and may do 500: do not use it" in capsys.readouterr().err
+    assert main([*arguments, "--memory", "1", "--work", "2"]) == 0
+
+
+@pytest.mark.parametrize("option", ["--memory", "--work"])
+def test_what_is_no_limit_is_refused_before_the_package_is_opened(option, capsys):
+    assert main(["run", "absent.mlpackage", option, "nan"]) == 2
+    error = capsys.readouterr().err
+    assert f"The limit of {option[2:]} is nan; give a number above 0" in error
+    assert error.count("\n") == 1

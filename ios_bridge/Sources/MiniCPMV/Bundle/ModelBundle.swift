@@ -33,6 +33,7 @@ public struct ModelBundle: Sendable {
         self.location = location
         manifest = try Manifest(decoding: value)
         manifestSHA256 = FileDigest.hexadecimal(of: data)
+        try checkListedOnce()
         try checkReferences()
         try checkTensorFiles()
     }
@@ -84,6 +85,27 @@ public struct ModelBundle: Sendable {
         guard data.count >= end, data.prefix(seal.count) == seal else { return false }
         let rest = FileDigest.hexadecimal(of: Data(data.dropFirst(end)))
         return data[data.startIndex + seal.count..<data.startIndex + end] == Data(rest.utf8)
+    }
+
+    /// No two paths may be equal, or differ in letter case only: many disks take these for one.
+    /// Bytes are compared, as in Python: equal strings of Swift may be other paths.
+    private func checkListedOnce() throws {
+        let listed = manifest.files.map { file in
+            let folded = file.path.unicodeScalars.map(\.properties.lowercaseMapping).joined()
+            return (key: Array(folded.utf8), bytes: Array(file.path.utf8), path: file.path)
+        }.sorted { one, other in
+            one.key == other.key
+                ? one.bytes.lexicographicallyPrecedes(other.bytes)
+                : one.key.lexicographicallyPrecedes(other.key)
+        }
+        for (one, other) in zip(listed, listed.dropFirst()) where one.key == other.key {
+            let listing =
+                one.bytes == other.bytes
+                ? "'\(one.path)' twice"
+                : "'\(one.path)' and '\(other.path)', which many disks take for one file"
+            throw MiniCPMVError.invalidManifest(
+                "\(Manifest.fileName) lists \(listing); export the bundle again.")
+        }
     }
 
     /// Every file or package that the manifest uses must be inside and listed.

@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from mobile_runtime.engines.memory import Limits
 from mobile_runtime.engines.mil import MilEngine
 from mobile_runtime.engines.mil.result_sizes import measure_of
 from mobile_runtime.errors import InputError
@@ -19,6 +20,7 @@ from coremltools.converters.mil import Builder as mb  # noqa: E402
 
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 BUDGET = 4 << 20  # bytes
+SMALL = Limits(memory=BUDGET / (1 << 30))
 X = np.ones((1, 64), np.float32)
 LARGE = np.array([64, 64], np.int32)  # with X: 64 · 64 · 64 elements, twice the budget and more
 
@@ -140,7 +142,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_its_memory_is_taken(name, save):
-    engine = MilEngine(save(BOMBS[name], {"x": X}), precision="fp32", live_bytes=BUDGET)
+    engine = MilEngine(save(BOMBS[name], {"x": X}), precision="fp32", limits=SMALL)
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=r"bytes at one time and may take 4,194,304") as caught:
@@ -153,7 +155,7 @@ def test_a_bomb_is_refused_before_its_memory_is_taken(name, save):
 
 def test_what_fits_the_budget_runs(save):
     package = save(lambda x: mb.tile(x=x, reps=np.array([16, 16], np.int32)), {"x": X})
-    results = MilEngine(package, live_bytes=BUDGET).run({"x": X})
+    results = MilEngine(package, limits=SMALL).run({"x": X})
     assert [value.shape for value in results.values()] == [(16, 1024)]
 
 
@@ -213,7 +215,7 @@ def test_any_change_of_a_program_is_a_sentence_or_runs(save):
         edit_message(model, draw_message(rng, model))
         (package / MODEL).write_bytes(model.SerializeToString())
         try:
-            MilEngine(package, live_bytes=64 << 20).run({"x": X})
+            MilEngine(package, limits=Limits(1 / 16)).run({"x": X})
         except InputError as error:
             refused += 1
             assert "\n" not in str(error) and len(str(error)) < 1500
