@@ -142,4 +142,5 @@ raise SystemExit(cli.main(["chat", sys.argv[1], "Hi", "--max-new-tokens", "1"]))
     printed = os.read(reader, 1000)
     os.close(reader)
     wanted = "\\x1b[2J\u9928" if is_terminal else "\x1b[2J\u9928"
-    assert (done.returncode, printed.decode().strip()) == (0, wanted)
+    # The answer's own line: where colorama is installed, numba lets it reset colours at the end.
+    assert (done.returncode, printed.decode().splitlines()[0]) == (0, wanted)

@@ -28,6 +28,8 @@ SPECS = {
     "asymmetric blocks": QuantSpec("blocks", 4, 32, symmetric=False),
 }
 
+TEXTS = ["The quick brown fox. " * 30, "0123456789 " * 40]
+
 
 def quantized(values, spec):
     return quantize(Values(values, "matrix", len(values)), spec)
@@ -168,7 +170,7 @@ def export(random_checkpoint, tmp_path_factory):
     """Export with more arguments; return the bundle."""
     folder = tmp_path_factory.mktemp("distilled")
     texts = folder / "texts.json"
-    texts.write_text(json.dumps({"texts": ["The quick brown fox. " * 30, "0123456789 " * 40]}))
+    texts.write_text(json.dumps({"texts": TEXTS}))
 
     def run(backend, *more):
         output = folder / "-".join([backend, *more])
@@ -185,15 +187,18 @@ def export(random_checkpoint, tmp_path_factory):
 
 @pytest.mark.parametrize("backend", ["coreml", "onnx"])
 def test_the_bundle_comes_nearer_to_the_checkpoint(export, random_checkpoint, tmp_path, backend):
-    bundles = [export(backend), export(backend, "--distill", "30")]
-    text, path = tmp_path / "text.txt", tmp_path / "quality.json"
-    text.write_text("The quick brown fox. " * 30)
-    asked = ["--texts", str(text), "--tokens", "120", "--precision", "fp32", "--json", str(path)]
-    arguments = [*map(str, bundles), "--checkpoint", str(random_checkpoint)]
-    assert validation(["quality", *arguments, *asked]) == 0
-    plain, distilled = json.loads(path.read_text())["rows"]
-    assert distilled["kl"] < 0.8 * plain["kl"]
-    assert distilled["bits_per_weight"] == plain["bits_per_weight"]
+    bundles = [export(backend), export(backend, "--distill", "100")]
+    texts, path = [tmp_path / f"{n}.txt" for n in range(len(TEXTS))], tmp_path / "quality.json"
+    for text, content in zip(texts, TEXTS, strict=True):
+        text.write_text(content)
+    asked = ["--tokens", "120", "--precision", "fp32", "--json", str(path)]
+    arguments = [*map(str, bundles), "--checkpoint", str(random_checkpoint), "--texts"]
+    assert validation(["quality", *arguments, *map(str, texts), *asked]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    # Matrices have made up for each other's errors before: a tenth and more is left to gain.
+    for plain, distilled in zip(rows[::2], rows[1::2], strict=True):
+        assert distilled["kl"] < 0.9 * plain["kl"], plain["text"]
+        assert distilled["bits_per_weight"] == plain["bits_per_weight"]
 
 
 def test_a_bundle_says_so(export):
