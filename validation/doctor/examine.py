@@ -75,7 +75,11 @@ def examine(
 
 
 def is_bundle(target: Path) -> bool:
-    """Whether it is the folder of an export."""
+    """Whether it is the folder of an export. Raises `InputError` if there is nothing."""
+    if not target.exists():
+        raise InputError(
+            f"{target} does not exist; give a .mlpackage, or the folder of a Core ML bundle."
+        )
     return (target / MANIFEST_NAME).is_file()
 
 

@@ -162,3 +162,11 @@ def test_bundles_for_another_runtime_are_compared_by_their_files(
     found = compare(make_bundle(), make_onnx_bundle())
     assert {"format", "decoding.kv_cache"} <= {c.name for c in found.changes}
     assert any(c.what == "file" and c.name.endswith(".onnx") for c in found.changes)
+
+
+def test_what_is_not_there_is_said_to_be_missing(tmp_path, capsys):
+    missing = tmp_path / "gone.mlpackage"
+    assert main(["diff", str(tmp_path), str(missing)]) == 2
+    assert main(["lint", str(missing)]) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert line.startswith(f"error: {missing} does not exist; give ")
