@@ -97,8 +97,8 @@ def limits_of(options: argparse.Namespace) -> Limits:
     return Limits(options.memory, options.work)
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add `--engine`, `--device`, `--precision`, `--compute-units` and `--prepacked`."""
+def add_engine_name(parser: argparse.ArgumentParser) -> None:
+    """Add the options `--engine` and `--device`."""
     parser.add_argument(
         "--engine",
         choices=engine_names(),
@@ -106,6 +106,11 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="what runs the packages; auto: the interpreter (mil), or onnxruntime for ONNX graphs",
     )
     add_device(parser)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add `--engine`, `--device`, `--precision`, `--compute-units` and `--prepacked`."""
+    add_engine_name(parser)
     add_precision(parser)
     parser.add_argument(
         "--compute-units",

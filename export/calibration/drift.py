@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,9 +80,14 @@ class Drift:
         ridge = self._choose_ridge(values)
         if ridge is not None:
             wanted = self._whole([self._wanted(values, half, slice(None)) for half in (0, 1)])
-            values = values + _nearest(self._whole(self.moments), wanted, ridge)
+            values = values + _nearest(self._all_moments, wanted, ridge)
         corrected: np.ndarray = values.cpu().numpy()
         return corrected
+
+    @cached_property
+    def _all_moments(self) -> Tensor:
+        """Those of both halves, once for all matrices with the same inputs."""
+        return self._whole(self.moments)
 
     def _wanted(self, values: Tensor, half: int, rows: Any) -> Tensor:
         """E[(y − W·x)·xᵀ] over a half, for some rows."""

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from mobile_runtime.bundle import bundle_digest
+from mobile_runtime.chat.conversation import ChatFormat
 from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import write_text
 from mobile_runtime.session import Session
 from validation.answers.answers import Answerer, ask, bundle_answerer, reference_answerer
+from validation.benchmark.facts import bundle_facts
 from validation.benchmark.statistics import edit_distance
 from validation.benchmark.suites import Item, Task
 from validation.parity.metrics import log_softmax
@@ -61,16 +62,7 @@ def bundle_candidate(bundle: Path, options: EngineOptions) -> tuple[Candidate, S
     """Open a bundle; the session is that of the candidate."""
     session = Session.load(bundle, options)
     manifest = session.manifest
-    facts = {
-        "bundle": bundle.name,
-        "bundle_sha256": bundle_digest(bundle),
-        "checkpoint": manifest.source.name,
-        "checkpoint_sha256": manifest.source.sha256,
-        "recipe": manifest.recipe.get("name"),
-        "format": manifest.format,
-        "engine": options.name,
-        "precision": options.precision,
-    }
+    facts = {"bundle": bundle.name, **bundle_facts(bundle, manifest, options)}
     candidate = Candidate(
         "bundle",
         facts,
@@ -214,8 +206,6 @@ def make_items(
     tasks: Mapping[str, Task], limit: int, session: Session
 ) -> tuple[dict[str, Sequence[Item]], dict[str, str]]:
     """Items by task, and why those of a task could not be made."""
-    from mobile_runtime.chat.conversation import ChatFormat
-
     manifest = session.manifest
     chat_format = ChatFormat(session.tokenizer, manifest.prompt, manifest.preprocessing)
     items: dict[str, Sequence[Item]] = {}

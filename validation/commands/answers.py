@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from rich.progress import Progress as ProgressBar
 
 from mobile_runtime.bundle import read_manifest
-from mobile_runtime.command import Terminal
+from mobile_runtime.command import Terminal, add_engine_name
 from mobile_runtime.engines import EngineOptions
 from validation.answers.rows import ITEMS, ROWS
 from validation.commands.options import (
     PRECISION_HELP,
     PRECISIONS,
     add_checkpoint,
-    add_engine,
     check_least,
     checkpoint_of,
 )
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=("fp16",),
         help=f"{PRECISION_HELP}; one column each",
     )
-    add_engine(parser)
+    add_engine_name(parser)
     parser.add_argument("--jobs", type=int, help="processes; default: one per core")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress as ProgressBar
 
-from mobile_runtime.command import Terminal
+from mobile_runtime.command import Terminal, add_engine_name
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place
 from validation.commands.options import (
     PRECISION_HELP,
     PRECISIONS,
     add_checkpoint,
-    add_engine,
     check_least,
     checkpoint_of,
     engine_options,
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="items of a task: questions, strings to copy, or stretches of 512 tokens of a text",
     )
     add_checkpoint(parser)
-    add_engine(parser)
+    add_engine_name(parser)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help=PRECISION_HELP)
     parser.add_argument("--bundle-only", action="store_true", help="leave the checkpoint out")
     parser.add_argument(

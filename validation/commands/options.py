@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobile_runtime.command import add_device
-from mobile_runtime.engines import AUTO, EngineOptions, engine_names
+from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,17 +66,6 @@ def checkpoint_of(options: argparse.Namespace) -> str | None:
     cache = ExportConfig().cache
     folder = locate_checkpoint(given, cache=cache)
     return str(write_adapted_folder(folder, adapters, cache / ADAPTED))
-
-
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add the options `--engine` and `--device`."""
-    parser.add_argument(
-        "--engine",
-        choices=engine_names(),
-        default=AUTO,
-        help="what runs the packages; auto: the interpreter (mil), or onnxruntime for ONNX graphs",
-    )
-    add_device(parser)
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:

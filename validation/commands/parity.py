@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mobile_runtime.command import Terminal
+from mobile_runtime.command import Terminal, add_engine_name
 from validation.commands.options import (
     add_bundle,
     add_checkpoint,
-    add_engine,
     add_precision,
     check_least,
     checkpoint_of,
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, help="default: report.json in the bundle")
     parser.add_argument("--write-golden", action="store_true", help="store vectors for the device")
-    add_engine(parser)
+    add_engine_name(parser)
     add_precision(parser)
 
 

@@ -9,12 +9,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobile_runtime.command import Terminal
+from mobile_runtime.command import Terminal, add_engine_name
 from mobile_runtime.engines import CPU
 from mobile_runtime.errors import InputError
 from validation.commands.options import (
     add_checkpoint,
-    add_engine,
     add_precision,
     check_least,
     checkpoint_of,
@@ -55,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "each kind of matrix",
     )
     add_checkpoint(parser)
-    add_engine(parser)
+    add_engine_name(parser)
     add_precision(parser)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mobile_runtime.command import add_engine_name
 from mobile_runtime.errors import InputError
 from validation.commands.options import (
     add_adapter,
-    add_engine,
     add_precision,
     check_least,
     checkpoint_of,
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=16, help="tokens to continue the chat by"
     )
-    add_engine(parser)
+    add_engine_name(parser)
     add_precision(parser)
 
 

@@ -22,6 +22,7 @@ from mobile_runtime.bundle import bundle_digest
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.sampling.sampling import Sampler
+from validation.benchmark.facts import bundle_facts
 from validation.harnesses.scoring import TextScorer
 
 _T = TypeVar("_T")
@@ -73,16 +74,7 @@ class BundleLM(TemplateLM):  # type: ignore[misc]
     def get_model_info(self) -> dict[str, Any]:
         """What results name of the model: the digest of the bundle, its checkpoint and recipe, and
         how it was run."""
-        manifest = self._scorer.session.manifest
-        return {
-            "bundle_sha256": bundle_digest(self._bundle),
-            "checkpoint": manifest.source.name,
-            "checkpoint_sha256": manifest.source.sha256,
-            "recipe": manifest.recipe.get("name"),
-            "format": manifest.format,
-            "engine": self._options.name,
-            "precision": self._options.precision,
-        }
+        return bundle_facts(self._bundle, self._scorer.session.manifest, self._options)
 
     @property
     def eot_token_id(self) -> int:

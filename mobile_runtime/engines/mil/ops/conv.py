@@ -30,10 +30,8 @@ def conv(  # noqa: PLR0913 — the operation's own signature
 ) -> Array:
     """Cross-correlation of x (n, c, …) with weight (out, c/groups, …)."""
     kernel, axes = weight.shape[2:], x.ndim - 2
-    step, dilation = sizes(strides, 1, axes), sizes(dilations, 1, axes)
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    ends = padding(pad_type, pad, x.shape[2:], reach, step)
-    if prod(kernel) == 1 and int(groups) == 1 and prod(step) == 1 and not np.any(ends):
+    step, dilation, ends = conv_places(x.shape[2:], kernel, strides, dilations, (pad_type, pad))
+    if is_pointwise(kernel, step, ends, groups):
         result = _pointwise(x, weight)
     else:
         padded = np.pad(x, [(0, 0), (0, 0), *ends])
@@ -41,6 +39,28 @@ def conv(  # noqa: PLR0913 — the operation's own signature
     if bias is not None:
         result += bias.reshape(-1, *(1,) * axes)
     return result
+
+
+def conv_places(
+    lengths: Sequence[int],
+    kernel: Sequence[int],
+    strides: Any,
+    dilations: Any,
+    pads: tuple[Any, Any],
+) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, int]]]:
+    """Strides and dilations by axis, and what is padded before and after each. `pads` are pad_type
+    and pad."""
+    axes = len(lengths)
+    step, dilation = sizes(strides, 1, axes), sizes(dilations, 1, axes)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    return step, dilation, padding(*pads, lengths, reach, step)
+
+
+def is_pointwise(
+    kernel: Sequence[int], step: Sequence[int], ends: Sequence[tuple[int, int]], groups: Any
+) -> bool:
+    """Whether a convolution is one matrix product at each position."""
+    return prod(kernel) == 1 and int(groups) == 1 and prod(step) == 1 and not np.any(ends)
 
 
 def _pointwise(x: Array, weight: Array | Weight) -> Array:

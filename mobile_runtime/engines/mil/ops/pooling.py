@@ -23,10 +23,14 @@ class Pool:
     ends: list[tuple[int, int]]
     extra: list[int]
 
+    @property
+    def widths(self) -> list[tuple[int, int]]:
+        """What is added before and after each axis."""
+        return [(b, a + e) for (b, a), e in zip(self.ends, self.extra, strict=True)]
+
     def windows(self, x: Array, fill: float) -> Array:
         """View (n, c, *positions, *kernel) of `x`, padded with `fill`."""
-        widths = [(b, a + e) for (b, a), e in zip(self.ends, self.extra, strict=True)]
-        padded = np.pad(x, [(0, 0), (0, 0), *widths], constant_values=fill)
+        padded = np.pad(x, [(0, 0), (0, 0), *self.widths], constant_values=fill)
         return windows(padded, self.kernel, self.strides, (1,) * len(self.kernel))
 
     def counts(self, shape: Sequence[int], with_padding: bool) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobile_runtime.engines.mil.ops.conv import transposed_places
-from mobile_runtime.engines.mil.ops.windows import padding, sizes
+from mobile_runtime.engines.mil.ops.conv import conv_places, is_pointwise, transposed_places
+from mobile_runtime.engines.mil.ops.windows import sizes
 
 from ..forms import form
 from .wide import alike
@@ -35,10 +34,8 @@ def conv(  # noqa: PLR0913 — the operation's own signature
     x, weight = alike(x, weight)
     bias = None if bias is None else bias.to(x.dtype)
     kernel, axes = tuple(weight.shape[2:]), x.ndim - 2
-    step, dilation = sizes(strides, 1, axes), sizes(dilations, 1, axes)
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    ends = padding(pad_type, pad, x.shape[2:], reach, step)
-    if prod(kernel) == 1 and int(groups) == 1 and prod(step) == 1 and not np.any(ends):
+    step, dilation, ends = conv_places(x.shape[2:], kernel, strides, dilations, (pad_type, pad))
+    if is_pointwise(kernel, step, ends, groups):
         return _pointwise(x, weight, bias)
     padded = F.pad(x, np.ravel(ends[::-1]).tolist()) if np.any(ends) else x
     return _CONV[axes - 1](padded, weight, bias, step, 0, dilation, int(groups))

@@ -20,7 +20,7 @@ _MEAN = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
 def _padded(x: Tensor, pool: Pool, fill: float) -> Tensor:
-    ends = [(b, a + e) for (b, a), e in zip(pool.ends, pool.extra, strict=True)]
+    ends = pool.widths
     return F.pad(x, np.ravel(ends[::-1]).tolist(), value=fill) if np.any(ends) else x
 
 
@@ -57,7 +57,7 @@ def avg_pool(  # noqa: PLR0913 — the operation's own signature
     """The mean of each window, padding counted as zeros or not at all."""
     pool = pool_of(x.shape, kernel_sizes, strides, pad_type, pad, ceil_mode)
     mean = _mean(wide(x), pool)
-    if not np.any(pool.ends) and not any(pool.extra):
+    if not np.any(pool.widths):
         return mean
     counts = pool.counts(x.shape, with_padding=not exclude_padding_from_average)
     return mean * torch.from_numpy(prod(pool.kernel) / counts).to(x.device, mean.dtype)

@@ -9,28 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobile_runtime.engines.mil.ops import shape as interpreter
 from mobile_runtime.mlprogram.dtypes import Array
 
 from ..forms import form
 
+# The interpreter's own serve tensors as well: these ask for nothing that arrays alone have.
+form("reshape")(interpreter.reshape)
+form("flatten2d")(interpreter.flatten2d)
+form("shape")(interpreter.shape)
+
 
 def _sizes(values: Any) -> list[int]:
     return [int(value) for value in np.ravel(values)]
-
-
-@form("reshape")
-def reshape(x: Tensor, shape: Array) -> Tensor:
-    """Give `x` a shape; 0 keeps the size of the same axis of `x`, counted from the last one, and
-    is 1 before the first one; −1 is inferred."""
-    wanted = _sizes(shape)
-    own = (1,) * max(0, len(wanted) - x.ndim) + tuple(x.shape[max(0, x.ndim - len(wanted)) :])
-    return x.reshape([size or own[n] for n, size in enumerate(wanted)])
-
-
-@form("flatten2d")
-def flatten2d(x: Tensor, axis: Any = 1) -> Tensor:
-    """Join the axes before `axis` into one, and the other axes into a second."""
-    return x.reshape(int(np.prod(x.shape[: int(axis)])), -1)
 
 
 @form("transpose")
@@ -93,12 +84,6 @@ def pad(x: Tensor, pad: Array, mode: Any = "constant", constant_val: Any = 0) ->
         return NotImplemented
     ends = np.reshape(pad, (-1, 2))[::-1].ravel().tolist()
     return F.pad(x, ends, value=np.asarray(constant_val).item())
-
-
-@form("shape")
-def shape(x: Tensor) -> Array:
-    """The sizes of `x`, on the host."""
-    return np.array(x.shape, np.int32)
 
 
 @form("fill_like", tensors=("ref_tensor",))

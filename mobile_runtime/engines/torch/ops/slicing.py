@@ -9,18 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mobile_runtime.engines.mil.ops.slicing import slice_index
+from mobile_runtime.engines.mil.ops import slicing as interpreter
 from mobile_runtime.mlprogram.dtypes import Array
 
 from ..forms import form
 
 Mask = Array | None
 
+# The interpreter's own serve tensors as well: these ask for nothing that arrays alone have.
+form("slice_by_size")(interpreter.slice_by_size)
+form("crop")(interpreter.crop)
+
 
 def _index(x: Tensor, *arguments: Any) -> tuple[Any, ...]:
     """An index for MIL's begin, end, stride and masks. PyTorch has no negative strides: with one,
     it is the positions along every axis."""
-    index = slice_index(x.ndim, *arguments)
+    index = interpreter.slice_index(x.ndim, *arguments)
     if all(isinstance(part, int) or (part.step or 1) > 0 for part in index):
         return index
     kept = [part for part in index if isinstance(part, slice)]
@@ -48,16 +52,6 @@ def slice_by_index(  # noqa: PLR0913 — the operation's own signature
 ) -> Tensor:
     """x[begin:end:stride]; a masked begin or end is open, a squeezed axis is dropped."""
     return x[_index(x, begin, end, stride, (begin_mask, end_mask, squeeze_mask))]
-
-
-@form("slice_by_size")
-def slice_by_size(x: Tensor, begin: Array, size: Array) -> Tensor:
-    """`size` elements from `begin` along each axis; −1 takes the rest."""
-    index = []
-    for axis, (first, count) in enumerate(zip(begin.tolist(), size.tolist(), strict=True)):
-        first += x.shape[axis] if first < 0 else 0
-        index.append(slice(first, None if count == -1 else first + count))
-    return x[tuple(index)]
 
 
 @form("slice_update", tensors=("x", "update"))
@@ -100,10 +94,3 @@ def sliding_windows(x: Tensor, axis: Any, size: Any, stride: Any = 1) -> Tensor:
     """Windows along an axis: it becomes two, window by element."""
     along = int(axis) % x.ndim
     return x.unfold(along, int(size), int(stride)).movedim(-1, along + 1).clone()
-
-
-@form("crop")
-def crop(x: Tensor, crop_height: Array, crop_width: Array) -> Tensor:
-    """Cut (before, after) elements off the last two axes."""
-    (top, bottom), (left, right) = crop_height.tolist(), crop_width.tolist()
-    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
