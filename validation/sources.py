@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export.backends import BACKENDS
 from export.calibration.chat_format import open_chat_format
 from export.checkpoint import open_source
 from export.checkpoint.calibrated import CalibratedSource
 from export.checkpoint.locate import DEFAULT_CHECKPOINT, locate_checkpoint
 from export.checkpoint.rotation import RotatedSource
-from export.checkpoint.source import TensorSource, check_tensors, content_sha256
+from export.checkpoint.source import (
+    TensorSource,
+    check_tensors,
+    content_sha256,
+    stored_weights,
+)
 from export.config import ExportConfig
 from export.models.config import ModelConfig
 from export.models.tensors import TIED
-from export.quant.methods import FEEDBACK
+from export.plan import Plan, build_plan
 from export.quant.recipe import QuantRecipe
 from export.releases import ModelDescription, describe_model
 from mobile_runtime.bundle import Manifest, read_manifest
@@ -68,18 +74,34 @@ def prepared_like(bundle: Path, source: OpenCheckpoint) -> OpenCheckpoint:
     source = rotated(source, prepared["seed"])
     if prepared["examples"] is None:
         return source
-    recipe, shapes = QuantRecipe.from_json(manifest.recipe), _matrices(source)
-    specs = {name: recipe.spec_of(name, shape) for name, shape in shapes.items()}
-    specs = {name: spec for name, spec in specs.items() if spec.method == FEEDBACK}
+    plan = bundle_plan(manifest, source)
+    parameters = {parameter.name: parameter for parameter in plan.calibrated}
+    shapes = {name: (p.shape[0], p.shape[1]) for name, p in parameters.items()}
     finished = CalibratedSource(source.checkpoint)
+    specs = {name: plan.specs[name] for name in parameters}
     for name, load in read_stored(bundle, manifest, specs, shapes).items():
-        finished.put(name, specs[name], shapes[name], load)
+        back = parameters[name].inverse
+        assert back is not None, f"{name} was finished as a tensor, or as rows of one"
+        finished.put(back.tensor, specs[name], shapes[name][0], load, back.begin)
     return replace(source, finished=finished)
 
 
-def _matrices(source: OpenCheckpoint) -> dict[str, tuple[int, int]]:
-    shapes = source.described.release.tensor_shapes(source.config)
-    return {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2}
+def bundle_plan(manifest: Manifest, source: OpenCheckpoint) -> Plan:
+    """The plan by which the bundle was made, rebuilt from its manifest and the checkpoint."""
+    check_source(manifest, source)
+    decoding = manifest.decoding
+    config = ExportConfig(
+        context_length=decoding.context_length,
+        prefill_length=decoding.prefill_length,
+        kv_cache=decoding.kv_cache,
+    )
+    return build_plan(
+        config,
+        replace(source.described, preprocessing=manifest.preprocessing),
+        BACKENDS[manifest.format],
+        recipe=QuantRecipe.from_json(manifest.recipe),
+        finished=stored_weights(source.stored),
+    )
 
 
 def rotated(source: OpenCheckpoint, seed: int) -> OpenCheckpoint:

@@ -45,8 +45,8 @@ class Release:
     `model_type` and `version` name it in config.json, `title` in errors, `hub_id` on the hub.
     `parts` maps each part of the model to the pattern of its weights' names; weights in `kept` stay
     floats whatever a recipe says, because the host computes with the same values. `calibrated` are
-    the parts whose blocks a calibration runs. `text_type` is
-    the name of its language model in other programs.
+    the parts that a calibration finishes, the head only where it follows the checkpoint.
+    `text_type` is the name of its language model in other programs.
     """
 
     model_type: str

@@ -8,12 +8,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from export.backends import BACKENDS
-from export.checkpoint.source import stored_weights
-from export.config import ExportConfig
-from export.plan import Plan, build_plan
-from export.quant.recipe import QuantRecipe
-from mobile_runtime.bundle import Manifest, read_manifest
+from export.plan import Plan
+from mobile_runtime.bundle import read_manifest
 from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
@@ -27,7 +23,7 @@ from validation.parity.stages import ParityRun, Stage, bundle_stages
 from validation.reference.loaded import LoadedWeights
 from validation.reference.reference import LOADED_BYTES, Reference
 from validation.reference.same_weights import SameWeights
-from validation.sources import OpenCheckpoint, check_source, prepared_like
+from validation.sources import OpenCheckpoint, bundle_plan, prepared_like
 
 
 @dataclass(frozen=True)
@@ -84,24 +80,6 @@ def _measure(name: str, run: Callable[[], StageResult], wanted: bool) -> StageRe
     with Meter() as meter:
         result = run()
     return replace(result, seconds=meter.seconds, peak_bytes=meter.peak_bytes)
-
-
-def bundle_plan(manifest: Manifest, source: OpenCheckpoint) -> Plan:
-    """The plan by which the bundle was made, rebuilt from its manifest and the checkpoint."""
-    check_source(manifest, source)
-    decoding = manifest.decoding
-    config = ExportConfig(
-        context_length=decoding.context_length,
-        prefill_length=decoding.prefill_length,
-        kv_cache=decoding.kv_cache,
-    )
-    return build_plan(
-        config,
-        replace(source.described, preprocessing=manifest.preprocessing),
-        BACKENDS[manifest.format],
-        recipe=QuantRecipe.from_json(manifest.recipe),
-        finished=stored_weights(source.stored),
-    )
 
 
 def _open_comparison(
