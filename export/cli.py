@@ -105,6 +105,14 @@ def _add_bundle_options(
         default=default.prefill_length,
         help="tokens of a prompt that are processed together",
     )
+    sub.add_argument(
+        "--fit-half",
+        type=int,
+        metavar="N",
+        help="divide the decoder's residual stream by N, a power of two, and leave out key biases "
+        "of the vision tower: the same model, with values that half precision holds (see `python "
+        "-m validation audit`)",
+    )
     sub.add_argument("--kv-cache", choices=backend.kv_caches, help=_kv_cache_help(backend))
 
 

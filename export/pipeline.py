@@ -47,6 +47,7 @@ from export.plan import Plan
 from export.quant.methods import STORED
 from export.quant.recipes import CALIBRATED_RECIPES, UNCALIBRATED_RECIPE
 from export.releases import find_release, published_release, read_config
+from export.releases.half_range import RECORDED, check_divisor
 from export.releases.release import ReleaseFacts, load_facts
 from mobile_runtime.bundle import (
     SCHEMA_VERSION,
@@ -90,6 +91,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     that the user can correct.
     """
     check_resources(config)
+    check_divisor(config.fit_half)
     backend.precisions.parts(config.quant)  # an unknown recipe ends here, before a download
     local = local_checkpoint(config.checkpoint)
     facts = _facts(config, local)
@@ -102,7 +104,8 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         progress.note(_POCKET)
     notes = None if config.no_cache else config.cache
     folder = locate_checkpoint(config.checkpoint, weights=not config.plan, cache=notes)
-    job = open_job(folder, config, backend)
+    published_form = replace(config, fit_half=None)  # what is checked, and calibrated
+    job = open_job(folder, published_form, backend)
     _check_calibration(job.plan, config)
     progress.plan(job.plan)
     if config.plan:
@@ -124,7 +127,10 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         published = job.source
         if config.rotate or job.plan.calibration is not None:
             given = given if job.plan.calibration is not None else None
-            job, origin = _prepare(job, origin, config, given, cache, progress)
+            job, origin = _prepare(job, origin, published_form, given, cache, progress)
+        if config.fit_half is not None:
+            recipe = None if job.plan.budget is None else job.plan.recipe
+            job = open_job(job.folder, config, backend, recipe)
         parts = _build(job, config, cache, progress)
         _write_bundle(job, published, origin, parts, partial)
         replace_folder(partial, target)
@@ -140,6 +146,8 @@ def _label(config: ExportConfig, backend: Backend, adapters: Sequence[AdapterFol
     recipe = "-".join([recipe, *(f"{p}-{precision}" for p, precision in config.override.items())])
     names = (adapter.folder.resolve().name for adapter in adapters)
     recipe = "-".join([recipe, *(re.sub(r"[^\w.-]+", "-", name) for name in names)])
+    if config.fit_half is not None:
+        recipe = f"{recipe}-half-{config.fit_half}"
     others = config.gradients, config.distill, config.calibration_tokens
     if any(others) or config.calibration not in (None, by_default):
         return f"{recipe}-calibrated"
@@ -360,6 +368,8 @@ def _manifest(
     recipe: dict[str, Any] = job.plan.recipe.as_json()
     if origin.prepared is not None:
         recipe["prepared"] = dict(origin.prepared)
+    if job.fit_half is not None:
+        recipe[RECORDED] = job.fit_half
     tools = {"minicpmv-mobile": version("minicpmv-mobile"), "numpy": np.__version__}
     embeddings = job.plan.specs[EMBED_TOKENS]
     tables = describe_tables(job.model, embeddings) if job.backend.host_tables else None

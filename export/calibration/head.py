@@ -32,7 +32,7 @@ class Head:
     def logits(self, x: Tensor) -> Tensor:
         """Logits (positions, V) in float32 of states x (positions, D) after the last block."""
         norm = stored(FINAL_NORM, self.decoder.hidden_size)
-        normed = self._ops.rms_norm(x, norm, self.decoder.rms_norm_eps)
+        normed = self._ops.rms_norm(x, norm, self.decoder.stream_eps)
         return functional.linear(normed.to(self.compute.dtype), self._matrix).float()
 
     def gradient(self, states: np.ndarray, loss: Callable[[Tensor, slice], Tensor]) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""The decoder's residual stream, from which a rotation of its basis follows."""
+"""What of a model can be changed without changing the model: the decoder's residual stream, whose
+basis and scale are free, and biases that a softmax cancels."""
 
 from __future__ import annotations
 
@@ -24,3 +25,9 @@ def residual_stream(model: ModelConfig) -> ResidualStream:
         rows=(EMBED_TOKENS, "resampler.proj"),
         tied=TIED,
     )
+
+
+def key_biases(model: ModelConfig) -> tuple[str, ...]:
+    """Biases of the vision tower's keys, whose attention has no rotary embedding."""
+    layers = range(model.vision.num_layers)
+    return tuple(f"vpm.encoder.layers.{n}.self_attn.k_proj.bias" for n in layers)

@@ -15,6 +15,7 @@ from export.checkpoint.rotation import ResidualStream
 from export.graphs.bodies import Bodies
 from export.host.chat_format import ChatRules
 from export.models.config import ConfigRules, ModelConfig
+from export.models.residual import key_biases
 from mobile_runtime.bundle import Generation, Preprocessing, SamplingDefaults
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
@@ -63,6 +64,7 @@ class Release:
     calibrated: tuple[str, ...]
     chat: ChatRules
     text_type: str
+    key_biases: Callable[[ModelConfig], tuple[str, ...]] = key_biases  # that a softmax cancels
 
     @property
     def key(self) -> tuple[str, str]:
