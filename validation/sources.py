@@ -28,8 +28,8 @@ from validation.stored import read_stored
 class OpenCheckpoint:
     """A checked checkpoint, what its files say of the model, and its chat format.
 
-    `checkpoint` holds the tensors, rotated and divided if the bundle's are; `published` those of the files.
-    `finished` holds the matrices that a calibration finished as well.
+    `checkpoint` holds the tensors, rotated and divided if the bundle's are; `published` those of
+    the files. `finished` holds the matrices that a calibration finished as well.
     """
 
     folder: Path

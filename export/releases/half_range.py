@@ -26,9 +26,7 @@ def check_divisor(divisor: int | None) -> None:
 
 def fit_description(described: ModelDescription, divisor: int) -> ModelDescription:
     """The model whose stream is divided: its norms have another eps, and its head is its own."""
-    decoder = replace(
-        described.config.decoder, stream_divisor=divisor, tie_word_embeddings=False
-    )
+    decoder = replace(described.config.decoder, stream_divisor=divisor, tie_word_embeddings=False)
     return replace(described, config=replace(described.config, decoder=decoder))
 
 

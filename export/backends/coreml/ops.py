@@ -18,7 +18,6 @@ from export.backends.coreml.placeholders import Placeholders
 from export.graphs.graph import CacheOps, Linear, Parameter, Value
 from export.quant.recipe import QuantSpec
 
-
 _LEAST_EPS = 2.0**-20  # of an RMS norm; below, float16 has four digits of it or fewer
 _EPS_CHANNELS = 16  # of each sign, so that the number of channels stays a multiple of 32
 

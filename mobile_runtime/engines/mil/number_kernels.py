@@ -96,7 +96,7 @@ def round_halves(values: Float32) -> None:
 @_strict
 def measure_rounding(values: Float32, exact: Float32, found: NDArray[np.float64]) -> None:
     """Round `values` (n,) to half precision, in place, and measure: see `pairs.Rounding`, whose
-    fields `found` (9,) holds in their order. `exact` (n,) are the same values in full precision."""
+    fields `found` (10,) holds in order. `exact` (n,) are the same values in full precision."""
     for n in range(len(values)):
         value, full = values[n], exact[n]
         rounded = _rounded(value)
@@ -114,7 +114,9 @@ def measure_rounding(values: Float32, exact: Float32, found: NDArray[np.float64]
             found[2] += 1
             found[8] += full_is_finite
             continue
-        if 0 < size < 2.0**-14:
+        if size == 0:
+            found[9] += 1
+        elif size < 2.0**-14:
             found[4] += 1
         if full_is_finite:
             found[0] += 1

@@ -10,7 +10,7 @@ full result the accumulated one. Weights are the same in both.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,7 +42,7 @@ class Rounding:
     become infinite, `given` how many are infinite or NaN before (the inputs' fault), `subnormals`
     how many are below 2^-14 without being zero. `local` and `accumulated` are sums of squared
     errors over `count` elements that are finite on both sides, `full_largest` the largest magnitude
-    in full precision, `lost` how many elements are finite there only.
+    in full precision, `lost` how many elements are finite there only, `zeros` how many are zero.
     """
 
     count: int = 0
@@ -54,6 +54,7 @@ class Rounding:
     accumulated: float = 0.0
     full_largest: float = 0.0
     lost: int = 0
+    zeros: int = 0
 
     def __add__(self, other: Rounding) -> Rounding:
         return Rounding(
@@ -66,16 +67,18 @@ class Rounding:
             self.accumulated + other.accumulated,
             max(self.full_largest, other.full_largest),
             self.lost + other.lost,
+            self.zeros + other.zeros,
         )
 
 
 class Observer(Protocol):
-    """Is told of every result that is rounded, in the order of computation."""
+    """Is told of every result in the order of computation."""
 
     def __call__(
-        self, package: str, function: str, operation: Operation, name: str, found: Rounding
+        self, package: str, function: str, operation: Operation, name: str, found: Rounding | None
     ) -> None:
-        """`name` is the result's name, by which `run --keep` gives it too."""
+        """`name` is the result's name, by which `run --keep` gives it too. `found` is None for one
+        that is not rounded: values that are moved, integers, float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +109,7 @@ class PairArithmetic(NumpyArithmetic):
     """Pairs of numpy's arrays. Inputs in float are rounded on the half side only; what leaves the
     engine is the full side, so that packages that follow are given exact inputs."""
 
-    def __init__(self, tell: Callable[[Operation, str, Rounding], None]) -> None:
+    def __init__(self, tell: Callable[[Operation, str, Rounding | None], None]) -> None:
         super().__init__(half=True)
         self._tell = tell
         self._operation: Operation | None = None
@@ -124,9 +127,9 @@ class PairArithmetic(NumpyArithmetic):
 
         def both(**given: Any) -> Any:
             if step.blocks:  # its values pass through, and the blocks compute with pairs
-                result = call(**arguments, blocks=given["blocks"])
+                results = call(**arguments, blocks=given["blocks"])
                 self._operation = step.operation
-                return result
+                return tuple(r if isinstance(r, Pair) else Pair(r, r) for r in results)
             half = call(**given)
             changed = {name: given[name] for name in given.keys() - fulls.keys()}
             full = half if once else call(**fulls, **changed)
@@ -139,8 +142,9 @@ class PairArithmetic(NumpyArithmetic):
 
     def finish(self, result: Any, output: Output) -> Any:
         """See `Arithmetic.finish`; a result that is rounded is measured."""
-        if not isinstance(result, Pair):
-            return Pair(result, result)
+        assert isinstance(result, Pair) and self._operation is not None
+        if not output.rounds:
+            self._tell(self._operation, output.name, None)
         if output.dtype is None or isinstance(result.half, str):
             return result
         half, full = (_typed(side, output.dtype) for side in (result.half, result.full))
@@ -150,14 +154,14 @@ class PairArithmetic(NumpyArithmetic):
             half = half.copy(order="C")
         same = full.shape == half.shape  # how many elements there are may follow from values
         found = _round(half, np.ascontiguousarray(full) if same else half.copy())
-        assert self._operation is not None
         self._tell(self._operation, output.name, found)
         return Pair(half, full)
 
     def copy(self, value: Any) -> Any:
         """Both sides copied."""
         if isinstance(value, Pair):
-            return Pair(super().copy(value.half), super().copy(value.full))
+            copied: Any = Pair(super().copy(value.half), super().copy(value.full))
+            return copied
         return super().copy(value)
 
     def overlaps(self, value: Any, region: Any) -> bool:
@@ -218,7 +222,7 @@ class PairEngine(MilEngine):
         self._running = self._program.default_function if function is None else function
         return super().run(inputs, function=function, **options)
 
-    def _tell(self, operation: Operation, name: str, found: Rounding) -> None:
+    def _tell(self, operation: Operation, name: str, found: Rounding | None) -> None:
         self._observer(self._package.name, self._running, operation, name, found)
 
 
@@ -242,7 +246,7 @@ def _round(half: Array, full: Array) -> Rounding:
     found: list[Array] = []
 
     def measure(begin: int, end: int) -> None:
-        figures = np.zeros(9)
+        figures = np.zeros(10)
         measure_rounding(flat[begin:end], exact[begin:end], figures)
         found.append(figures)
 
@@ -251,8 +255,7 @@ def _round(half: Array, full: Array) -> Rounding:
 
 
 def _figures(one: Array) -> Rounding:
-    count, largest, overflows, given, subnormals, local, accumulated, full, lost = one.tolist()
-    return Rounding(
-        int(count), largest, int(overflows), int(given), int(subnormals), local, accumulated, full,
-        int(lost),
-    )  # fmt: skip
+    """The fields of `Rounding` in their order, those that count as integers."""
+    values = dict(zip((field.name for field in fields(Rounding)), one.tolist(), strict=True))
+    sums = ("largest", "local", "accumulated", "full_largest")
+    return Rounding(**{k: v if k in sums else int(v) for k, v in values.items()})

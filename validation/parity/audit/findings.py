@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from mobile_runtime.mlprogram.program import Operation
 from validation.parity.stages import FP16_FLOOR
 
 HALF_MAX = 65504.0  # the largest finite half (IEEE 754 binary16: (2 - 2^-10) * 2^15)
+_Key = tuple[str, str, str]  # package, function, result
 _FEW_SUBNORMALS = 0.5  # share of an operation's results from which its digits are said to be lost
 
 
@@ -24,6 +26,7 @@ class Audited:
     name: str  # of its result, as `run --keep` takes it
     type: str
     found: Rounding
+    after: str = ""  # the nearest operation before it whose name tells the place
 
     @property
     def headroom(self) -> float:
@@ -32,8 +35,9 @@ class Audited:
 
     @property
     def subnormal_share(self) -> float:
-        """Share of results below 2^-14, where half precision has fewer than 11 digits."""
-        return self.found.subnormals / max(1, self.found.count)
+        """Share of results other than zero below 2^-14, where half precision has fewer than 11
+        binary digits."""
+        return self.found.subnormals / max(1, self.found.count - self.found.zeros)
 
     @property
     def local_db(self) -> float:
@@ -58,13 +62,14 @@ class Audited:
         found = self.found
         if found.overflows:
             return (
-                f"overflows: reaches {found.largest:.3g}, and half precision ends at "
-                f"{HALF_MAX:.0f}"
+                f"overflows: reaches {found.largest:.3g}, and half precision ends at {HALF_MAX:.0f}"
             )
         if found.lost:
             return "is given infinities that an operation before it made"
-        if self.accumulated_db < FP16_FLOOR and self.subnormal_share > _FEW_SUBNORMALS:
-            return f"{self.subnormal_share:.0%} of its results are too small for all digits"
+        if self.subnormal_share > _FEW_SUBNORMALS:
+            return (
+                f"has {self.subnormal_share:.0%} of its results where digits are lost, below 2^-14"
+            )
         if self.accumulated_db < FP16_FLOOR:
             return f"is below {FP16_FLOOR:g} dB"
         return ""
@@ -82,6 +87,7 @@ class Audited:
             "package": self.package,
             "function": self.function,
             "operation": self.name,
+            "after": self.after,
             "type": self.type,
             "finding": self.in_words(),
             "overflows": self.found.overflows,
@@ -99,22 +105,62 @@ def _decibels(largest: float, squares: float, count: int, lost: int) -> float:
     return 20 * math.log10(largest / math.sqrt(squares / count)) if largest else -math.inf
 
 
+def _tells_place(name: str) -> bool:
+    """Whether a name is more than a type and a number, such as add_17, which converters give."""
+    return re.fullmatch(r"[a-z_]+_\d+(_[a-z]+_\d+)*", name) is None
+
+
 class Findings:
     """Collects what an engine tells, operation by operation; an `Observer`."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str, str], Audited] = {}
+        self._found: dict[_Key, Audited] = {}
+        self._reads: dict[_Key, tuple[str, ...]] = {}
 
     def __call__(
-        self, package: str, function: str, operation: Operation, name: str, found: Rounding
+        self, package: str, function: str, operation: Operation, name: str, found: Rounding | None
     ) -> None:
         """See `Observer`."""
         key = (package, function, name)
+        if key not in self._reads:
+            bindings = (b for given in operation.inputs.values() for b in given)
+            self._reads[key] = tuple(b for b in bindings if isinstance(b, str))
+        if found is None:
+            return
         before = self._found.get(key)
         if before is None:
-            self._found[key] = Audited(package, function, name, operation.type, found)
+            after = "" if _tells_place(name) else self._place_before(key)
+            one = Audited(package, function, name, operation.type, found, after)
         else:
-            self._found[key] = replace(before, found=before.found + found)
+            one = replace(before, found=before.found + found)
+        self._found[key] = one
+
+    def _place_before(self, key: _Key) -> str:
+        """The first name that tells a place among what a result was computed from, breadth first;
+        "" if it has none."""
+        left, seen = list(self._reads[key]), set()
+        while left:
+            name = left.pop(0)
+            before = (*key[:2], name)
+            if name in seen or before not in self._reads:
+                continue
+            if _tells_place(name):
+                return name
+            seen.add(name)
+            left += self._reads[before]
+        return ""
+
+    def _given_by(self, one: Audited) -> list[Audited]:
+        """The operations whose results it reads, through those that only move values."""
+        key = one.package, one.function
+        left, found = list(self._reads[*key, one.name]), []
+        while left:
+            before = (*key, left.pop(0))
+            if before in self._found:
+                found.append(self._found[before])
+            elif before in self._reads:
+                left += self._reads[before]
+        return found
 
     @property
     def in_order(self) -> list[Audited]:
@@ -125,13 +171,24 @@ class Findings:
         """Sorted by `Audited.badness`; equals in the order in which they ran."""
         return sorted(self._found.values(), key=lambda one: one.badness, reverse=True)
 
-    @property
-    def start(self) -> Audited | None:
-        """The operation at which half precision goes wrong: the first that overflows, else the
-        first whose result is below the floor of `parity`; None if no operation is."""
-        overflowing = (one for one in self.in_order if one.found.overflows)
-        low = (one for one in self.in_order if one.accumulated_db < FP16_FLOOR)
-        return next(overflowing, None) or next(low, None)
+    def starts(self) -> list[Audited]:
+        """For each package that goes wrong, the operation at which it does, in the order in which
+        the packages ran. Each is given exact inputs, so that none is charged with another's."""
+        packages = dict.fromkeys(one.package for one in self.in_order)
+        found = (self._start([o for o in self.in_order if o.package == p]) for p in packages)
+        return [one for one in found if one is not None]
+
+    def _start(self, operations: Sequence[Audited]) -> Audited | None:
+        """The first that overflows, else the first whose result is below the floor of `parity`, or
+        what gives it numbers too small for all digits; None if no operation is below."""
+        overflowing = (one for one in operations if one.found.overflows)
+        if (first := next(overflowing, None)) is not None:
+            return first
+        low = next((one for one in operations if one.accumulated_db < FP16_FLOOR), None)
+        if low is None:
+            return None
+        small = (b for b in self._given_by(low) if b.subnormal_share > _FEW_SUBNORMALS)
+        return next(small, low)
 
 
 @dataclass(frozen=True)

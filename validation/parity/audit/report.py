@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from validation.parity.audit.findings import Cost
+from validation.parity.audit.findings import Audited, Cost
 from validation.parity.audit.run import Audit
 from validation.parity.stages import FP16_FLOOR
 
@@ -17,7 +17,8 @@ _SHOWN = 20
 
 def print_audit(audit: Audit, console: Console, everything: bool) -> None:
     """Print the verdict, the cost for each input, and the worst operations, or all."""
-    console.print(_verdict(audit))
+    for line in _verdict(audit):
+        console.print(line)
     for cost in audit.costs:
         console.print(f"{cost.name}: {_cost(cost)}")
     shown = audit.operations if everything else audit.operations[:_SHOWN]
@@ -39,16 +40,20 @@ def print_audit(audit: Audit, console: Console, everything: bool) -> None:
         console.print(f"{len(shown)} of {len(audit.operations)} operations; --all prints the rest.")
 
 
-def _verdict(audit: Audit) -> str:
-    if audit.start is None:
-        return (
+def _verdict(audit: Audit) -> list[str]:
+    if not audit.starts:
+        return [
             f"{audit.target} is good in half precision: no operation overflows or falls below "
             f"{FP16_FLOOR:g} dB on these inputs."
-        )
-    start = audit.start
+        ]
+    return [f"{audit.target} goes wrong in half precision:", *map(_where, audit.starts)]
+
+
+def _where(start: Audited) -> str:
+    place = f", after {start.after}" if start.after else ""
     return (
-        f"{audit.target} goes wrong in half precision at {start.name} ({start.type}) of "
-        f"{start.package}, function {start.function}: it {start.in_words()}."
+        f"  {start.package}, function {start.function}: {start.name} ({start.type}{place}) "
+        f"{start.in_words()}."
     )
 
 
@@ -71,7 +76,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
     return {
         "target": audit.target,
         "failed": audit.failed,
-        "start": None if audit.start is None else audit.start.as_json(),
+        "starts": [start.as_json() for start in audit.starts],
         "costs": [
             {
                 "input": cost.name,

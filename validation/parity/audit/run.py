@@ -7,7 +7,7 @@ What half precision costs in the end comes from a plain run of the whole chain b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mobile_runtime.engines.memory import Limits
 from mobile_runtime.errors import InputError
 from mobile_runtime.mlprogram.model_file import read_model, reading
 from mobile_runtime.model.formats import require_engine
+from mobile_runtime.model.static_decoder import StaticDecoder, StaticGraphs
 from mobile_runtime.package.model import OpenModel
 from mobile_runtime.package.pictures import fit_picture
 from mobile_runtime.package.pipeline import open_model
@@ -38,13 +39,13 @@ class Audit:
 
     target: str
     operations: Sequence[Audited]  # worst first
-    start: Audited | None
+    starts: Sequence[Audited]  # at which each package that goes wrong does
     costs: Sequence[Cost]
 
     @property
     def failed(self) -> bool:
         """Whether an operation is wrong in half precision."""
-        return self.start is not None
+        return bool(self.starts)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -57,15 +58,28 @@ def pictures_in(folder: Path) -> list[Path]:
     return found
 
 
+class _FilledDecoder(StaticDecoder):
+    """A decoder whose blocks repeat their last row in place of padding: rows of zeros, which no
+    result depends on, would be judged with the others."""
+
+    def block_inputs(self, embeddings: Array, position: int, length: int) -> dict[str, Array]:
+        """See `StaticDecoder.block_inputs`."""
+        filling = np.repeat(embeddings[-1:], length - len(embeddings), axis=0)
+        return super().block_inputs(np.concatenate([embeddings, filling]), position, length)
+
+
 def audit_bundle(bundle: Path, chats: Sequence[NamedChat], new_tokens: int) -> Audit:
     """Run every chat and `new_tokens` tokens after it, which full precision chooses. Raises
     `InputError` for a bundle of another format and for chats that it does not take."""
     require_engine(bundle, read_manifest(bundle), "mil", "audit reads Core ML bundles")
     findings = Findings()
-    exact = Session.load(bundle, EngineOptions("mil", "fp16", observer=findings))
+    observed = EngineOptions("mil", "fp16", observer=findings)
+    exact = Session.load(bundle, observed)
+    graphs = StaticGraphs(bundle, exact.manifest, observed)
+    exact.model = replace(exact.model, decoder=_FilledDecoder(graphs, exact.manifest))
     plain = Session.load(bundle, EngineOptions("mil", "fp16"), verify=False)
     costs = [_answer(exact, plain, named, new_tokens) for named in chats]
-    return Audit(bundle.name, findings.worst_first(), findings.start, costs)
+    return Audit(bundle.name, findings.worst_first(), findings.starts(), costs)
 
 
 def _answer(exact: Session, plain: Session, named: NamedChat, new_tokens: int) -> Cost:
@@ -120,7 +134,7 @@ def audit_package(
         _outputs(name, exact.run(given, function), plain.run(given, function))
         for name, given in _calls(plain, package, arrays, pictures, function)
     ]
-    return Audit(package.name, findings.worst_first(), findings.start, costs)
+    return Audit(package.name, findings.worst_first(), findings.starts(), costs)
 
 
 def _calls(
