@@ -65,7 +65,9 @@ class Audited:
                 f"overflows: reaches {found.largest:.3g}, and half precision ends at {HALF_MAX:.0f}"
             )
         if found.lost:
-            return "is given infinities that an operation before it made"
+            return (
+                "is given infinities, by an operation before it or by inputs beyond half precision"
+            )
         if self.subnormal_share > _FEW_SUBNORMALS:
             return (
                 f"has {self.subnormal_share:.0%} of its results where digits are lost, below 2^-14"
@@ -173,10 +175,12 @@ class Findings:
 
     def starts(self) -> list[Audited]:
         """For each package that goes wrong, the operation at which it does, in the order in which
-        the packages ran. Each is given exact inputs, so that none is charged with another's."""
+        the packages ran. Each is given exact inputs, so that none is charged with another's; one
+        whose inputs are too large for half precision counts only if no other goes wrong."""
         packages = dict.fromkeys(one.package for one in self.in_order)
         found = (self._start([o for o in self.in_order if o.package == p]) for p in packages)
-        return [one for one in found if one is not None]
+        wrong = [one for one in found if one is not None]
+        return [one for one in wrong if not one.found.given] or wrong
 
     def _start(self, operations: Sequence[Audited]) -> Audited | None:
         """The first that overflows, else the first whose result is below the floor of `parity`, or
