@@ -41,7 +41,7 @@ from export.graphs.graph import Graph
 from export.host.card import write_card
 from export.host.tables import describe_tables
 from export.host.tokenizer import build_tokenizer_files
-from export.models.config import ModelConfig
+from export.models.architecture import architecture
 from export.models.tensors import EMBED_TOKENS, TIED
 from export.plan import Plan
 from export.quant.methods import STORED
@@ -51,7 +51,6 @@ from export.releases.half_range import RECORDED, check_divisor
 from export.releases.release import ReleaseFacts, load_facts
 from mobile_runtime.bundle import (
     SCHEMA_VERSION,
-    Architecture,
     FileEntry,
     GraphSpec,
     Manifest,
@@ -377,7 +376,7 @@ def _manifest(
         schema_version=SCHEMA_VERSION,
         format=job.backend.name,
         model=facts.name,
-        architecture=_architecture(job.model),
+        architecture=architecture(job.model),
         preprocessing=job.described.preprocessing,
         prompt=prompt,
         generation=facts.generation,
@@ -390,20 +389,4 @@ def _manifest(
         source=source,
         tools={**tools, **job.backend.versions()},
         files=(),
-    )
-
-
-def _architecture(model: ModelConfig) -> Architecture:
-    decoder = model.decoder
-    return Architecture(
-        hidden_size=decoder.hidden_size,
-        num_layers=decoder.num_layers,
-        num_attention_heads=decoder.num_heads,
-        num_key_value_heads=decoder.num_kv_heads,
-        head_dim=decoder.head_dim,
-        rope_theta=decoder.rope_theta,
-        vocab_size=decoder.vocab_size,
-        vision_hidden_size=model.vision.hidden_size,
-        resampler_heads=model.resampler_heads,
-        num_queries=model.num_queries,
     )

@@ -26,7 +26,7 @@ def write_planted_checkpoint(folder: Path) -> None:
     # silu(g)·64·g is never negative, and so large that a row of equal weights adds up to the peak.
     gate = tensors[f"{STREAM}.gate_proj.weight"].astype(np.float32)
     change(f"{STREAM}.up_proj.weight", lambda _: 64 * gate)
-    change(f"{STREAM}.down_proj.weight", lambda w: _with_row(w / 64, CHANNEL, 16))
+    change(f"{STREAM}.down_proj.weight", lambda w: _with_row(w / 64, CHANNEL, 18))
     for name in ("q_proj", "k_proj"):
         change(f"{VISION}.{name}.weight", lambda w: _with_row(w, FEATURE, 0))
         change(f"{VISION}.{name}.bias", lambda b: _with_row(b, FEATURE, PEAK))
