@@ -2,8 +2,13 @@
 exact in real numbers.
 
 The residual stream is divided by a power of two d. What is written into it becomes smaller: the
-embeddings E/d, and the matrices W/d whose products are added to it. It is only read through RMS
-norms, and with eps/d² in place of eps these do not see the difference:
+embeddings E/d, and what matrices add to it. Of a gated block the factor is taken before the product
+of gate and up, which is the largest number on the way, and divided with it:
+
+    W_down·(silu(g) · (W_up/d)·x) = W_down·(silu(g) · W_up·x) / d.
+
+The stream is only read through RMS norms, and with eps/d² in place of eps these do not see the
+difference:
 
     (x/d) / sqrt(mean((x/d)²) + eps/d²) = x / sqrt(mean(x²) + eps).
 
@@ -14,13 +19,12 @@ all keys only makes scores overflow and takes digits from the others.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from export.checkpoint.rotation import ResidualStream
 from export.checkpoint.source import (
     StatisticsSource,
     TensorInfo,
@@ -37,26 +41,34 @@ from export.quant.weights import DenseWeight, LutWeight, Weight
 _EXACT = ("float32", "bfloat16")  # a power of two changes only the exponent; halves have few
 
 
+@dataclass(frozen=True)
+class HalfRange:
+    """Tensors that decide how large activations are, and whose change leaves a model as it is.
+
+    With all of `divided` divided by one number, so is the residual stream. `cancelled` are biases
+    that a softmax cancels. A head that a checkpoint lacks is `tied` to a matrix in `divided`.
+    """
+
+    divided: tuple[str, ...]
+    cancelled: tuple[str, ...]
+    tied: Mapping[str, str]
+
+
 class HalfRangeSource:
-    """The tensors of `origin` for a stream divided by `divisor`, a power of two, and without
-    `key_biases`. Implements `TensorSource`, `WeightSource` and `StatisticsSource`.
+    """The tensors of `origin` for a stream divided by `divisor`, a power of two, and with zeros in
+    place of biases that a softmax cancels. Implements `TensorSource`, `WeightSource` and
+    `StatisticsSource`.
 
     Embeddings and a tied head become two matrices: the head only reads the stream.
     """
 
-    def __init__(
-        self,
-        origin: TensorSource,
-        stream: ResidualStream,
-        key_biases: Collection[str],
-        divisor: int,
-    ) -> None:
-        self._origin, self._tied, self._divisor = origin, stream.tied, divisor
-        self._divided = frozenset((*stream.writers, *stream.rows)) if divisor > 1 else frozenset()
-        self._zero = frozenset(key_biases)
+    def __init__(self, origin: TensorSource, change: HalfRange, divisor: int) -> None:
+        self._origin, self._tied, self._divisor = origin, change.tied, divisor
+        self._divided = frozenset(change.divided) if divisor > 1 else frozenset()
+        self._zero = frozenset(change.cancelled)
         self._changed = self._divided | self._zero
         tensors = dict(origin.tensors)
-        for name, rows in stream.tied.items():
+        for name, rows in change.tied.items():
             if rows in tensors:
                 tensors.setdefault(name, tensors[rows])
         self.tensors: Mapping[str, TensorInfo] = {

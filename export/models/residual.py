@@ -3,6 +3,7 @@ basis and scale are free, and biases that a softmax cancels."""
 
 from __future__ import annotations
 
+from export.checkpoint.half_range import HalfRange
 from export.checkpoint.rotation import ResidualStream
 from export.models.config import ModelConfig
 from export.models.tensors import EMBED_TOKENS, FINAL_NORM, LM_HEAD, TIED
@@ -27,7 +28,13 @@ def residual_stream(model: ModelConfig) -> ResidualStream:
     )
 
 
-def key_biases(model: ModelConfig) -> tuple[str, ...]:
-    """Biases of the vision tower's keys, whose attention has no rotary embedding."""
+def half_range(model: ModelConfig) -> HalfRange:
+    """What makes activations smaller: what the stream is written from, and keys' biases in the
+    vision tower, whose attention has no rotary embedding."""
+    divided = [EMBED_TOKENS, "resampler.proj"]
+    for n in range(model.decoder.num_layers):
+        layer = f"llm.model.layers.{n}"
+        divided += [f"{layer}.self_attn.o_proj.weight", f"{layer}.mlp.up_proj.weight"]
     layers = range(model.vision.num_layers)
-    return tuple(f"vpm.encoder.layers.{n}.self_attn.k_proj.bias" for n in layers)
+    keys = tuple(f"vpm.encoder.layers.{n}.self_attn.k_proj.bias" for n in layers)
+    return HalfRange(tuple(divided), keys, TIED)

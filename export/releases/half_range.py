@@ -32,6 +32,5 @@ def fit_description(described: ModelDescription, divisor: int) -> ModelDescripti
 
 def fit_source(source: TensorSource, described: ModelDescription, divisor: int) -> HalfRangeSource:
     """The tensors of that model."""
-    release, config = described.release, described.config
-    stream, biases = release.residual_stream(config), release.key_biases(config)
-    return HalfRangeSource(source, stream, biases, divisor)
+    change = described.release.half_range(described.config)
+    return HalfRangeSource(source, change, divisor)

@@ -49,13 +49,12 @@ def test_logits_of_text_and_pictures_are_the_same(folder):
 
 def test_only_what_writes_into_the_stream_and_key_biases_change(folder):
     described, origin = describe_model(folder), open_source(folder)
-    stream = described.release.residual_stream(described.config)
-    biases = described.release.key_biases(described.config)
+    change = described.release.half_range(described.config)
+    biases, changed = change.cancelled, change.divided
     assert KEY_BIAS in biases and len(biases) == described.config.vision.num_layers
-    source = HalfRangeSource(origin, stream, biases, 4)
-    changed = {*stream.writers, *stream.rows}
+    source = HalfRangeSource(origin, change, 4)
     for name, info in source.tensors.items():
-        stored = name if name in origin.tensors else stream.tied[name]
+        stored = name if name in origin.tensors else change.tied[name]
         values, expected = source.read(name), origin.read(stored)
         factor = 0 if name in biases else 0.25 if name in changed else 1
         np.testing.assert_array_equal(values, factor * expected.astype(np.float32))
@@ -65,7 +64,7 @@ def test_only_what_writes_into_the_stream_and_key_biases_change(folder):
         assert same == (factor == 1), name
         assert (source.identity(name) == origin.identity(stored)) == (factor == 1), name
     assert LM_HEAD in source.tensors and FINAL_NORM not in changed
-    assert content_sha256(source) != content_sha256(HalfRangeSource(origin, stream, biases, 8))
+    assert content_sha256(source) != content_sha256(HalfRangeSource(origin, change, 8))
 
 
 INDICES = pack_indices(RNG.integers(0, 4, (4, 8)), 2)
@@ -85,8 +84,8 @@ SCALES = RNG.uniform(0.5, 1, (4, 2)).astype(np.float32)
 )
 def test_finished_weights_are_divided_in_their_form(folder, weight):
     described = describe_model(folder)
-    stream = described.release.residual_stream(described.config)
-    writer, reader = stream.writers[0], "llm.model.layers.0.self_attn.q_proj.weight"
+    change = described.release.half_range(described.config)
+    writer, reader = change.divided[-1], "llm.model.layers.0.self_attn.q_proj.weight"
     spec = QuantSpec(form=weight.form, bits=4)
 
     class Finished:
@@ -109,7 +108,7 @@ def test_finished_weights_are_divided_in_their_form(folder, weight):
         def read_weight(self, name, begin, end):
             return weight
 
-    source = HalfRangeSource(Finished(), stream, (), 8)
+    source = HalfRangeSource(Finished(), change, 8)
     assert source.weights.keys() >= {writer, reader}
     divided = source.read_weight(writer, 0, 4)
     assert divided.layout == weight.layout

@@ -25,6 +25,7 @@ from validation.parity.parity import ParityOptions, run_parity
 from validation.sources import open_checkpoint
 
 CHATS = default_chats()[:1]
+UP = "llm_model_layers_0_mlp_up_proj"
 SUM, SCORES = "llm_model_layers_0_mlp_down_proj", "vpm_encoder_layers_1_self_attn_k_proj"
 
 
@@ -93,7 +94,11 @@ def test_repairs_are_exact_and_bring_half_precision_back(failing, export, plante
         assert failing[name].status == "failed"
         assert half[name].checkpoint_db >= 50 and half[name].status == "passed"
         assert full[name].checkpoint_db > 70 and full[name].status == "passed"
-    assert not audit_bundle(bundle, CHATS, 1).failed
+    audit = audit_bundle(bundle, CHATS, 1)
+    assert not audit.failed
+    # The product of gate and up is divided too: in the planted model it reaches hundreds.
+    product = max(one.found.largest for one in audit.operations if one.after == UP)
+    assert 500 < product * repair["fit_half"] < 2000
     assert read_manifest(bundle).recipe["fit_half"] == repair["fit_half"]
     card = (bundle / "README.md").read_text(encoding="utf-8")
     assert f"divided by {repair['fit_half']}" in card
