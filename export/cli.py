@@ -109,7 +109,8 @@ def _add_bundle_options(
 
 
 def _add_calibration_options(sub: argparse.ArgumentParser, default: ExportConfig) -> None:
-    """Options that decide how the decoder's integers are chosen."""
+    """Options that decide how the decoder's integers are chosen, and what is folded into weights
+    before."""
     sub.add_argument(
         "--calibration",
         metavar="FILE",
@@ -142,6 +143,14 @@ def _add_calibration_options(sub: argparse.ArgumentParser, default: ExportConfig
         action="store_true",
         help="rotate the residual stream, which spreads outliers over all channels; a calibration "
         "does so too",
+    )
+    sub.add_argument(
+        "--fit-half",
+        type=int,
+        metavar="N",
+        help="divide the decoder's residual stream by N, a power of two, and leave out key biases "
+        "of the vision tower: the same model, with values that half precision holds (see `python "
+        "-m validation audit`)",
     )
     sub.add_argument(
         "--device",

@@ -10,6 +10,7 @@ from mobile_runtime.command import run_command
 from mobile_runtime.errors import InputError
 from validation.commands import (
     answers,
+    audit,
     benchmark,
     cache_scales,
     device_report,
@@ -37,6 +38,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "providers": providers,
     "device-report": device_report,
     "lint": lint,
+    "audit": audit,
     "diff": diff,
     "plan": plan,
 }

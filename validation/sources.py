@@ -23,6 +23,7 @@ from export.models.tensors import TIED
 from export.plan import Plan, build_plan
 from export.quant.recipe import QuantRecipe
 from export.releases import ModelDescription, describe_model
+from export.releases.half_range import RECORDED, fit_description, fit_source
 from mobile_runtime.bundle import Manifest, read_manifest
 from mobile_runtime.chat.conversation import ChatFormat
 from mobile_runtime.errors import InputError
@@ -33,8 +34,8 @@ from validation.stored import read_stored
 class OpenCheckpoint:
     """A checked checkpoint, what its files say of the model, and its chat format.
 
-    `checkpoint` holds the tensors, rotated if the bundle's are; `published` those of the files.
-    `finished` holds the matrices that a calibration finished as well.
+    `checkpoint` holds the tensors, rotated and divided if the bundle's are; `published` those of
+    the files. `finished` holds the matrices that a calibration finished as well.
     """
 
     folder: Path
@@ -68,11 +69,12 @@ def prepared_like(bundle: Path, source: OpenCheckpoint) -> OpenCheckpoint:
     """The checkpoint as the export of `bundle` prepared it: rotated, with what a calibration
     finished."""
     manifest = read_manifest(bundle)
-    prepared = manifest.recipe.get("prepared")
-    if prepared is None:
-        return source
-    source = rotated(source, prepared["seed"])
-    if prepared["examples"] is None:
+    prepared, divisor = manifest.recipe.get("prepared"), manifest.recipe.get(RECORDED)
+    if prepared is not None:
+        source = rotated(source, prepared["seed"])
+    if divisor is not None:
+        source = fitted(source, divisor)
+    if prepared is None or prepared["examples"] is None:
         return source
     plan = bundle_plan(manifest, source)
     parameters = {parameter.name: parameter for parameter in plan.calibrated}
@@ -110,6 +112,13 @@ def rotated(source: OpenCheckpoint, seed: int) -> OpenCheckpoint:
     checkpoint = RotatedSource(source.published, stream, seed)
     decoder = replace(source.config.decoder, tie_word_embeddings=False)
     described = replace(source.described, config=replace(source.config, decoder=decoder))
+    return replace(source, checkpoint=checkpoint, described=described)
+
+
+def fitted(source: OpenCheckpoint, divisor: int) -> OpenCheckpoint:
+    """The same model with activations that half precision holds."""
+    described = fit_description(source.described, divisor)
+    checkpoint = fit_source(source.checkpoint, described, divisor)
     return replace(source, checkpoint=checkpoint, described=described)
 
 

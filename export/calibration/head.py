@@ -47,7 +47,7 @@ class Head:
     def normed(self, x: Tensor) -> Tensor:
         """What the matrix multiplies, (positions, D), of states after the last block."""
         norm = stored(FINAL_NORM, self.decoder.hidden_size)
-        return self._ops.rms_norm(x, norm, self.decoder.rms_norm_eps)
+        return self._ops.rms_norm(x, norm, self.decoder.stream_eps)
 
     def gradient(self, states: np.ndarray, loss: Callable[[Tensor, slice], Tensor]) -> np.ndarray:
         """The gradient (positions, D) at `states` (positions, D) of a loss that is a sum over

@@ -52,7 +52,8 @@ def write_card(path: Path, manifest: Manifest, platforms: str, section: str) -> 
             platforms=platforms,
             section=section.strip(),
             recipe=manifest.recipe["name"],
-            prepared=_prepared(manifest.recipe.get("prepared")),
+            prepared=_prepared(manifest.recipe.get("prepared"))
+            + _fitted(manifest.recipe.get("fit_half")),
             source=manifest.source.name,
             sha256=manifest.source.sha256,
             rows="\n".join(_row(graph) for graph in manifest.graphs),
@@ -83,6 +84,16 @@ def _prepared(prepared: Mapping[str, Any] | None) -> str:
         f"{rotated}The decoder's weights were chosen by error feedback on {examples['chats']} "
         f"chats and {examples['texts']} texts{weighted},\n"
         f"`{examples['name']}`, SHA-256 `{examples['sha256']}`.\n{distilled}"
+    )
+
+
+def _fitted(divisor: int | None) -> str:
+    """How activations were made to fit into half precision."""
+    if divisor is None:
+        return ""
+    return (
+        f"The residual stream is divided by {divisor}, and key biases of the vision tower are left "
+        "out:\nthe same model, with values that half precision holds.\n"
     )
 
 

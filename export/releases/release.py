@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint.half_range import HalfRange
 from export.checkpoint.rotation import ResidualStream
 from export.graphs.bodies import Bodies
 from export.host.chat_format import ChatRules
 from export.models.config import ConfigRules, ModelConfig
+from export.models.residual import half_range
 from mobile_runtime.bundle import Generation, Preprocessing, SamplingDefaults
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
@@ -63,6 +65,7 @@ class Release:
     calibrated: tuple[str, ...]
     chat: ChatRules
     text_type: str
+    half_range: Callable[[ModelConfig], HalfRange] = half_range
 
     @property
     def key(self) -> tuple[str, str]:
