@@ -32,6 +32,7 @@ ROOMS = {
     "export": (
         *(
             "cli",
+            "upload",
             "pipeline",
             "calibration",
             "build",
@@ -95,7 +96,7 @@ IMPORTERS = {
     "pillow_heif": ("mobile_runtime/pictures/heic.py",),
     "safetensors": ("export/*", "validation/*", "examples/*"),
     "matplotlib": ("examples/pocket/plot.py",),
-    "huggingface_hub": ("export/*",),
+    "huggingface_hub": ("export/*", "mobile_runtime/model/hub.py"),
     "numba": ("export/quant/*", "mobile_runtime/engines/mil/*_kernels.py"),
     "distributed": ("export/build/workers.py",),
     "starlette": ("mobile_runtime/serve/*",),
