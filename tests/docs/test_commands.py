@@ -28,6 +28,7 @@ REASONS = {
     "needs a video of yours",
     "needs the published checkpoint",
     "needs the server",
+    "needs transformers",  # tests/mobile_runtime/transformers_api runs it
     "serves until it is stopped",
     "sets up an environment",
     "takes minutes",
