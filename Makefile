@@ -120,6 +120,20 @@ stranger: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.stranger $(STRANGER) --json benchmarks/results/stranger.json
 	$(BIN)/python -m benchmarks.readme
 
+# Two harnesses and a library whose requirements contradict ours, each in an environment of its own:
+# this project is installed there without its requirements, and RUNTIME has those it needs.
+# torchvision goes where its build does not fit PyTorch's: a broken one stops every import.
+ENVIRONMENTS := .build/environments
+RUNTIME := numpy==2.4.6 numba==0.68.1 llvmlite==0.50.0 pillow==13.0.0 rich==15.0.0 onnxruntime==1.32.0
+lmms-eval: $(ENVIRONMENTS)/lmms-eval/made.stamp
+$(ENVIRONMENTS)/lmms-eval/made.stamp: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(RUNTIME) tokenizers==0.23.3 huggingface_hub==2.4.0 \
+	  setuptools==84.2.1 filelock==3.20.3 lmms_eval==0.7.3 torch==2.13.0 torchvision==0.28.0
+	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(@D)/bin/python -c 'import torchvision' || $(@D)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
 # The site of docs/, into a folder that git ignores; a warning fails. Needs no network.
 docs: $(VENV)/test.stamp
 	$(BIN)/python -m docs.generate --check

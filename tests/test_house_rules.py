@@ -107,6 +107,7 @@ IMPORTERS = {
     "onnxruntime": ("mobile_runtime/engines/onnx/*",),
     "transformers": ("mobile_runtime/transformers_api/*",),
     "lm_eval": ("validation/harnesses/lm_eval.py",),
+    "lmms_eval": ("validation/harnesses/lmms_eval.py",),
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_README_LINES = 400, 60, 130
 MAX_ROOMS = 16  # modules and folders at the top of a package, without __init__ and __main__

@@ -23,6 +23,8 @@ REASONS = {
     "needs a Dask cluster",
     "needs an account of the hub",
     "needs an adapter",
+    "needs VLMEvalKit",
+    "needs lmms-eval",  # tests/validation/harnesses runs it, where it is
     "needs the harness",  # tests/validation/harnesses runs it
     "needs a Mac",
     "needs a video of yours",
@@ -60,6 +62,8 @@ def check_command(words):
             assert (ROOT / file).is_file()
         case [script, *arguments] if script in SCRIPTS:
             parse(SCRIPTS[script], arguments)
+        case [".build/environments/lmms-eval/bin/lmms-eval", *_]:
+            pass
         case ["hf", "auth", "login"]:  # of the hub's own client
             pass
         case ["make", *targets]:
