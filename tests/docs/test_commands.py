@@ -30,6 +30,7 @@ REASONS = {
     "needs a video of yours",
     "needs the published checkpoint",
     "needs the server",
+    "needs optimum",  # tests/export/backends/onnx runs it, where it is
     "needs transformers",  # tests/mobile_runtime/transformers_api runs it
     "serves until it is stopped",
     "sets up an environment",
