@@ -130,7 +130,7 @@ lmms-eval: $(ENVIRONMENTS)/lmms-eval/made.stamp
 $(ENVIRONMENTS)/lmms-eval/made.stamp: pyproject.toml $(VENV)/test.stamp
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet $(RUNTIME) tokenizers==0.23.3 huggingface_hub==2.4.0 \
-	  setuptools==84.2.1 filelock==3.20.3 lmms_eval==0.7.3 torch==2.13.0 torchvision==0.28.0
+	  setuptools==84.2.1 filelock==3.24.2 lmms_eval==0.7.3 torch==2.13.0 torchvision==0.28.0
 	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(@D)/bin/python -c 'import torchvision' || $(@D)/bin/python -m pip uninstall --quiet --yes torchvision
 	touch $@

@@ -1,7 +1,7 @@
 """A bundle as a model of VLMEvalKit (OpenCompass), for pictures and videos.
 
-Its interface is that of the kit's `BaseModel`, by name: the kit is not imported, which wants a
-hundred libraries, and asks for no base class.
+Its interface is that of the kit's `BaseModel`, by name: the kit asks for no base class, so it is
+not imported here.
 """
 
 from __future__ import annotations
