@@ -120,6 +120,29 @@ stranger: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.stranger $(STRANGER) --json benchmarks/results/stranger.json
 	$(BIN)/python -m benchmarks.readme
 
+# Two harnesses and a library whose requirements contradict ours, each in an environment of its own:
+# this project is installed there without its requirements, and RUNTIME has those it needs.
+# torchvision goes where its build does not fit PyTorch's: a broken one stops every import.
+ENVIRONMENTS := .build/environments
+RUNTIME := numpy==2.4.6 numba==0.68.1 llvmlite==0.50.0 pillow==13.0.0 rich==15.0.0 onnxruntime==1.32.0
+lmms-eval: $(ENVIRONMENTS)/lmms-eval/made.stamp
+	$(BIN)/python -m pytest tests/validation/harnesses/test_lmms_eval.py
+$(ENVIRONMENTS)/lmms-eval/made.stamp: pyproject.toml $(VENV)/test.stamp
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(RUNTIME) tokenizers==0.23.3 huggingface_hub==2.4.0 \
+	  setuptools==84.2.1 filelock==3.24.2 lmms_eval==0.7.3 torch==2.13.0 torchvision==0.28.0
+	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(@D)/bin/python -c 'import torchvision' || $(@D)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
+optimum: $(ENVIRONMENTS)/optimum/made.stamp
+	$(BIN)/python -m pytest tests/export/backends/onnx/test_optimum.py
+$(ENVIRONMENTS)/optimum/made.stamp: pyproject.toml $(VENV)/test.stamp
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet 'optimum-onnx[onnxruntime]==0.1.0' optimum==2.1.0 \
+	  transformers==4.57.6 onnxruntime==1.32.0 torch==2.13.0
+	touch $@
+
 # The site of docs/, into a folder that git ignores; a warning fails. Needs no network.
 docs: $(VENV)/test.stamp
 	$(BIN)/python -m docs.generate --check
@@ -146,4 +169,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,heic,serve,docs,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test fuzz audit apple-tests docs environment swift swift-build swift-test recordings stranger figures full-figures one-collection
+.PHONY: demo test fuzz audit apple-tests docs environment swift swift-build swift-test recordings stranger figures full-figures one-collection lmms-eval optimum

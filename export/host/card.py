@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mobile_runtime.bundle import GraphSpec, Manifest
 
+# What the hub calls licences that it knows; to it, any other is one of its own name.
+_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-3-Clause": "bsd-3-clause"}
 _TEMPLATE = """\
+---
+{metadata}
+---
+
 # {model}, {format} bundle ({recipe})
 
 {model} for {platforms}.
@@ -47,6 +54,7 @@ def write_card(path: Path, manifest: Manifest, platforms: str, section: str) -> 
     """Write the card; every figure comes from the manifest. `section` stands before the licence."""
     path.write_text(
         _TEMPLATE.format(
+            metadata=_metadata(manifest),
             model=manifest.model,
             format=manifest.format,
             platforms=platforms,
@@ -66,6 +74,20 @@ def write_card(path: Path, manifest: Manifest, platforms: str, section: str) -> 
         ),
         encoding="utf-8",
     )
+
+
+def _metadata(manifest: Manifest) -> str:
+    """What the hub's pages and searches read of a card, as YAML, of which JSON is a part."""
+    given = manifest.source.license
+    named = {} if given in _LICENCES else {"license_name": given}
+    fields = {
+        "license": _LICENCES.get(given, "other"),
+        **named,
+        "pipeline_tag": "image-text-to-text",
+        "library_name": "minicpmv-mobile",
+        "tags": [manifest.format, manifest.recipe["name"], "on-device"],
+    }
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
 
 
 def _prepared(prepared: Mapping[str, Any] | None) -> str:

@@ -14,6 +14,7 @@ from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.formats import engine_of
+from mobile_runtime.model.hub import bundle_name
 from mobile_runtime.session import ChatOptions, Session
 from validation.chats import NamedChat
 from validation.parity.comparison import Comparison, TextOptions
@@ -50,7 +51,7 @@ def run_parity(
     comparison = _open_comparison(session, source, plan, chats, texts)
     run = ParityRun(comparison, plan, source, chats, options.engine.precision)
     return ParityReport(
-        bundle=bundle.name,
+        bundle=bundle_name(bundle),
         checkpoint=session.manifest.source.name,
         recipe=plan.recipe.name,
         engine=engine_of(session.manifest, options.engine),
