@@ -51,6 +51,8 @@ def test_edits_change_what_they_say():
 SLOW = """
 import pathlib, sys, time
 from tests.fuzz import judge as judges
+from tests.fuzz.kinds import Kind
+
 def spin(case, base, folder):
     while True:
         pass
