@@ -18,25 +18,34 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
+# What long runs have counted; the documentation's tables are written from it.
+COUNTS := benchmarks/results
+
 # Files of every kind, damaged at random: each must work or be refused in a sentence.
 MINUTES := 10
 SEEDS := 1 2 3
+FUZZ_OPTIONS :=
 fuzz: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seeds $(SEEDS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seeds $(SEEDS) $(FUZZ_OPTIONS)
 
 # coremltools' own tests of operations, answered by the interpreter: hours; PARTS chooses some.
 PARTS :=
 apple-tests: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.apple $(PARTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.apple --json $(COUNTS)/apple.json $(PARTS)
+	$(BIN)/python -m benchmarks.readme
 
 # What may never pass: single bits flipped in files that have checksums, and what stays alive or
 # half-written when processes are killed at random moments.
 KILLS := 40
 audit: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds manifest-bits --rounds 500
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds cache-bits --rounds 67
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds prepacked-bits --rounds 34
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.kills --kills $(KILLS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds manifest-bits --rounds 500 \
+	  --json $(COUNTS)/damage.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds cache-bits --rounds 67 \
+	  --json $(COUNTS)/damage.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds prepacked-bits --rounds 34 \
+	  --json $(COUNTS)/damage.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.kills --kills $(KILLS) --json $(COUNTS)/damage.json
+	$(BIN)/python -m benchmarks.readme
 
 # The Swift package. `make swift` finds a toolchain, or fetches Debian's into a private folder;
 # `make test` then also compares the package with the Python runtime. All use one build, which the

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.outcomes import apple_table, damage_table
 from benchmarks.stranger import stranger_table
 from benchmarks.summary import fidelity_table, speed_table
 from validation.answers.report import answers_table
@@ -272,6 +273,7 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "onnx-full": ("onnx-full", onnx_full_table),
     "interpreter": ("interpreter", interpreter_table),
     "quality": ("quality", quality_table),
+    "damage": ("damage", damage_table),
 }
 
 
@@ -319,7 +321,10 @@ def written_pages() -> dict[Path, str]:
     pages = {
         ROOT / "README.md": readme_sections(),
         ROOT / "docs/benchmarks.md": page_sections(),
-        ROOT / "docs/coreml.md": {"stranger": stranger_table(_read("stranger"))},
+        ROOT / "docs/coreml.md": {
+            "stranger": stranger_table(_read("stranger")),
+            "apple": apple_table(_read("apple")),
+        },
     }
     texts = {}
     for path, sections in pages.items():

@@ -75,6 +75,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_interpreter(parser: argparse.ArgumentParser) -> None:
+    """Add `--engine`, of those that compute any package on any system, and `--device`."""
+    parser.add_argument(
+        "--engine",
+        choices=("mil", "torch"),
+        default="mil",
+        help="what computes: the interpreter with numpy (mil), or with PyTorch (torch)",
+    )
+    add_device(parser)
+
+
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Add `--memory` and `--work`, which raise what a package of anyone's may take."""
     parser.add_argument(
