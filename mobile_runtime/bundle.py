@@ -348,8 +348,12 @@ def write_manifest(bundle: Path, manifest: Manifest) -> None:
 
 def resolve_inside(bundle: Path, name: str) -> Path:
     """Return the path of `name` inside `bundle`, or in the blobs beside it that a snapshot of the
-    Hugging Face hub's cache is made of. Raises `InputError` for absolute paths, '..', and links
-    that lead elsewhere."""
+    Hugging Face hub's cache is made of. Raises `InputError` for absolute paths, '..', links that
+    lead elsewhere, and names of the folder itself."""
+    if any(part in ("", ".") for part in name.removeprefix("/").split("/")):
+        raise InputError(
+            f"{MANIFEST_NAME} names {name!r}, which is not a file's path; do not use it."
+        )
     path = path_inside(bundle, name)
     if path is None:
         raise InputError(f"{MANIFEST_NAME} names {name!r}, which leaves the bundle; do not use it.")

@@ -109,6 +109,30 @@ def test_files_that_the_manifest_does_not_list_are_not_written(minicpmv, tmp_pat
     assert not (tmp_path / "out/escaped.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        (".", "is not a file's path"),
+        ("", "is not a file's path"),
+        ("album/.", "is not a file's path"),
+        ("album", "is a folder where a file of the bundle belongs"),
+    ],
+)
+def test_what_was_in_the_folder_before_stays(minicpmv, tmp_path, listed, said):
+    bundle = write_bundle(tmp_path / "bundle")
+    entries = TABLE["manifest"]["files"]
+    entry = entries[0]
+    tamper(bundle, {"set": [["files"], [*entries, {**entry, "path": listed}]]})
+    archive = zip_bundle(bundle, tmp_path / "a.zip")
+    with zipfile.ZipFile(archive, "a") as more:
+        more.writestr(listed or ".", (bundle / entry["path"]).read_bytes())
+    photo = tmp_path / "out/album/photo.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"precious")
+    assert said in refusal(minicpmv, "unpack", archive, tmp_path / "out")
+    assert photo.read_bytes() == b"precious"
+
+
 def test_paths_of_the_manifest_that_climb_out_are_refused(minicpmv, tmp_path):
     bundle = write_bundle(tmp_path / "bundle")
     tamper(bundle, {"set": [["files", 0, "path"], "../escaped.txt"]})

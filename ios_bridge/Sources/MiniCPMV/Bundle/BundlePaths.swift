@@ -5,29 +5,34 @@ enum BundlePaths {
     /// Longer chains of links are taken for loops.
     private static let maxLinks = 40
 
-    /// The path of `name` inside `folder`; refuses absolute paths, "..", and links that lead out.
+    /// The path of `name` inside `folder`; refuses absolute paths, "..", links that lead out, and
+    /// names of the folder itself.
     ///
     /// - Throws: `MiniCPMVError.unsafePath`.
     static func resolve(_ name: String, inside folder: URL) throws -> URL {
-        if isPlain(name), let root = withoutLinks(folder.path),
-            let path = withoutLinks(root + "/" + name),
-            path == root || path.hasPrefix(root == "/" ? root : root + "/")
+        try check(name)
+        if let root = withoutLinks(folder.path), let path = withoutLinks(root + "/" + name),
+            path.hasPrefix(root == "/" ? root : root + "/")
         {
             return URL(fileURLWithPath: path)
         }
         throw leadsOut(name)
     }
 
-    /// Refuse a name that is absolute or has "..", wherever it is looked for.
+    /// Refuse a name that is absolute, has "..", or is that of the folder itself, wherever it is
+    /// looked for.
     ///
     /// - Throws: `MiniCPMVError.unsafePath`.
     static func check(_ name: String) throws {
-        guard isPlain(name) else { throw leadsOut(name) }
-    }
-
-    private static func isPlain(_ name: String) -> Bool {
-        !name.hasPrefix("/") && !name.split(separator: "/").contains("..")
-            && !name.utf8.contains(0) && !name.utf8.contains(UInt8(ascii: "\\"))
+        let relative = name.hasPrefix("/") ? name.dropFirst() : name[...]
+        let parts = relative.split(separator: "/", omittingEmptySubsequences: false)
+        if parts.contains("") || parts.contains(".") {
+            throw MiniCPMVError.unsafePath(
+                "\(Manifest.fileName) names '\(name)', which is not a file's path; do not use it.")
+        }
+        guard !name.hasPrefix("/"), !parts.contains(".."), !name.utf8.contains(0),
+            !name.utf8.contains(UInt8(ascii: "\\"))
+        else { throw leadsOut(name) }
     }
 
     private static func leadsOut(_ name: String) -> MiniCPMVError {

@@ -104,7 +104,14 @@ extension ModelBundle {
             try? FileManager.default.removeItem(at: partial)
             throw error
         }
-        if FileManager.default.fileExists(atPath: url.path) {
+        var isFolder: ObjCBool = false
+        if FileManager.default.fileExists(atPath: url.path, isDirectory: &isFolder) {
+            guard !isFolder.boolValue else {  // of the user's, who knows what it holds
+                try? FileManager.default.removeItem(at: partial)
+                throw MiniCPMVError.unsafePath(
+                    "\(url.path) is a folder where a file of the bundle belongs; "
+                        + "unpack into another folder.")
+            }
             try FileManager.default.removeItem(at: url)
         }
         try FileManager.default.moveItem(at: partial, to: url)
