@@ -18,25 +18,34 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
+# What long runs have counted; the documentation's tables are written from it.
+COUNTS := benchmarks/results
+
 # Files of every kind, damaged at random: each must work or be refused in a sentence.
 MINUTES := 10
 SEEDS := 1 2 3
+FUZZ_OPTIONS :=
 fuzz: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seeds $(SEEDS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seeds $(SEEDS) $(FUZZ_OPTIONS)
 
 # coremltools' own tests of operations, answered by the interpreter: hours; PARTS chooses some.
 PARTS :=
 apple-tests: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.apple $(PARTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.apple --json $(COUNTS)/apple.json $(PARTS)
+	$(BIN)/python -m benchmarks.readme
 
 # What may never pass: single bits flipped in files that have checksums, and what stays alive or
 # half-written when processes are killed at random moments.
 KILLS := 40
 audit: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds manifest-bits --rounds 500
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds cache-bits --rounds 67
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds prepacked-bits --rounds 34
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.kills --kills $(KILLS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds manifest-bits --rounds 500 \
+	  --json $(COUNTS)/damage.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds cache-bits --rounds 67 \
+	  --json $(COUNTS)/damage.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 60 --seeds $(SEEDS) --kinds prepacked-bits --rounds 34 \
+	  --json $(COUNTS)/damage.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.kills --kills $(KILLS) --json $(COUNTS)/damage.json
+	$(BIN)/python -m benchmarks.readme
 
 # The Swift package. `make swift` finds a toolchain, or fetches Debian's into a private folder;
 # `make test` then also compares the package with the Python runtime. All use one build, which the
@@ -120,6 +129,29 @@ stranger: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.stranger $(STRANGER) --json benchmarks/results/stranger.json
 	$(BIN)/python -m benchmarks.readme
 
+# Two harnesses and a library whose requirements contradict ours, each in an environment of its own:
+# this project is installed there without its requirements, and RUNTIME has those it needs.
+# torchvision goes where its build does not fit PyTorch's: a broken one stops every import.
+ENVIRONMENTS := .build/environments
+RUNTIME := numpy==2.4.6 numba==0.68.1 llvmlite==0.50.0 pillow==13.0.0 rich==15.0.0 onnxruntime==1.32.0
+lmms-eval: $(ENVIRONMENTS)/lmms-eval/made.stamp
+	$(BIN)/python -m pytest tests/validation/harnesses/test_lmms_eval.py
+$(ENVIRONMENTS)/lmms-eval/made.stamp: pyproject.toml $(VENV)/test.stamp
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(RUNTIME) tokenizers==0.23.3 huggingface_hub==2.4.0 \
+	  setuptools==84.2.1 filelock==3.24.2 lmms_eval==0.7.3 torch==2.13.0 torchvision==0.28.0
+	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(@D)/bin/python -c 'import torchvision' || $(@D)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
+optimum: $(ENVIRONMENTS)/optimum/made.stamp
+	$(BIN)/python -m pytest tests/export/backends/onnx/test_optimum.py
+$(ENVIRONMENTS)/optimum/made.stamp: pyproject.toml $(VENV)/test.stamp
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet 'optimum-onnx[onnxruntime]==0.1.0' optimum==2.1.0 \
+	  transformers==4.57.6 onnxruntime==1.32.0 torch==2.13.0
+	touch $@
+
 # The site of docs/, into a folder that git ignores; a warning fails. Needs no network.
 docs: $(VENV)/test.stamp
 	$(BIN)/python -m docs.generate --check
@@ -146,4 +178,4 @@ $(VENV)/test.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,coreml,onnx,validation,training,video,heic,serve,docs,dev]'
 	touch $@ $(VENV)/demo.stamp
 
-.PHONY: demo test fuzz audit apple-tests docs environment swift swift-build swift-test recordings stranger figures full-figures one-collection
+.PHONY: demo test fuzz audit apple-tests docs environment swift swift-build swift-test recordings stranger figures full-figures one-collection lmms-eval optimum

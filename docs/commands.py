@@ -20,8 +20,8 @@ Every command prints this with `-h`. After `pip install -e .`, each program is a
 
 All commands end with 0, with 2 after a mistake that you can correct (one sentence on stderr), and
 with 130 after Ctrl-C. `validation parity`, `package` and `device-report` end with 1 when a stage
-or an output fails, `lint` when it finds an error, and `diff --exit-code`
-when there is a difference.
+or an output fails, `lint` when it finds an error, `audit` when an operation goes wrong, and
+`diff --exit-code` when there is a difference.
 """
 # What argparse puts where an option has no default.
 _NO_DEFAULT: tuple[Any, ...] = (None, False, argparse.SUPPRESS, [], ())

@@ -1,10 +1,13 @@
-"""`python -m export BACKEND`: one subcommand per backend, one flag per field of ExportConfig."""
+"""`python -m export BACKEND`: one subcommand per backend, one flag per field of ExportConfig; and
+`python -m export upload`."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from export.backends import BACKENDS
 from export.backends.base import Backend
@@ -13,8 +16,12 @@ from export.config import ExportConfig
 from export.pipeline import export_bundle
 from export.quant.recipes import CALIBRATED_RECIPES, SHIPPED_EXAMPLES, UNCALIBRATED_RECIPE
 from export.releases import DEFAULT_RELEASE
-from mobile_runtime.command import run_command
+from export.upload import Upload
+from mobile_runtime.command import printable, run_command
 from mobile_runtime.errors import InputError
+
+_UPLOAD = "upload"
+_AGAIN = "interrupted; run the same command again to continue"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Return 0, 2 after a mistake that the user can correct, or 130 after Ctrl-C.
     """
     options = vars(_parser().parse_args(arguments))
-    backend, quiet = BACKENDS[options.pop("backend")], options.pop("quiet")
+    chosen = options.pop("backend")
+    if chosen == _UPLOAD:
+        return run_command(lambda: _upload(**options), _AGAIN)
+    backend, quiet = BACKENDS[chosen], options.pop("quiet")
 
     def run() -> int:
         several = {
@@ -36,7 +46,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(bundle)
         return 0
 
-    return run_command(run, "interrupted; run the same command again to continue")
+    return run_command(run, _AGAIN)
+
+
+def _upload(bundle: Path, repo: str, accept_licence: bool, **options: Any) -> int:
+    upload = Upload(bundle, repo, **options)
+    if not accept_licence:
+        _ask_about_licence(upload)
+    print(upload.run())
+    return 0
+
+
+def _ask_about_licence(upload: Upload) -> None:
+    """Raises `InputError` unless the user says that the weights may be published."""
+    said = f"{upload.manifest.source.name} is under: {upload.manifest.source.license}"
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise InputError(
+            f"{said}; if you may pass its weights on under that licence, give --accept-licence."
+        )
+    print(printable(f"{said}.\nMay you pass its weights on under that licence? [y/N] "), end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise InputError("the licence was not accepted, and nothing was uploaded; answer y for it.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +80,24 @@ def _parser() -> argparse.ArgumentParser:
         _add_bundle_options(sub, backend, ExportConfig())
         _add_calibration_options(sub, ExportConfig())
         _add_build_options(sub, ExportConfig())
+    _add_upload(backends.add_parser(_UPLOAD, help="put a bundle on the Hugging Face hub"))
     return parser
+
+
+def _add_upload(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("bundle", type=Path, help="folder that an export printed")
+    sub.add_argument(
+        "--repo", required=True, metavar="OWNER/NAME", help="repository, made if there is none"
+    )
+    sub.add_argument(
+        "--revision", help="branch that it is put on, made if there is none (default: main)"
+    )
+    sub.add_argument("--private", action="store_true", help="only you and your team may read it")
+    sub.add_argument(
+        "--accept-licence",
+        action="store_true",
+        help="say that you may pass the weights on under their licence, rather than be asked",
+    )
 
 
 def _add_bundle_options(
@@ -109,7 +156,8 @@ def _add_bundle_options(
 
 
 def _add_calibration_options(sub: argparse.ArgumentParser, default: ExportConfig) -> None:
-    """Options that decide how the decoder's integers are chosen."""
+    """Options that decide how the decoder's integers are chosen, and what is folded into weights
+    before."""
     sub.add_argument(
         "--calibration",
         metavar="FILE",
@@ -142,6 +190,14 @@ def _add_calibration_options(sub: argparse.ArgumentParser, default: ExportConfig
         action="store_true",
         help="rotate the residual stream, which spreads outliers over all channels; a calibration "
         "does so too",
+    )
+    sub.add_argument(
+        "--fit-half",
+        type=int,
+        metavar="N",
+        help="divide the decoder's residual stream by N, a power of two, and leave out key biases "
+        "of the vision tower: the same model, with values that half precision holds (see `python "
+        "-m validation audit`)",
     )
     sub.add_argument(
         "--device",

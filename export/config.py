@@ -31,6 +31,7 @@ class ExportConfig:
     gradients: bool = False  # of the examples, for a calibration
     distill: int = 0  # steps that end a calibration
     rotate: bool = False
+    fit_half: int | None = None  # divisor of the residual stream
     device: str = "cpu"
     context_length: int = 2048
     prefill_length: int = 64

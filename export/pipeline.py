@@ -41,16 +41,16 @@ from export.graphs.graph import Graph
 from export.host.card import write_card
 from export.host.tables import describe_tables
 from export.host.tokenizer import build_tokenizer_files
-from export.models.config import ModelConfig
+from export.models.architecture import architecture
 from export.models.tensors import EMBED_TOKENS, TIED
 from export.plan import Plan
 from export.quant.methods import STORED
 from export.quant.recipes import CALIBRATED_RECIPES, UNCALIBRATED_RECIPE
 from export.releases import find_release, published_release, read_config
+from export.releases.half_range import RECORDED, check_divisor
 from export.releases.release import ReleaseFacts, load_facts
 from mobile_runtime.bundle import (
     SCHEMA_VERSION,
-    Architecture,
     FileEntry,
     GraphSpec,
     Manifest,
@@ -90,6 +90,7 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
     that the user can correct.
     """
     check_resources(config)
+    check_divisor(config.fit_half)
     backend.precisions.parts(config.quant)  # an unknown recipe ends here, before a download
     local = local_checkpoint(config.checkpoint)
     facts = _facts(config, local)
@@ -102,7 +103,8 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         progress.note(_POCKET)
     notes = None if config.no_cache else config.cache
     folder = locate_checkpoint(config.checkpoint, weights=not config.plan, cache=notes)
-    job = open_job(folder, config, backend)
+    published_form = replace(config, fit_half=None)  # what is checked, and calibrated
+    job = open_job(folder, published_form, backend)
     _check_calibration(job.plan, config)
     progress.plan(job.plan)
     if config.plan:
@@ -124,7 +126,10 @@ def export_bundle(config: ExportConfig, backend: Backend, progress: Progress) ->
         published = job.source
         if config.rotate or job.plan.calibration is not None:
             given = given if job.plan.calibration is not None else None
-            job, origin = _prepare(job, origin, config, given, cache, progress)
+            job, origin = _prepare(job, origin, published_form, given, cache, progress)
+        if config.fit_half is not None:
+            recipe = None if job.plan.budget is None else job.plan.recipe
+            job = open_job(job.folder, config, backend, recipe)
         parts = _build(job, config, cache, progress)
         _write_bundle(job, published, origin, parts, partial)
         replace_folder(partial, target)
@@ -140,6 +145,8 @@ def _label(config: ExportConfig, backend: Backend, adapters: Sequence[AdapterFol
     recipe = "-".join([recipe, *(f"{p}-{precision}" for p, precision in config.override.items())])
     names = (adapter.folder.resolve().name for adapter in adapters)
     recipe = "-".join([recipe, *(re.sub(r"[^\w.-]+", "-", name) for name in names)])
+    if config.fit_half is not None:
+        recipe = f"{recipe}-half-{config.fit_half}"
     others = config.gradients, config.distill, config.calibration_tokens
     if any(others) or config.calibration not in (None, by_default):
         return f"{recipe}-calibrated"
@@ -360,6 +367,8 @@ def _manifest(
     recipe: dict[str, Any] = job.plan.recipe.as_json()
     if origin.prepared is not None:
         recipe["prepared"] = dict(origin.prepared)
+    if job.fit_half is not None:
+        recipe[RECORDED] = job.fit_half
     tools = {"minicpmv-mobile": version("minicpmv-mobile"), "numpy": np.__version__}
     embeddings = job.plan.specs[EMBED_TOKENS]
     tables = describe_tables(job.model, embeddings) if job.backend.host_tables else None
@@ -367,7 +376,7 @@ def _manifest(
         schema_version=SCHEMA_VERSION,
         format=job.backend.name,
         model=facts.name,
-        architecture=_architecture(job.model),
+        architecture=architecture(job.model),
         preprocessing=job.described.preprocessing,
         prompt=prompt,
         generation=facts.generation,
@@ -380,20 +389,4 @@ def _manifest(
         source=source,
         tools={**tools, **job.backend.versions()},
         files=(),
-    )
-
-
-def _architecture(model: ModelConfig) -> Architecture:
-    decoder = model.decoder
-    return Architecture(
-        hidden_size=decoder.hidden_size,
-        num_layers=decoder.num_layers,
-        num_attention_heads=decoder.num_heads,
-        num_key_value_heads=decoder.num_kv_heads,
-        head_dim=decoder.head_dim,
-        rope_theta=decoder.rope_theta,
-        vocab_size=decoder.vocab_size,
-        vision_hidden_size=model.vision.hidden_size,
-        resampler_heads=model.resampler_heads,
-        num_queries=model.num_queries,
     )

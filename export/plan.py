@@ -6,7 +6,7 @@ It is made from the configuration only, before any weight is read.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -14,11 +14,11 @@ from export.backends.base import Backend, Specs
 from export.config import ExportConfig
 from export.graphs.graph import Graph, Parameter, Section
 from export.host.tables import embedding_table, position_table
-from export.models.tensors import EMBED_TOKENS
+from export.models.tensors import EMBED_TOKENS, LM_HEAD
 from export.quant.methods import FEEDBACK, STORED, check_method
 from export.quant.recipe import FLOAT16, QuantRecipe, QuantSpec
-from export.quant.recipes import Budget, Precisions, budget_of, build_recipe
-from export.releases.release import ModelDescription
+from export.quant.recipes import HEAD, Budget, Precisions, budget_of, build_recipe
+from export.releases.release import ModelDescription, Release
 from mobile_runtime.bundle import Decoding
 from mobile_runtime.errors import InputError
 
@@ -33,7 +33,8 @@ _LOOKED_UP = ("rows", "floats")  # forms of embeddings, whose rows are read one 
 class Calibration:
     """What a calibration reads and does: at most `text_tokens` tokens of texts, with or without
     `gradients`, then `distill` steps of a distillation. If it `corrects_drift`, each matrix makes
-    up for errors of those before it, which takes as much time again."""
+    up for errors of those before it, which takes as much time again; so does the head, which is
+    finished last."""
 
     text_tokens: int
     gradients: bool
@@ -46,8 +47,8 @@ class Plan:
     """The packages in the order in which they run, the host's tables, and the specification of
     every weight.
 
-    `calibration` is None if no weight is to be calibrated. `options` are ways to store each of
-    those that are, of which it chooses so that all together take at most `budget` bytes.
+    `calibration` is None if no weight is to be calibrated. `options` are ways to store each matrix
+    of the blocks that is, of which it chooses so that all together take at most `budget` bytes.
     """
 
     graphs: tuple[Graph, ...]
@@ -77,6 +78,16 @@ class Plan:
         """The matrices that a calibration is to finish."""
         return tuple(p for p in self.parameters if self.specs[p.name].method == FEEDBACK)
 
+    @property
+    def calibrated_head(self) -> tuple[Parameter, ...]:
+        """Those of the head."""
+        return tuple(p for p in self.calibrated if p.inverse and p.inverse.tensor == LM_HEAD)
+
+    @property
+    def calibrated_blocks(self) -> tuple[Parameter, ...]:
+        """Those of the decoder's blocks."""
+        return tuple(p for p in self.calibrated if not p.inverse or p.inverse.tensor != LM_HEAD)
+
     def calibrated_bytes(self) -> int:
         """Room for those matrices besides the bundle: a byte a weight, since integers of blocks are
         kept unpacked, or what is stored if that is more; twice if they are distilled."""
@@ -105,13 +116,14 @@ def build_plan(
     release, model = described.release, described.config
     decoding = backend.decoding(config, model)
     examples = backend.precisions.examples(config.quant, config.calibration)
+    calibration = None if examples is None else _calibration(config, described)
     recipe = recipe or build_recipe(
         config.quant,
         config.override,
         backend.precisions,
         release.parts,
         release.kept,
-        release.calibrated if examples is not None else (),
+        () if calibration is None else _calibrated_parts(release, calibration),
     )
     sections = backend.layout(release.bodies, model, described.preprocessing, decoding)
     embeddings, positions = embedding_table(model), position_table(model)
@@ -128,9 +140,9 @@ def build_plan(
         graph for section in sections for graph in _cut(section, specs, backend.max_package_bytes)
     )
     plan = Plan(graphs, tables, specs, recipe, decoding)
-    if not plan.calibrated or examples is None:
+    if not plan.calibrated or calibration is None:
         return plan
-    plan = replace(plan, calibration=_calibration(config, described))
+    plan = replace(plan, calibration=calibration)
     budget = budget_of(config.quant)
     return plan if budget is None else _with_budget(plan, budget, backend.precisions)
 
@@ -151,14 +163,20 @@ def _calibration(config: ExportConfig, described: ModelDescription) -> Calibrati
     return Calibration(tokens, gradients, gradients or not takes_hours, config.distill)
 
 
+def _calibrated_parts(release: Release, calibration: Calibration) -> Collection[str]:
+    """The head is finished by where the checkpoint's model and the quantized one end."""
+    if calibration.corrects_drift:
+        return release.calibrated
+    return [part for part in release.calibrated if part != HEAD]
+
+
 def _with_budget(plan: Plan, budget: Budget, precisions: Precisions) -> Plan:
     """Raises `InputError` for a budget that does not hold the smallest of all options."""
-    options = {p.name: precisions.options(p.shape) for p in plan.calibrated}
-    sizes = {
-        p.name: [spec.stored_bytes(p.shape) for spec in options[p.name]] for p in plan.calibrated
-    }
-    least, weights = sum(map(min, sizes.values())), sum(p.size for p in plan.calibrated)
-    others = plan.bundle_bytes() - sum(plan.stored_bytes(p) for p in plan.calibrated)
+    matrices = plan.calibrated_blocks
+    options = {p.name: precisions.options(p.shape) for p in matrices}
+    sizes = {p.name: [spec.stored_bytes(p.shape) for spec in options[p.name]] for p in matrices}
+    least, weights = sum(map(min, sizes.values())), sum(p.size for p in matrices)
+    others = plan.bundle_bytes() - sum(plan.stored_bytes(p) for p in matrices)
     in_bits = budget.unit == "bpw"
     given = budget.amount * weights / 8 if in_bits else budget.amount * 1e9 - others
     if given < least:

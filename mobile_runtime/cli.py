@@ -14,10 +14,12 @@ from mobile_runtime.chat.messages import read_turns
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.chat.stream import ChatStream
 from mobile_runtime.command import (
+    BUNDLE_HELP,
     INTERRUPTED,
     Terminal,
     add_engine,
     engine_options,
+    fetch_bundles,
     printable,
     run_command,
 )
@@ -49,11 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     build(own)
     # Intermixed: the question may stand before or after the options.
     options = own.parse_intermixed_args(chosen.arguments)
-    return run_command(lambda: run(options))
+
+    def fetch_and_run() -> int:
+        fetch_bundles(options)
+        return run(options)
+
+    return run_command(fetch_and_run)
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="folder that `python -m export` printed")
+    parser.add_argument("bundle", type=Path, help=BUNDLE_HELP)
 
 
 def _add_ort(parser: argparse.ArgumentParser) -> None:

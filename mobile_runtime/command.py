@@ -18,8 +18,10 @@ from rich.text import Text
 from mobile_runtime.engines import AUTO, COMPUTE_UNITS, EngineOptions, engine_names
 from mobile_runtime.engines.memory import Limits
 from mobile_runtime.errors import InputError
+from mobile_runtime.model.hub import bundle_folder, bundle_name, hub_address
 
 INTERRUPTED = 130
+BUNDLE_HELP = "folder that `python -m export` printed, or hf://OWNER/NAME@REVISION"
 _PIPE_CLOSED = 141  # as a shell says of a program that wrote to a closed pipe
 # Embeddings, overrides and isolates of directions: they show letters in another order than that
 # in which they stand.
@@ -71,6 +73,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="where the engine torch computes: cpu, cuda, mps or another that PyTorch knows",
     )
+
+
+def add_interpreter(parser: argparse.ArgumentParser) -> None:
+    """Add `--engine`, of those that compute any package on any system, and `--device`."""
+    parser.add_argument(
+        "--engine",
+        choices=("mil", "torch"),
+        default="mil",
+        help="what computes: the interpreter with numpy (mil), or with PyTorch (torch)",
+    )
+    add_device(parser)
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +148,26 @@ def engine_options(options: argparse.Namespace) -> EngineOptions:
         prepacked=options.prepacked,
         device=options.device,
     )
+
+
+def fetch_bundles(options: argparse.Namespace) -> None:
+    """Put the folder of each bundle in the place of its address on the hub, and say which commit it
+    is where the address does not. Raises `InputError` if one cannot be had."""
+    for name, given in list(vars(options).items()):
+        if isinstance(given, Path):
+            setattr(options, name, _fetched(given))
+        elif isinstance(given, list):
+            setattr(options, name, [_fetched(x) if isinstance(x, Path) else x for x in given])
+
+
+def _fetched(place: Path) -> Path:
+    if (address := hub_address(place)) is None:
+        return place
+    folder = bundle_folder(place)
+    if address.revision != folder.name:
+        pinned = f"hf://{address.repository}@{folder.name}"
+        print(f"({bundle_name(folder)}; {pinned} is always this one)", file=sys.stderr)
+    return folder
 
 
 def run_command(run: Callable[[], int], interrupted: str = "\ninterrupted") -> int:

@@ -37,6 +37,7 @@ from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.contradictions import contradictions_named
 from mobile_runtime.model.formats import format_of, open_model
+from mobile_runtime.model.hub import bundle_folder
 from mobile_runtime.model.manifest_checks import check_numbers, check_tables
 from mobile_runtime.model.mapped_files import MappedFiles
 from mobile_runtime.model.session_file import Origin, open_session, write_session
@@ -77,10 +78,11 @@ class Session:
 
     @classmethod
     def load(
-        cls, bundle: Path, options: EngineOptions = EngineOptions(), *, verify: bool = True
+        cls, bundle: Path | str, options: EngineOptions = EngineOptions(), *, verify: bool = True
     ) -> Session:
-        """Open a bundle; `verify` checks the SHA-256 of every file first. Raises `InputError` for
-        options that the bundle's format does not take."""
+        """Open a bundle: a folder, or `hf://OWNER/NAME@REVISION`. `verify` checks the SHA-256 of
+        every file. Raises `InputError` for options that the bundle's format does not take."""
+        bundle = bundle_folder(bundle)
         manifest = read_manifest(bundle)
         check_numbers(manifest)
         format_of(manifest).choose_engine(manifest, options)  # before the files are read

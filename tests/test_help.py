@@ -53,7 +53,7 @@ def test_help_needs_no_heavy_library(program, command):
     assert "usage: " in done.stdout and not done.stderr
 
 
-@pytest.mark.parametrize("command", [(), ("coreml",), ("onnx",), ("onnx-portable",)])
+@pytest.mark.parametrize("command", [(), ("coreml",), ("onnx",), ("onnx-portable",), ("upload",)])
 def test_help_of_the_exporter_needs_no_target_and_no_torch(command):
     absent = tuple(name for name in HEAVY if name not in EXPORT_NEEDS)
     done = run("export", *command, "--help", absent=absent)

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
-from mobile_runtime.command import run_command
+from mobile_runtime.command import fetch_bundles, run_command
 from mobile_runtime.errors import InputError
 from validation.commands import (
     answers,
+    audit,
     benchmark,
     cache_scales,
     device_report,
@@ -37,6 +38,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "providers": providers,
     "device-report": device_report,
     "lint": lint,
+    "audit": audit,
     "diff": diff,
     "plan": plan,
 }
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     try:
         check_checkpoint(options)
+        fetch_bundles(options)
         return int(options.run(options))
     except ModuleNotFoundError as missing:
         raise InputError(

@@ -5,18 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export.backends import BACKENDS
 from export.calibration.chat_format import open_chat_format
 from export.checkpoint import open_source
 from export.checkpoint.calibrated import CalibratedSource
 from export.checkpoint.locate import DEFAULT_CHECKPOINT, locate_checkpoint
 from export.checkpoint.rotation import RotatedSource
-from export.checkpoint.source import TensorSource, check_tensors, content_sha256
+from export.checkpoint.source import (
+    TensorSource,
+    check_tensors,
+    content_sha256,
+    stored_weights,
+)
 from export.config import ExportConfig
 from export.models.config import ModelConfig
 from export.models.tensors import TIED
-from export.quant.methods import FEEDBACK
+from export.plan import Plan, build_plan
 from export.quant.recipe import QuantRecipe
 from export.releases import ModelDescription, describe_model
+from export.releases.half_range import RECORDED, fit_description, fit_source
 from mobile_runtime.bundle import Manifest, read_manifest
 from mobile_runtime.chat.conversation import ChatFormat
 from mobile_runtime.errors import InputError
@@ -27,8 +34,8 @@ from validation.stored import read_stored
 class OpenCheckpoint:
     """A checked checkpoint, what its files say of the model, and its chat format.
 
-    `checkpoint` holds the tensors, rotated if the bundle's are; `published` those of the files.
-    `finished` holds the matrices that a calibration finished as well.
+    `checkpoint` holds the tensors, rotated and divided if the bundle's are; `published` those of
+    the files. `finished` holds the matrices that a calibration finished as well.
     """
 
     folder: Path
@@ -62,24 +69,41 @@ def prepared_like(bundle: Path, source: OpenCheckpoint) -> OpenCheckpoint:
     """The checkpoint as the export of `bundle` prepared it: rotated, with what a calibration
     finished."""
     manifest = read_manifest(bundle)
-    prepared = manifest.recipe.get("prepared")
-    if prepared is None:
+    prepared, divisor = manifest.recipe.get("prepared"), manifest.recipe.get(RECORDED)
+    if prepared is not None:
+        source = rotated(source, prepared["seed"])
+    if divisor is not None:
+        source = fitted(source, divisor)
+    if prepared is None or prepared["examples"] is None:
         return source
-    source = rotated(source, prepared["seed"])
-    if prepared["examples"] is None:
-        return source
-    recipe, shapes = QuantRecipe.from_json(manifest.recipe), _matrices(source)
-    specs = {name: recipe.spec_of(name, shape) for name, shape in shapes.items()}
-    specs = {name: spec for name, spec in specs.items() if spec.method == FEEDBACK}
+    plan = bundle_plan(manifest, source)
+    parameters = {parameter.name: parameter for parameter in plan.calibrated}
+    shapes = {name: (p.shape[0], p.shape[1]) for name, p in parameters.items()}
     finished = CalibratedSource(source.checkpoint)
+    specs = {name: plan.specs[name] for name in parameters}
     for name, load in read_stored(bundle, manifest, specs, shapes).items():
-        finished.put(name, specs[name], shapes[name], load)
+        back = parameters[name].inverse
+        assert back is not None, f"{name} was finished as a tensor, or as rows of one"
+        finished.put(back.tensor, specs[name], shapes[name][0], load, back.begin)
     return replace(source, finished=finished)
 
 
-def _matrices(source: OpenCheckpoint) -> dict[str, tuple[int, int]]:
-    shapes = source.described.release.tensor_shapes(source.config)
-    return {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2}
+def bundle_plan(manifest: Manifest, source: OpenCheckpoint) -> Plan:
+    """The plan by which the bundle was made, rebuilt from its manifest and the checkpoint."""
+    check_source(manifest, source)
+    decoding = manifest.decoding
+    config = ExportConfig(
+        context_length=decoding.context_length,
+        prefill_length=decoding.prefill_length,
+        kv_cache=decoding.kv_cache,
+    )
+    return build_plan(
+        config,
+        replace(source.described, preprocessing=manifest.preprocessing),
+        BACKENDS[manifest.format],
+        recipe=QuantRecipe.from_json(manifest.recipe),
+        finished=stored_weights(source.stored),
+    )
 
 
 def rotated(source: OpenCheckpoint, seed: int) -> OpenCheckpoint:
@@ -88,6 +112,13 @@ def rotated(source: OpenCheckpoint, seed: int) -> OpenCheckpoint:
     checkpoint = RotatedSource(source.published, stream, seed)
     decoder = replace(source.config.decoder, tie_word_embeddings=False)
     described = replace(source.described, config=replace(source.config, decoder=decoder))
+    return replace(source, checkpoint=checkpoint, described=described)
+
+
+def fitted(source: OpenCheckpoint, divisor: int) -> OpenCheckpoint:
+    """The same model with activations that half precision holds."""
+    described = fit_description(source.described, divisor)
+    checkpoint = fit_source(source.checkpoint, described, divisor)
     return replace(source, checkpoint=checkpoint, described=described)
 
 

@@ -22,6 +22,7 @@ from mobile_runtime.mlprogram.program import BlobTensor, load_program
 
 Specs = Mapping[str, QuantSpec]
 Shapes = Mapping[str, tuple[int, int]]
+_ROLES = ("decoder", "lm_head")  # of the packages that hold them
 Loaders = dict[str, Callable[[], Weight]]
 
 
@@ -31,7 +32,7 @@ def read_stored(bundle: Path, manifest: Manifest, specs: Specs, shapes: Shapes) 
     read = _read_tables if manifest.format == "coreml" else _read_blocks
     found: Loaders = {}
     for graph in manifest.graphs:
-        if graph.role == "decoder":
+        if graph.role in _ROLES:
             found |= read(bundle / graph.path, specs, shapes)
     if missing := sorted(specs.keys() - found.keys()):
         raise InputError(

@@ -14,6 +14,7 @@ from export.models.config import ModelConfig
 from export.plan import Plan, build_plan
 from export.quant.recipe import QuantRecipe
 from export.releases import ModelDescription, Release, describe_model
+from export.releases.half_range import fit_description, fit_source
 
 TABLES = "tables"
 
@@ -26,6 +27,7 @@ class Job:
     described: ModelDescription
     plan: Plan
     backend: Backend
+    fit_half: int | None = None  # `described` and the plan are of the model with a divided stream
 
     @property
     def model(self) -> ModelConfig:
@@ -40,7 +42,10 @@ class Job:
     @cached_property
     def source(self) -> TensorSource:
         """The tensors, opened on first use: a plan can be made before they are downloaded."""
-        return kind_of(self.folder).open(self.folder)
+        source = kind_of(self.folder).open(self.folder)
+        if self.fit_half is None:
+            return source
+        return fit_source(source, self.described, self.fit_half)
 
     @property
     def parameters(self) -> int:
@@ -68,5 +73,7 @@ def open_job(
     there = any(folder.glob("*.safetensors")) or any(folder.glob("*.gguf"))
     opened = kind.holds_weights and (there or not config.plan)
     finished = stored_weights(kind.open(folder)) if opened else {}
+    if config.fit_half is not None:
+        described = fit_description(described, config.fit_half)
     plan = build_plan(config, described, backend, recipe=recipe, finished=finished)
-    return Job(folder, described, plan, backend)
+    return Job(folder, described, plan, backend, config.fit_half)

@@ -31,6 +31,7 @@ from export.calibration.distillation import Distillation
 from export.calibration.drift import Course
 from export.calibration.examples import Examples
 from export.calibration.gradients import Gradients
+from export.calibration.head import Head, quantize_head
 from export.calibration.inputs import Embedder, embed_examples
 from export.calibration.layers import Inputs, LayerRunner, Pace, Report, measure
 from export.calibration.sensitivity import Sensitivity
@@ -41,6 +42,7 @@ from export.checkpoint.rotation import RotatedSource
 from export.checkpoint.source import content_sha256
 from export.config import ExportConfig
 from export.graphs.graph import Parameter
+from export.models.tensors import LM_HEAD
 from export.plan import Calibration, is_wide
 from export.quant.budget import choose
 from export.quant.feedback import PLAIN, quantize_with_feedback
@@ -52,7 +54,7 @@ from mobile_runtime.files import load_json, write_json
 
 SEED = 0  # of the rotation
 _SEARCHED = 4  # in one block of so many the best shrinkage is searched for: they hardly differ
-_PASSING = "*.st"  # what is needed only on the way; not *.safetensors: these are no weights
+_FINISHED, _PASSED = ".safetensors", ".st"  # weights, and what is needed only on the way
 _INPUTS = "inputs.st"
 _FIRST_INPUTS = "first_inputs.st"  # those of the first block, for a distillation
 _TOLD = (
@@ -100,7 +102,7 @@ def calibrate(
             assert job.plan.calibration is not None
             work = _Work(job, partial, compute, job.plan.calibration)
             chosen = work.run(given, wanted, report)
-        for path in partial.glob(_PASSING):
+        for path in partial.glob(f"*{_PASSED}"):
             path.unlink()
         origin = {"origin": str(job.folder.resolve())}
         write_json(partial / RECORD, {**origin, **said, **chosen})
@@ -190,12 +192,12 @@ class _Work:
             forecasts = Sensitivity(runner, source, gradients, plan.options, self.target)
             options = forecasts.complete(inputs, report, self.job.backend.fuses_inputs)
             choice = choose(options, plan.budget)
-            specs = {
+            chosen = {
                 name: plan.options[name][option.number]
                 for names, option in choice.chosen.items()
                 for name in names
             }
-            recipe = plan.recipe.with_matrices(specs)
+            recipe, specs = plan.recipe.with_matrices(chosen), {**specs, **chosen}
             said = {"recipe": recipe.as_json(), "forecast": choice.loss, "gap": choice.gap}
         count = described.config.decoder.num_layers
         pace = Pace(report, "calibrated block", count, inputs.block)
@@ -209,7 +211,26 @@ class _Work:
             files = [self._path(block) for block in range(count)]
             steps = self.asked.distill
             Distillation(runner, source, files, first, steps, self.target).complete(report)
+            tuned = [path.with_suffix(_FINISHED) for path in files]
+            inputs = self._follow(runner, first, CalibratedSource(source, tuned), inputs)
+        if plan.calibrated_head:
+            self._finish_head(Head(source, self.compute, described.config.decoder), inputs, specs)
         return said
+
+    def _follow(
+        self, runner: LayerRunner, first: Inputs, tuned: CalibratedSource, ended: Inputs
+    ) -> Inputs:
+        """What the last block gives after a distillation, where it gave `ended` before."""
+        reached = first
+        while reached.block < ended.block:
+            reached = runner.run(reached, tuned)
+        return replace(reached, exact=ended.exact)
+
+    def _finish_head(self, head: Head, ended: Inputs, specs: Mapping[str, QuantSpec]) -> None:
+        parameters = self.job.plan.calibrated_head
+        weights = quantize_head(head, ended, parameters, specs)
+        begins = {p.name: (LM_HEAD, p.inverse.begin) for p in parameters if p.inverse}
+        save_weights(weights, specs, (self.target / "head").with_suffix(_FINISHED), begins)
 
     def _start(self, examples: Examples, source: RotatedSource) -> Inputs:
         """The inputs of the first block."""
@@ -258,8 +279,8 @@ class _Work:
                 weights[name], shrinkages[name] = quantize_with_feedback(
                     values, spec, statistics, name=name, expected=expected
                 )
-                rows, columns = weights[name].shape
-                finished.put(name, spec, (rows, columns), partial(weights.__getitem__, name))
+                count, _ = weights[name].shape
+                finished.put(name, spec, count, partial(weights.__getitem__, name))
 
         after = runner.run(inputs, finished, quantize)
         path = self._path(inputs.block)
@@ -276,7 +297,8 @@ class _Work:
 
     def _path(self, block: int) -> Path:
         """Of a block's matrices, which a distillation has yet to tune."""
-        return self.target / f"block_{block:03d}{'.st' if self.asked.distill else '.safetensors'}"
+        suffix = _PASSED if self.asked.distill else _FINISHED
+        return self.target / f"block_{block:03d}{suffix}"
 
 
 def _below(name: str, block: int) -> str:

@@ -6,9 +6,10 @@ indices and tables or integers and scales, and copies of the checkpoint's small 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,14 @@ def stream_of(record: Mapping[str, Any]) -> ResidualStream:
     return ResidualStream(**record["stream"])
 
 
-def save_weights(weights: Mapping[str, Weight], specs: Mapping[str, QuantSpec], path: Path) -> None:
-    """Write finished weights to one safetensors file."""
+def save_weights(
+    weights: Mapping[str, Weight],
+    specs: Mapping[str, QuantSpec],
+    path: Path,
+    begins: Mapping[str, tuple[str, int]] | None = None,
+) -> None:
+    """Write finished weights to one safetensors file. A weight in `begins` holds rows of the tensor
+    named there, from that number on; any other is the tensor of its name."""
     arrays: dict[str, np.ndarray] = {}
     for name, weight in weights.items():
         if isinstance(weight, LutWeight):
@@ -51,20 +58,31 @@ def save_weights(weights: Mapping[str, Weight], specs: Mapping[str, QuantSpec], 
             arrays |= {f"{name}:q": weight.q, f"{name}:scale": weight.scale}
             if weight.offset is not None:
                 arrays[f"{name}:offset"] = weight.offset
-    described = {
-        name: {"shape": list(weights[name].shape), "spec": asdict(specs[name])} for name in weights
-    }
+    described = {}
+    for name, weight in weights.items():
+        tensor, begin = (begins or {}).get(name, (name, 0))
+        place = {"tensor": tensor, "begin": begin}
+        described[name] = {"shape": list(weight.shape), "spec": asdict(specs[name]), **place}
     with written_whole(path) as partial:
         save_file(arrays, str(partial), {"weights": json.dumps(described)})
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Finished rows of a matrix, from `begin` to `end`: the last ones may lie past its end."""
+
+    begin: int
+    end: int
+    load: Callable[[], Weight]
+
+
 class CalibratedSource:
-    """The tensors of `origin`, some of them in their storage form: a `WeightSource`."""
+    """The tensors of `origin`, some of them in their storage form, whole or in parts of consecutive
+    rows: a `WeightSource`."""
 
     def __init__(self, origin: TensorSource, files: list[Path] | None = None) -> None:
         self._origin = origin
-        self._loads: dict[str, Callable[[], Weight]] = {}
-        self._shapes: dict[str, tuple[int, int]] = {}
+        self._rows: dict[str, list[_Rows]] = {}
         self._specs: dict[str, QuantSpec] = {}
         self._identities: dict[str, tuple[int, ...]] = {}
         self._digests: dict[tuple[str, int, int], str] = {}
@@ -86,14 +104,19 @@ class CalibratedSource:
             raise InputError(f"{path} holds no calibrated weights ({error}); {_REMEDY}.") from error
         for name, entry in described.items():
             spec, shape = QuantSpec(**entry["spec"]), (entry["shape"][0], entry["shape"][1])
-            self.put(name, spec, shape, partial(_load, file, name, spec, shape))
-            self._identities[name] = identity
+            tensor = entry["tensor"]
+            self.put(
+                tensor, spec, shape[0], partial(_load, file, name, spec, shape), entry["begin"]
+            )
+            self._identities[tensor] = identity
 
     def put(
-        self, name: str, spec: QuantSpec, shape: tuple[int, int], load: Callable[[], Weight]
+        self, name: str, spec: QuantSpec, count: int, load: Callable[[], Weight], begin: int = 0
     ) -> None:
-        """Add a matrix that `load` reads."""
-        self._loads[name], self._specs[name], self._shapes[name] = load, spec, shape
+        """Add `count` rows of a matrix, from row `begin` on, that `load` reads."""
+        parts = [part for part in self._rows.get(name, []) if part.begin != begin]
+        parts.append(_Rows(begin, begin + count, load))
+        self._rows[name], self._specs[name] = sorted(parts, key=lambda part: part.begin), spec
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -108,36 +131,47 @@ class CalibratedSource:
     def read(self, name: str) -> np.ndarray:
         """The whole tensor; a finished one is dequantized."""
         if name in self._specs:
-            return self._whole(name).dequantize()
+            return self.read_rows(name, 0, self.tensors[name].row_count)
         return self._origin.read(name)
 
     def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
         """Rows `begin` to `end` (clipped to the tensor); those of a finished one dequantized."""
-        if name in self._specs:
-            return self._whole(name).rows(begin, min(end, self._shapes[name][0]))
-        return self._origin.read_rows(name, begin, end)
+        if name not in self._specs:
+            return self._origin.read_rows(name, begin, end)
+        end = min(end, self.tensors[name].row_count)
+        found = [self._rows[name][0].load().rows(0, 0)]  # as wide as the others
+        found += [
+            part.load().rows(max(begin, part.begin) - part.begin, min(end, part.end) - part.begin)
+            for part in self._rows[name]
+            if part.begin < end and begin < part.end
+        ]
+        return np.concatenate(found)
 
     def read_weight(self, name: str, begin: int, end: int) -> Weight:
-        """The finished matrix, whole."""
-        weight = self._whole(name)
-        assert (begin, min(end, weight.shape[0])) == (0, weight.shape[0]), f"{name} is read whole"
-        return weight
+        """A finished matrix, whole, or rows that were finished together."""
+        (part,) = (part for part in self._rows[name] if part.begin == begin)
+        count = self.tensors[name].row_count
+        assert min(end, count) == min(part.end, count), f"{name} is read as it was finished"
+        return part.load()
 
     def identity(self, name: str) -> tuple[int, ...]:
         """That of the origin's tensor, and of the file that holds it finished."""
         return self._origin.identity(name) + self._identities.get(name, ())
 
     def digest(self, name: str, begin: int, end: int) -> str:
-        """SHA-256 of what `read_rows` returns, or `read_weight` for a finished matrix."""
+        """SHA-256 of what `read_rows` returns, or `read_weight` for a finished matrix, or of the
+        digests of the rows that were finished together."""
         if name not in self._specs:
             return self._origin.digest(name, begin, end)
         key = (name, begin, end)
         if key not in self._digests:
-            self._digests[key] = fresh_digest(self, name, begin, end)
+            parts = [part for part in self._rows[name] if begin <= part.begin < end]
+            if len(parts) == 1:
+                self._digests[key] = fresh_digest(self, name, begin, end)
+            else:
+                single = (self.digest(name, part.begin, part.end) for part in parts)
+                self._digests[key] = hashlib.sha256("".join(single).encode()).hexdigest()
         return self._digests[key]
-
-    def _whole(self, name: str) -> Weight:
-        return self._loads[name]()
 
 
 def _load(file: Any, name: str, spec: QuantSpec, shape: tuple[int, int]) -> Weight:

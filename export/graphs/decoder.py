@@ -22,7 +22,7 @@ def decoder_layer(ops: Ops, x: Value, config: DecoderConfig, n: int, attend: Att
         return stored(f"{layer}.{name}.weight", rows, columns)
 
     def norm(y: Value, name: str) -> Value:
-        return ops.rms_norm(y, stored(f"{layer}.{name}.weight", size), eps)
+        return ops.rms_norm(y, stored(f"{layer}.{name}.weight", size), config.stream_eps)
 
     def heads(y: Value, count: int, name: str) -> Value:
         y = ops.heads(y, count)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mobile_runtime.bundle import GraphSpec, Manifest
 
+# What the hub calls licences that it knows; to it, any other is one of its own name.
+_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-3-Clause": "bsd-3-clause"}
 _TEMPLATE = """\
+---
+{metadata}
+---
+
 # {model}, {format} bundle ({recipe})
 
 {model} for {platforms}.
@@ -47,12 +54,14 @@ def write_card(path: Path, manifest: Manifest, platforms: str, section: str) -> 
     """Write the card; every figure comes from the manifest. `section` stands before the licence."""
     path.write_text(
         _TEMPLATE.format(
+            metadata=_metadata(manifest),
             model=manifest.model,
             format=manifest.format,
             platforms=platforms,
             section=section.strip(),
             recipe=manifest.recipe["name"],
-            prepared=_prepared(manifest.recipe.get("prepared")),
+            prepared=_prepared(manifest.recipe.get("prepared"))
+            + _fitted(manifest.recipe.get("fit_half")),
             source=manifest.source.name,
             sha256=manifest.source.sha256,
             rows="\n".join(_row(graph) for graph in manifest.graphs),
@@ -65,6 +74,20 @@ def write_card(path: Path, manifest: Manifest, platforms: str, section: str) -> 
         ),
         encoding="utf-8",
     )
+
+
+def _metadata(manifest: Manifest) -> str:
+    """What the hub's pages and searches read of a card, as YAML, of which JSON is a part."""
+    given = manifest.source.license
+    named = {} if given in _LICENCES else {"license_name": given}
+    fields = {
+        "license": _LICENCES.get(given, "other"),
+        **named,
+        "pipeline_tag": "image-text-to-text",
+        "library_name": "minicpmv-mobile",
+        "tags": [manifest.format, manifest.recipe["name"], "on-device"],
+    }
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
 
 
 def _prepared(prepared: Mapping[str, Any] | None) -> str:
@@ -83,6 +106,16 @@ def _prepared(prepared: Mapping[str, Any] | None) -> str:
         f"{rotated}The decoder's weights were chosen by error feedback on {examples['chats']} "
         f"chats and {examples['texts']} texts{weighted},\n"
         f"`{examples['name']}`, SHA-256 `{examples['sha256']}`.\n{distilled}"
+    )
+
+
+def _fitted(divisor: int | None) -> str:
+    """How activations were made to fit into half precision."""
+    if divisor is None:
+        return ""
+    return (
+        f"The residual stream is divided by {divisor}, and key biases of the vision tower are left "
+        "out:\nthe same model, with values that half precision holds.\n"
     )
 
 

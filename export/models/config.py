@@ -103,6 +103,12 @@ class DecoderConfig:
     max_position_embeddings: int
     qkv_bias: bool
     qk_norm: bool
+    stream_divisor: int = 1  # see `export.checkpoint.half_range`
+
+    @property
+    def stream_eps(self) -> float:
+        """eps of the norms that read the residual stream."""
+        return self.rms_norm_eps / self.stream_divisor**2
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ CALIBRATED_RECIPES = (
 )  # the recipes that are calibrated whether or not examples are given
 UNCALIBRATED_RECIPE = "int4-fast"  # the one that never is
 AUTOMATIC = "auto:"  # begins the name of a recipe with a budget, of which a calibration makes most
+HEAD = "lm_head"  # the part that comes after the blocks
 _BASE = "int4"  # the recipe that says how a budget's other parts are stored
 _UNITS = ("bpw", "GB")
 SHIPPED_EXAMPLES = "default"  # instead of a file: the examples that ship with the program
@@ -176,13 +177,15 @@ def build_recipe(
         if part in precisions.by_rows and precision not in allowed:
             raise InputError(f"{part} takes no {precision}, only {' or '.join(allowed)}.")
     rules = [QuantRule(pattern, precisions.floats) for pattern in kept]
-    rules += [
-        QuantRule(
-            parts[part], _chosen_by(part in calibrated, _spec(part, chosen[part], precisions))
-        )
-        for part, pattern in parts.items()
+    specs = {
+        part: _chosen_by(part in calibrated, _spec(part, chosen[part], precisions))
+        for part in parts
         if part in chosen
-    ]
+    }
+    if all(specs[part].method != FEEDBACK for part in specs if part != HEAD):
+        # The head makes up for what the blocks have lost: here that is nothing.
+        specs = {part: _spec(part, chosen[part], precisions) for part in specs}
+    rules += [QuantRule(parts[part], spec) for part, spec in specs.items()]
     rules.append(QuantRule("*", precisions.floats))
     label = "+".join([name, *(f"{part}={precision}" for part, precision in overrides.items())])
     return QuantRecipe(label, tuple(rules))

@@ -51,7 +51,7 @@ MINICPMV_4_5 = Release(
         "embed_tokens": "llm.model.embed_tokens.*",
     },
     kept=(KEY_QUERY,),
-    calibrated=("decoder",),
+    calibrated=("decoder", "lm_head"),
     chat=ChatRules(
         title=_TITLE,
         special_tokens=SPECIAL_TOKENS,

@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint.half_range import HalfRange
 from export.checkpoint.rotation import ResidualStream
 from export.graphs.bodies import Bodies
 from export.host.chat_format import ChatRules
 from export.models.config import ConfigRules, ModelConfig
+from export.models.residual import half_range
 from mobile_runtime.bundle import Generation, Preprocessing, SamplingDefaults
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import read_json
@@ -45,8 +47,8 @@ class Release:
     `model_type` and `version` name it in config.json, `title` in errors, `hub_id` on the hub.
     `parts` maps each part of the model to the pattern of its weights' names; weights in `kept` stay
     floats whatever a recipe says, because the host computes with the same values. `calibrated` are
-    the parts whose blocks a calibration runs. `text_type` is
-    the name of its language model in other programs.
+    the parts that a calibration finishes, the head only where it follows the checkpoint.
+    `text_type` is the name of its language model in other programs.
     """
 
     model_type: str
@@ -63,6 +65,7 @@ class Release:
     calibrated: tuple[str, ...]
     chat: ChatRules
     text_type: str
+    half_range: Callable[[ModelConfig], HalfRange] = half_range
 
     @property
     def key(self) -> tuple[str, str]:

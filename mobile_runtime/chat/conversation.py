@@ -82,7 +82,7 @@ def prepare_prompt(
     groups = _group_views(media, encoded)
     sizes = [view.tgt_size for item in media for views in item.views for view in views]
     tgt_sizes = np.array(sizes, np.int32).reshape(-1, 2)
-    return PreparedPrompt(encoded, groups, tgt_sizes, _keys(encoded, groups))
+    return PreparedPrompt(encoded, groups, tgt_sizes, reuse_keys(encoded, groups))
 
 
 def _check_texts(turns: Sequence[Turn], tokenizer: Tokenizer, room: int) -> None:
@@ -113,7 +113,9 @@ def _group_views(media: Sequence[Frames], encoded: EncodedPrompt) -> tuple[tuple
     )
 
 
-def _keys(encoded: EncodedPrompt, groups: Sequence[Sequence[View]]) -> tuple[Key, ...]:
+def reuse_keys(encoded: EncodedPrompt, groups: Sequence[Sequence[View]]) -> tuple[Key, ...]:
+    """A key for each position: the token, or the digest of its group of views and the embedding's
+    number in it."""
     keys: list[Key] = encoded.input_ids.tolist()
     for bound, group, views in zip(encoded.image_bound, encoded.groups, groups, strict=True):
         digest = hashlib.sha256(repr(group.temporal_ids).encode())

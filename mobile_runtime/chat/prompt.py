@@ -301,9 +301,16 @@ def _render_answer(turn: Turn, after_query: bool, is_last: bool) -> list[_Item]:
         content = text.split("</think>")[-1].lstrip("\n")
         reasoning = text.split("</think>")[0].rstrip("\n").split("<think>")[-1].lstrip("\n")
     if not (after_query and (is_last or reasoning)):
-        return [content]
+        return _cut_answer(content)
     thoughts = (reasoning or "").strip("\n")
-    return [_THINK_START, f"\n{thoughts}\n", _THINK_END, "\n\n" + content.lstrip("\n")]
+    said = _cut_answer(content.lstrip("\n"))
+    return [_THINK_START, f"\n{thoughts}\n", _THINK_END, "\n\n", *said]
+
+
+def _cut_answer(text: str) -> list[_Item]:
+    """Thoughts that a limit cut begin with the token that the model began them with."""
+    cut = text.removeprefix("<think>")
+    return [text] if cut == text else [_THINK_START, cut]
 
 
 def _place(items: Iterable[_Item], placeholders: Mapping[int, list[_Item]]) -> list[_Item]:

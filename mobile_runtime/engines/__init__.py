@@ -13,6 +13,7 @@ from mobile_runtime.engines.memory import Limits
 from mobile_runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from mobile_runtime.engines.mil.pairs import Observer
     from mobile_runtime.engines.torch import TorchEngine
 
 CPU = "cpu"
@@ -55,7 +56,8 @@ class EngineOptions:
     Core ML's, `threads` onnxruntime's (0: one per core). `prepacked` is the folder in which
     onnxruntime keeps weights in its kernels' order. `device` is the engine torch's: "cpu", "cuda",
     "mps" or another that PyTorch knows. A call of a package in the interpreter may take what
-    `limits` allow.
+    `limits` allow. An `observer` is told what half precision does to each result, in the
+    interpreter, which then gives results in full precision.
     """
 
     name: str = AUTO
@@ -65,11 +67,16 @@ class EngineOptions:
     prepacked: Path | None = None
     device: str = CPU
     limits: Limits = Limits()
+    observer: Observer | None = None
 
 
 def _open_mil(path: Path, options: EngineOptions) -> Engine:
     from mobile_runtime.engines.mil.engine import MilEngine
 
+    if options.observer is not None:
+        from mobile_runtime.engines.mil.pairs import PairEngine
+
+        return PairEngine(path, options.observer, limits=options.limits)
     return MilEngine(path, precision=options.precision, limits=options.limits)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mobile_runtime.command import (
     Terminal,
-    add_device,
+    add_interpreter,
     add_limits,
     add_precision,
     limits_of,
@@ -63,13 +63,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="npz file for the outputs")
     parser.add_argument("--function", help="which function (default: the package's default)")
-    parser.add_argument(
-        "--engine",
-        choices=("mil", "torch"),
-        default="mil",
-        help="what computes: the interpreter with numpy (mil), or with PyTorch (torch)",
-    )
-    add_device(parser)
+    add_interpreter(parser)
     add_precision(parser)
     add_limits(parser)
     parser.add_argument(

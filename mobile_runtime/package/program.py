@@ -95,6 +95,10 @@ def _open(package: Path, program: Program, options: EngineOptions) -> MilEngine:
             limits=options.limits,
             program=program,
         )
+    if options.observer is not None:
+        from mobile_runtime.engines.mil.pairs import PairEngine
+
+        return PairEngine(package, options.observer, limits=options.limits, program=program)
     return MilEngine(package, precision=options.precision, limits=options.limits, program=program)
 
 

@@ -55,6 +55,15 @@ class View:
         return tiles.reshape(3, patch, h * w * patch)  # before: (channel, y, row, column, x)
 
 
+def view_of_strip(strip: NDArray[np.float32], size: tuple[int, int], config: Preprocessing) -> View:
+    """The view of `size` (h, w) in patches whose `strip` this is, to the last bit."""
+    (h, w), patch = size, config.patch_size
+    tiles = strip.reshape(3, patch, h, w, patch).transpose(2, 1, 3, 4, 0)
+    values = tiles.reshape(h * patch, w * patch, 3).astype(np.float64)
+    shown = (values * np.array(config.norm_std) + np.array(config.norm_mean)) * 255
+    return View(np.rint(shown).clip(0, 255).astype(np.uint8), config)
+
+
 def plan_slices(
     width: int, height: int, config: Preprocessing, max_slice_nums: int | None = None
 ) -> SlicePlan:

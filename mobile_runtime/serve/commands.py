@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobile_runtime.command import add_engine, engine_options, printable
+from mobile_runtime.command import BUNDLE_HELP, add_engine, engine_options, printable
 from mobile_runtime.errors import InputError
 from mobile_runtime.serve.access import access_for, is_loopback, listen, read_keys
 from mobile_runtime.serve.limits import Limits
@@ -25,7 +25,7 @@ _LIBRARIES = ("starlette", "uvicorn")
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `serve`."""
-    parser.add_argument("bundle", type=Path, help="folder that `python -m export` printed")
+    parser.add_argument("bundle", type=Path, help=BUNDLE_HELP)
     _add_server(parser)
 
 

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from mobile_runtime.bundle import bundle_digest
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.model.hub import bundle_name
 from mobile_runtime.serve.access import Access
 from mobile_runtime.serve.app import Api, Served, Settings
 from mobile_runtime.serve.kept_sessions import count_within, session_bytes
@@ -42,8 +43,8 @@ class Plan:
 
 
 def open_models(plan: Plan) -> dict[str, Served]:
-    """Open each bundle under the name of its folder. Raises `InputError`."""
-    names = [bundle.resolve().name for bundle in plan.bundles]
+    """Open each bundle under its name. Raises `InputError`."""
+    names = [bundle_name(bundle) for bundle in plan.bundles]
     if len(set(names)) < len(names):
         raise InputError(f"both bundles are called {names[0]}; give two with different names.")
     return {name: _open(bundle, plan) for name, bundle in zip(names, plan.bundles, strict=True)}

@@ -20,6 +20,16 @@ def tests_folder() -> Path:
     return Path(package) / "converters/mil/mil/ops/tests"
 
 
+def suite_files(parts=()):
+    """The files of `parts`, all by default, as paths within the folder of the tests."""
+    folder, paths = tests_folder(), []
+    for part in parts or [""]:
+        whole = folder / part
+        found = sorted(whole.rglob("test_*.py")) if whole.is_dir() else [whole]
+        paths += [path.relative_to(folder).as_posix() for path in found]
+    return paths
+
+
 def run_suite(report, parts=(), *, sample=None, quiet=True, timeout=None):
     """Run `parts` of the suite (all by default), with `sample` one case of every Nth function; the
     outcome of each case goes to `report`. Returns the process, with what it printed if `quiet`."""

@@ -19,8 +19,8 @@ from mobile_runtime.engines import EngineOptions
 from validation.chats import default_chats
 from validation.cli import main as validate
 from validation.parity.metrics import psnr
-from validation.parity.parity import ParityOptions, bundle_plan, run_parity
-from validation.sources import open_checkpoint
+from validation.parity.parity import ParityOptions, run_parity
+from validation.sources import bundle_plan, open_checkpoint
 from validation.stored import read_stored
 
 ADAPTER = Path(__file__).parent / "checkpoint" / "adapters" / "dora"  # of some matrices

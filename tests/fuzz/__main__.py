@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.counts import add_rows
 from tests.fuzz.base import make_base
 from tests.fuzz.judge import GOOD, judge
 from tests.fuzz.kinds import KINDS, draw
@@ -31,12 +32,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=10**9, help="cases of a kind at most")
     parser.add_argument("--base", type=Path, help="folder for what is damaged, kept")
     parser.add_argument("--finds", action="store_true", help="run the cases of finds.json instead")
+    parser.add_argument("--json", type=Path, help="file of counts, to which the kinds are added")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fuzz-base-") as folder:
         base = (options.base or Path(folder) / "base").resolve()
         _make(base)
         cases = _finds() if options.finds else _drawn(options, base)
-        return _run(cases, base, time.monotonic() + 60 * options.minutes)
+        rows = _run(cases, base, time.monotonic() + 60 * options.minutes)
+    if options.json:
+        add_rows(options.json, {k: {**row, "seeds": options.seeds} for k, row in rows.items()})
+    return int(any(set(row["became"]) - set(GOOD) for row in rows.values()))
 
 
 def _make(base):
@@ -66,24 +71,23 @@ def _drawn(options, base):
 
 
 def _run(cases, base, deadline):
-    counts = {kind: Counter() for kind in KINDS}
-    slowest, largest, found = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0), 0
+    """Judge each case, print what is found; by kind, how many became what, and what it took."""
+    rows = {kind: {"became": Counter(), "seconds": 0.0, "megabytes": 0} for kind in KINDS}
     for kind, case in cases:
         if time.monotonic() > deadline:
             break
-        verdict = judge(kind, case, base)
-        counts[kind][verdict.name] += 1
-        slowest[kind] = max(slowest[kind], verdict.seconds)
-        largest[kind] = max(largest[kind], verdict.megabytes)
+        verdict, row = judge(kind, case, base), rows[kind]
+        row["became"][verdict.name] += 1
+        row["seconds"] = max(row["seconds"], round(verdict.seconds, 2))
+        row["megabytes"] = max(row["megabytes"], verdict.megabytes)
         if verdict.name not in GOOD:
-            found += 1
             print(json.dumps({"kind": kind, "was": verdict.name, "case": case}), flush=True)
             print(verdict.stderr, file=sys.stderr, flush=True)
-    for kind, counter in counts.items():
-        if counter:
-            seen = ", ".join(f"{name} {n}" for name, n in sorted(counter.items()))
-            print(f"{kind}: {seen}; at most {slowest[kind]:.1f} s, {largest[kind]} MB")
-    return 1 if found else 0
+    rows = {kind: row for kind, row in rows.items() if row["became"]}
+    for kind, row in rows.items():
+        seen = ", ".join(f"{name} {n}" for name, n in sorted(row["became"].items()))
+        print(f"{kind}: {seen}; at most {row['seconds']:.1f} s, {row['megabytes']} MB")
+    return rows
 
 
 if __name__ == "__main__":

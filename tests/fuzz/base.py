@@ -35,13 +35,14 @@ def make_base(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(folder) as new:
+        # Before any export, which imports coremltools without what converts modules of PyTorch.
+        (new / "packages").mkdir(parents=True)
+        write_packages(new / "packages")
         write_random_checkpoint(new / "checkpoint")
         for name in BUNDLES:
             export_to(new / "bundles" / name, new / "checkpoint", name, new / "cache")
         _write_pictures(new / "pictures")
         _write_films(new / "films")
-        (new / "packages").mkdir()
-        write_packages(new / "packages")
         with contextlib.redirect_stdout(io.StringIO()):
             picture = ("--image", str(new / "pictures/png"))
             packed = ("--prepacked", str(new / "prepacked"))

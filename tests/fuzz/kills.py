@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobile_runtime.bundle import bundle_digest
+from tests.counts import add_rows
 from tests.fuzz.base import CHAT, make_base
 from tests.paths import ROOT
 
@@ -71,13 +72,20 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--base", type=Path, help="folder for what is exported and asked, kept")
+    parser.add_argument("--json", type=Path, help="file of counts, to which a row is added")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
         base = make_base((options.base or Path(place) / "base").resolve())
-        return _run(options.kinds, options.kills, random.Random(options.seed), base, Path(place))
+        rng = random.Random(options.seed)
+        counts = _run(options.kinds, options.kills, rng, base, Path(place))
+    if options.json:
+        row = {name: counts[name] for name in (*_COUNTED, *_BAD)}
+        add_rows(options.json, {"kills": {**row, "kinds": options.kinds, "seed": options.seed}})
+    return int(any(counts[name] for name in _BAD))
 
 
 def _run(kinds, kills, rng, base, place):
+    """Kill `kills` times, the kinds in turn; how often what happened."""
     commands = {name: KINDS[name](base, place / name) for name in kinds}
     whole, seconds, counts = {}, {}, Counter()
     for name in kinds:
@@ -99,11 +107,12 @@ def _run(kinds, kills, rng, base, place):
     for name, command in commands.items():
         counts["other results"] += _finish(command) != whole[name]
         counts["finished"] += 1
-    print(", ".join(f"{name} {counts[name]}" for name in (*_COUNTED, "other results")))
-    return 1 if counts["orphans"] or counts["other results"] else 0
+    print(", ".join(f"{name} {counts[name]}" for name in (*_COUNTED, *_BAD)))
+    return counts
 
 
-_COUNTED = ("killed", "ended before", "workers seen", "orphans", "finished")
+_COUNTED = ("killed", "ended before", "workers seen", "finished")
+_BAD = ("orphans", "other results")
 _GOES_ON = 0.7  # share of kills after which the same work is begun again, to be killed again
 
 

@@ -36,7 +36,7 @@ def test_two_of_each_kind_are_refused_or_work(fuzz):
 def test_killed_chats_leave_nothing_and_go_on(fuzz):
     done = fuzz.kills("--kinds", "chat", "--kills", "2")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "orphans 0, finished 2, other results 0" in done.stdout
+    assert "finished 2, orphans 0, other results 0" in done.stdout
 
 
 def test_edits_change_what_they_say():
@@ -46,3 +46,26 @@ def test_edits_change_what_they_say():
     assert edit_bytes(data, ["fill", 0.9, 4, 7]) == data[:90] + b"\7" * 4 + data[94:]
     changed = edit_json(b'{"a": [1, 2]}', ["set", ["a", 1], float("nan")])
     assert changed.split() == [b"{", b'"a":', b"[", b"1,", b"NaN", b"]", b"}"]
+
+
+SLOW = """
+import pathlib, sys, time
+from tests.fuzz import judge as judges
+from tests.fuzz.kinds import Kind
+
+def spin(case, base, folder):
+    while True:
+        pass
+
+judges.KINDS.update(spin=Kind(None, spin), sleep=Kind(None, lambda *_: time.sleep(0.6) or 0))
+judges.SECONDS = 0.3
+names = [judges.judge(kind, None, pathlib.Path()).name for kind in ("spin", "sleep")]
+judges.PATIENCE = 0.2
+print(*names, judges.judge("sleep", None, pathlib.Path()).name)
+"""
+
+
+def test_a_case_hangs_by_the_time_that_it_computes():
+    """Another busy process takes the clock's seconds, not its own; but none may wait for ever."""
+    done = run_python("-c", SLOW, OMP_NUM_THREADS="1")
+    assert done.stdout.split() == ["hang", "ok", "hang"], done.stderr[-3000:]

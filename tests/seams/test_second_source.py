@@ -15,8 +15,8 @@ from mobile_runtime.bundle import read_manifest
 from mobile_runtime.engines import EngineOptions
 from tests.seams.finished_source import KIND, METHOD, FinishedSource, finished
 from validation.chats import default_chats
-from validation.parity.parity import ParityOptions, bundle_plan, run_parity
-from validation.sources import open_checkpoint
+from validation.parity.parity import ParityOptions, run_parity
+from validation.sources import bundle_plan, open_checkpoint
 
 CONTEXT = 320
 GATE, DOWN = (f"llm.model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "down"))

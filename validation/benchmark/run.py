@@ -15,6 +15,7 @@ from mobile_runtime.chat.tokenizer import Tokenizer
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import write_text
+from mobile_runtime.model.hub import bundle_name
 from mobile_runtime.session import Session
 from validation.answers.answers import Answerer, ask, bundle_answerer, reference_answerer
 from validation.benchmark.facts import bundle_facts
@@ -62,7 +63,7 @@ def bundle_candidate(bundle: Path, options: EngineOptions) -> tuple[Candidate, S
     """Open a bundle; the session is that of the candidate."""
     session = Session.load(bundle, options)
     manifest = session.manifest
-    facts = {"bundle": bundle.name, **bundle_facts(bundle, manifest, options)}
+    facts = {"bundle": bundle_name(bundle), **bundle_facts(bundle, manifest, options)}
     candidate = Candidate(
         "bundle",
         facts,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,4 +97,18 @@ def _candidates(options: argparse.Namespace) -> list[Candidate]:
             engine = EngineOptions(options.engine, precision, device=options.device)
             name = candidate_name(manifest, precision)
             candidates.append(Candidate(name, bundle=bundle, engine=engine))
-    return candidates
+    return _told_apart(candidates)
+
+
+def _told_apart(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The same; those of one name, such as bundles of one recipe calibrated on other examples, are
+    named by their folders as well."""
+    named = Counter(candidate.name for candidate in candidates)
+    return [
+        candidate if named[candidate.name] == 1 else replace(candidate, name=_long_name(candidate))
+        for candidate in candidates
+    ]
+
+
+def _long_name(candidate: Candidate) -> str:
+    return f"{candidate.name} ({candidate.bundle})"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress as ProgressBar
 
-from mobile_runtime.command import Terminal, add_engine_name
+from mobile_runtime.command import BUNDLE_HELP, Terminal, add_engine_name
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place
 from validation.commands.options import (
@@ -30,9 +30,7 @@ _LIMIT = 30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "bundle", type=Path, nargs="?", help="folder that `python -m export` printed"
-    )
+    parser.add_argument("bundle", type=Path, nargs="?", help=BUNDLE_HELP)
     parser.add_argument("--suite", choices=SUITES, default=SUITES[0], help="default: quick")
     parser.add_argument(
         "--limit",

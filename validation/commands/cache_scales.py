@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mobile_runtime.model.hub import check_changeable
 from validation.commands.options import add_bundle, check_least, named_chats
 
 HELP = "measure the scales of an ONNX bundle's 8-bit key/value cache, and store them"
@@ -23,6 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; return 0."""
     from validation.cache_scales import store_measured_scales
 
+    check_changeable(options.bundle, "copy the folder and measure the copy")
     check_least("--max-new-tokens", options.max_new_tokens, 0)
     chats = named_chats(options.messages)
     record = store_measured_scales(options.bundle, chats, options.max_new_tokens)

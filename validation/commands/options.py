@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mobile_runtime.command import BUNDLE_HELP
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 
@@ -22,7 +23,7 @@ PRECISION_HELP = (
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """Add the argument `bundle`."""
-    parser.add_argument("bundle", type=Path, help="folder that `python -m export` printed")
+    parser.add_argument("bundle", type=Path, help=BUNDLE_HELP)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mobile_runtime.command import Terminal, add_limits, limits_of
+from mobile_runtime.command import Terminal, add_interpreter, add_limits, limits_of
 from validation.commands.options import add_precision
 
 HELP = "compare any Core ML package with the PyTorch module that it was converted from"
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="PSNR in dB that every output has to reach (default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file for the figures")
+    add_interpreter(parser)
     add_precision(parser)
     add_limits(parser)
 
@@ -55,7 +56,14 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             f"{options.inputs} holds one array without a name; write it with numpy.savez."
         )
-    wanted = ComparisonOptions(options.precision, options.function, options.least, limits)
+    wanted = ComparisonOptions(
+        precision=options.precision,
+        function=options.function,
+        least=options.least,
+        limits=limits,
+        engine=options.engine,
+        device=options.device,
+    )
     report = compare_package(options.package, options.torch, inputs, wanted)
     report.print(Terminal())
     if options.output is not None:

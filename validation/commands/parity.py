@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mobile_runtime.command import Terminal, add_engine_name
+from mobile_runtime.model.hub import check_changeable
 from validation.commands.options import (
     add_bundle,
     add_checkpoint,
@@ -45,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     from validation.parity.parity import ParityOptions, run_parity
     from validation.sources import published_source
 
+    if options.output is None or options.write_golden:
+        check_changeable(options.bundle, "give --output, or copy the folder and judge the copy")
     check_least("--max-new-tokens", options.max_new_tokens, 0)
     chats = named_chats(options.messages)
     wanted = ParityOptions(engine_options(options), options.max_new_tokens, options.stages)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mobile_runtime.command import Terminal, add_engine_name
 from mobile_runtime.engines import CPU
 from mobile_runtime.errors import InputError
+from mobile_runtime.model.hub import check_changeable
 from validation.commands.options import (
     add_checkpoint,
     add_precision,
@@ -72,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
     from validation.sources import published_source
 
     _check_wanted(options)
+    for bundle in options.bundles if options.card else ():
+        check_changeable(bundle, "copy the folder and give the copy")
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in options.texts]
     source = published_source(options.bundles[0], checkpoint_of(options))
     candidates = open_candidates(options.bundles, engine_options(options), source)

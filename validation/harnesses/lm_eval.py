@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lm_eval import utils
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from mobile_runtime.bundle import bundle_digest
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.model.hub import bundle_folder
 from mobile_runtime.sampling.sampling import Sampler
 from validation.benchmark.facts import bundle_facts
 from validation.harnesses.scoring import TextScorer
@@ -62,7 +62,7 @@ class BundleLM(TemplateLM):  # type: ignore[misc]
                 f"{', '.join(unknown) or 'batch_size'}."
             )
         self._options = EngineOptions(engine, precision, threads=int(threads))
-        self._bundle = Path(bundle)
+        self._bundle = bundle_folder(bundle)
         self._scorer = TextScorer(self._bundle, self._options)
         self._thinking, self._think_end = enable_thinking, think_end_token
         self.max_length, self.max_gen_toks = self._scorer.context_length, int(max_gen_toks)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class PackageReport:
 
     package: str
     module: str
+    engine: str
     precision: str
     outputs: tuple[OutputResult, ...]
 
@@ -71,8 +72,7 @@ class PackageReport:
             | {"passed": result.passed}
             for result in self.outputs
         ]
-        facts = {"package": self.package, "module": self.module, "precision": self.precision}
-        write_json(path, facts | {"outputs": rows})
+        write_json(path, asdict(self) | {"outputs": rows})
 
     def print(self, console: Console) -> None:
         """Print the table."""
@@ -133,6 +133,8 @@ class ComparisonOptions:
     function: str | None = None
     least: float = 60.0
     limits: Limits = Limits()
+    engine: Literal["mil", "torch"] = "mil"
+    device: str = "cpu"
 
 
 def compare_package(
@@ -145,7 +147,13 @@ def compare_package(
     (height, width, 3) as (1, 3, height, width) in 0…255. Its outputs are paired with the package's
     in order, or by name if it gives a dictionary. Raises `InputError` if they do not fit.
     """
-    package = Package(path, precision=options.precision, limits=options.limits)
+    package = Package(
+        path,
+        precision=options.precision,
+        engine=options.engine,
+        device=options.device,
+        limits=options.limits,
+    )
     interface = package.describe().model.interface(options.function, path.name)
     candidate = package.predict(inputs, function=options.function)
     module = load_module(module_name)
@@ -155,7 +163,8 @@ def compare_package(
         _result(feature, candidate[feature.name], expected[feature.name], options.least)
         for feature in features
     ]
-    return PackageReport(str(path), module_name, options.precision, tuple(results))
+    ran = (options.engine, options.precision)
+    return PackageReport(str(path), module_name, *ran, tuple(results))
 
 
 def _tensors(interface: Interface, inputs: Mapping[str, Array], where: str) -> list[torch.Tensor]:

@@ -8,16 +8,13 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from export.backends import BACKENDS
-from export.checkpoint.source import stored_weights
-from export.config import ExportConfig
-from export.plan import Plan, build_plan
-from export.quant.recipe import QuantRecipe
-from mobile_runtime.bundle import Manifest, read_manifest
+from export.plan import Plan
+from mobile_runtime.bundle import read_manifest
 from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.formats import engine_of
+from mobile_runtime.model.hub import bundle_name
 from mobile_runtime.session import ChatOptions, Session
 from validation.chats import NamedChat
 from validation.parity.comparison import Comparison, TextOptions
@@ -27,7 +24,7 @@ from validation.parity.stages import ParityRun, Stage, bundle_stages
 from validation.reference.loaded import LoadedWeights
 from validation.reference.reference import LOADED_BYTES, Reference
 from validation.reference.same_weights import SameWeights
-from validation.sources import OpenCheckpoint, check_source, prepared_like
+from validation.sources import OpenCheckpoint, bundle_plan, prepared_like
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def run_parity(
     comparison = _open_comparison(session, source, plan, chats, texts)
     run = ParityRun(comparison, plan, source, chats, options.engine.precision)
     return ParityReport(
-        bundle=bundle.name,
+        bundle=bundle_name(bundle),
         checkpoint=session.manifest.source.name,
         recipe=plan.recipe.name,
         engine=engine_of(session.manifest, options.engine),
@@ -84,24 +81,6 @@ def _measure(name: str, run: Callable[[], StageResult], wanted: bool) -> StageRe
     with Meter() as meter:
         result = run()
     return replace(result, seconds=meter.seconds, peak_bytes=meter.peak_bytes)
-
-
-def bundle_plan(manifest: Manifest, source: OpenCheckpoint) -> Plan:
-    """The plan by which the bundle was made, rebuilt from its manifest and the checkpoint."""
-    check_source(manifest, source)
-    decoding = manifest.decoding
-    config = ExportConfig(
-        context_length=decoding.context_length,
-        prefill_length=decoding.prefill_length,
-        kv_cache=decoding.kv_cache,
-    )
-    return build_plan(
-        config,
-        replace(source.described, preprocessing=manifest.preprocessing),
-        BACKENDS[manifest.format],
-        recipe=QuantRecipe.from_json(manifest.recipe),
-        finished=stored_weights(source.stored),
-    )
 
 
 def _open_comparison(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from export.checkpoint.rotation import Rotation
+from export.releases.half_range import RECORDED
 from mobile_runtime.bundle import Manifest
 from mobile_runtime.chat.chat_file import Chat
 from mobile_runtime.chat.conversation import ChatFormat, PreparedPrompt, prepare_prompt
@@ -74,7 +75,9 @@ def trace_bundle(session: Session, chat: Chat, new_tokens: int) -> dict[str, Arr
 
 
 def _in_published_basis(embeds: Array, manifest: Manifest) -> Array:
-    """Embeddings (n, size) of a bundle without the rotation that its export may have folded in."""
+    """Embeddings (n, size) of a bundle without the rotation and the division that its export may
+    have folded in."""
+    embeds = embeds * (manifest.recipe.get(RECORDED) or 1)
     prepared = manifest.recipe.get("prepared")
     if prepared is None:
         return embeds

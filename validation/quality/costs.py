@@ -14,12 +14,11 @@ import numpy as np
 from export.checkpoint.source import TensorReader, TensorSource
 from export.models.tensors import EMBED_TOKENS, LM_HEAD
 from mobile_runtime.bundle import read_manifest
-from validation.parity.parity import bundle_plan
 from validation.quality.measure import Scores
 from validation.quality.passages import Passage
 from validation.reference.reference import Reference
 from validation.reference.same_weights import SameWeights
-from validation.sources import OpenCheckpoint, prepared_like
+from validation.sources import OpenCheckpoint, bundle_plan, prepared_like
 
 _BLOCKS = "llm.model.layers."
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from mobile_runtime.bundle import Manifest
 from mobile_runtime.engines import EngineOptions
+from mobile_runtime.model.hub import bundle_name
 from mobile_runtime.pictures.preprocess import check_view
 from mobile_runtime.session import Session
 from validation.parity.metrics import log_softmax
@@ -86,12 +87,13 @@ def open_candidates(
     bundles: Sequence[Path], engine: EngineOptions, source: OpenCheckpoint
 ) -> list[Candidate]:
     """Open bundles. Raises `InputError` if one was made from another checkpoint."""
-    candidates, names = [], [bundle.name for bundle in bundles]
+    candidates, names = [], [bundle_name(bundle) for bundle in bundles]
     for bundle in bundles:
         session = Session.load(bundle, engine)
         manifest = session.manifest
         check_source(manifest, source)
-        name = bundle.name if names.count(bundle.name) == 1 else str(bundle)
+        name = bundle_name(bundle)
+        name = name if names.count(name) == 1 else str(bundle)
         logits = partial(bundle_logits, session)
         longest = manifest.decoding.context_length
         candidates.append(Candidate(name, bits_per_weight(manifest), longest, logits))

@@ -18,6 +18,9 @@ from export.backends.coreml.placeholders import Placeholders
 from export.graphs.graph import CacheOps, Linear, Parameter, Value
 from export.quant.recipe import QuantSpec
 
+_LEAST_EPS = 2.0**-20  # of an RMS norm; below, float16 has four digits of it or fewer
+_EPS_CHANNELS = 16  # of each sign, so that the number of channels stays a multiple of 32
+
 
 class CoreMLOps:
     """Emits into the MIL function that is being built. Implements `CacheOps`."""
@@ -70,17 +73,27 @@ class CoreMLOps:
     def _rms_norm(self, x: Value, weight: Parameter, eps: float, axis: int) -> Value:
         """Compute layer_norm([x, −x])[:n]: its mean is zero, so its variance is mean(x²).
 
-        The fused operation cannot overflow in float16, as x² can.
+        The fused operation cannot overflow in float16, as x² can. An eps that float16 does not hold
+        becomes channels ±c, m of each sign, with m·c² = n·eps:
+
+            x / sqrt((Σx² + m·c²)/(n + m)) · sqrt(n/(n + m)) = x / sqrt(mean(x²) + eps).
         """
-        doubled = mb.concat(values=[x, mb.mul(x=x, y=np.float16(-1))], axis=axis)
+        n, negative = x.shape[axis], mb.mul(x=x, y=np.float16(-1))
+        added, values = 0, [x, negative]
+        if eps < _LEAST_EPS:
+            added = _EPS_CHANNELS
+            constant = np.float16((n * eps / added) ** 0.5)
+            # From x, since only operations that every unit runs give a constant of this shape.
+            zeros = mb.mul(x=_part(x, axis, 0, added), y=np.float16(0))
+            values += [mb.add(x=zeros, y=constant), mb.add(x=zeros, y=-constant)]
         normed = mb.layer_norm(
-            x=doubled,
+            x=mb.concat(values=values, axis=axis),
             axes=[axis],
-            gamma=self._placeholders.doubled_vector(weight),
-            epsilon=np.float16(eps),
+            gamma=self._placeholders.doubled_vector(weight, added),
+            epsilon=np.float16(0 if added else eps),
             name=_name(weight),
         )
-        return _part(normed, axis, 0, x.shape[axis])
+        return _part(normed, axis, 0, n)
 
     def rope(self, x: Value, cos: Value, sin: Value) -> Value:
         half = x.shape[2] // 2

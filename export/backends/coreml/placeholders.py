@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,12 @@ class Placeholders:
         tensor = StoredTensor(parameter.name, _values, "float16")
         return self._const(parameter, tensor, np.dtype(np.float16), parameter.shape)
 
-    def doubled_vector(self, parameter: Parameter) -> Any:
-        """A gain followed by as many zeros, float16 (2n,)."""
-        tensor = StoredTensor(f"{parameter.name}/doubled", _doubled, "float16")
-        shape = (2 * parameter.shape[0],)
+    def doubled_vector(self, parameter: Parameter, added: int = 0) -> Any:
+        """A gain followed by as many zeros, float16 (2n,). For a norm over `added` channels more of
+        each sign, the gain times sqrt(n / (n + added)), and zeros for these too."""
+        extract = partial(_doubled, added=added)
+        tensor = StoredTensor(f"{parameter.name}/doubled", extract, "float16")
+        shape = (2 * (parameter.shape[0] + added),)
         return self._const(parameter, tensor, np.dtype(np.float16), shape)
 
     def kernel(self, parameter: Parameter, spec: QuantSpec) -> Any:
@@ -113,9 +116,11 @@ def _values(weight: Weight) -> np.ndarray:
     return weight.values
 
 
-def _doubled(weight: Weight) -> np.ndarray:
+def _doubled(weight: Weight, added: int) -> np.ndarray:
     assert isinstance(weight, DenseWeight)
-    return np.concatenate([weight.values, np.zeros_like(weight.values)])
+    n = len(weight.values)
+    gains = weight.values if not added else weight.values * np.float32((n / (n + added)) ** 0.5)
+    return np.concatenate([gains, np.zeros(n + 2 * added)]).astype(weight.values.dtype)
 
 
 def _packed(weight: Weight) -> np.ndarray:

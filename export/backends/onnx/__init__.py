@@ -82,13 +82,19 @@ class OnnxBackend:
         text_type: str,
     ) -> None:
         """Add the text model on the same data, for programs without pictures."""
-        from export.backends.onnx.text import genai_config, write_text_model
+        from export.backends.onnx.text import genai_config, text_config, write_text_model
 
         (embed,) = (graph for graph in graphs if graph.role == "embed_tokens")
         (decoder,) = (graph for graph in graphs if graph.role == "decoder")
         write_text_model((embed, decoder), specs, folder, self._profile)
-        text = json.dumps(genai_config(manifest, text_type), indent=1)
-        (folder / "genai_config.json").write_text(text + "\n", encoding="utf-8")
+        configs = {"genai_config.json": genai_config(manifest, text_type)}
+        if (
+            self._profile.contrib
+        ):  # with standard operations, the cache cannot grow as optimum's does
+            configs["config.json"] = text_config(manifest, decoder, text_type)
+        for name, values in configs.items():
+            text = json.dumps(values, indent=1)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
         for name in ("tokenizer.json", "tokenizer_config.json"):  # expected beside the model
             if (folder / "tokenizer" / name).is_file():  # a checkpoint may have no settings
                 shutil.copyfile(folder / "tokenizer" / name, folder / name)

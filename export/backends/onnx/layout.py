@@ -179,7 +179,7 @@ def _decoder(bodies: Bodies, config: DecoderConfig, decoding: Decoding) -> Graph
         axis = ops.builder.constant([1], np.int64)
         x = Tensor(ops.emit("Slice", x.name, last, end, axis), config.hidden_size)
         norm = stored(FINAL_NORM, config.hidden_size)
-        x = ops.rms_norm(x, norm, config.rms_norm_eps)
+        x = ops.rms_norm(x, norm, config.stream_eps)
         return {"logits": ops.stacked(x, _head(bodies, config))}  # the cache wrote its own outputs
 
     inputs = (

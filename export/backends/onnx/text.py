@@ -1,7 +1,7 @@
 """The text model, for programs without pictures: token ids in, logits out.
 
 One more graph over the data of the embeddings and the decoder, with the names that optimum and
-transformers.js use, and the configuration by which onnxruntime-genai finds it.
+transformers.js use, and the configurations by which these and onnxruntime-genai know it.
 """
 
 from __future__ import annotations
@@ -57,6 +57,30 @@ def write_text_model(
     assert all(tensor.data_location == TensorProto.EXTERNAL for tensor in external)
     model = model_proto(text, builder, external)
     (folder / TEXT_MODEL).write_bytes(model.SerializeToString(deterministic=True))
+
+
+def text_config(manifest: Manifest, decoder: Graph, text_type: str) -> dict[str, Any]:
+    """The content of config.json, by which optimum and transformers.js know the text model: the
+    configuration of transformers' own model of that type."""
+    sizes, stop = manifest.architecture, list(manifest.prompt.stop_token_ids)
+    inner = next(p.shape[0] for p in decoder.parameters if p.name.endswith("mlp.gate_proj.weight"))
+    return {
+        "model_type": text_type,
+        "vocab_size": sizes.vocab_size,
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": inner,
+        "num_hidden_layers": sizes.num_layers,
+        "num_attention_heads": sizes.num_attention_heads,
+        "num_key_value_heads": sizes.num_key_value_heads,
+        "head_dim": sizes.head_dim,
+        "rope_theta": sizes.rope_theta,
+        "max_position_embeddings": manifest.decoding.context_length,
+        "bos_token_id": stop[0],
+        "eos_token_id": stop,
+        "pad_token_id": stop[0],
+        "tie_word_embeddings": False,
+        "use_cache": True,
+    }
 
 
 def genai_config(manifest: Manifest, text_type: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def lm_head_graph(bodies: Bodies, config: DecoderConfig, slices: range, name: st
 
     def body(ops: Ops, inputs: Mapping[str, Value]) -> Mapping[str, Value]:
         weight = stored(FINAL_NORM, size)
-        x = ops.rms_norm(inputs["hidden_states"], weight, config.rms_norm_eps)
+        x = ops.rms_norm(inputs["hidden_states"], weight, config.stream_eps)
         return {
             f"logits_{n:02d}": ops.linear(x, bodies.head_rows(config, n, n * rows, (n + 1) * rows))
             for n in slices

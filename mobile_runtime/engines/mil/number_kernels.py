@@ -93,6 +93,37 @@ def round_halves(values: Float32) -> None:
         values[n] = _rounded(values[n])
 
 
+@_strict
+def measure_rounding(values: Float32, exact: Float32, found: NDArray[np.float64]) -> None:
+    """Round `values` (n,) to half precision, in place, and measure: see `pairs.Rounding`, whose
+    fields `found` (10,) holds in order. `exact` (n,) are the same values in full precision."""
+    for n in range(len(values)):
+        value, full = values[n], exact[n]
+        rounded = _rounded(value)
+        values[n] = rounded
+        size, full_size = abs(value), abs(full)
+        full_is_finite = full_size < np.inf
+        if full_is_finite:
+            found[7] = max(found[7], full_size)
+        if not size < np.inf:
+            found[3] += 1
+            found[8] += full_is_finite
+            continue
+        found[1] = max(found[1], size)
+        if not abs(rounded) < np.inf:
+            found[2] += 1
+            found[8] += full_is_finite
+            continue
+        if size == 0:
+            found[9] += 1
+        elif size < 2.0**-14:
+            found[4] += 1
+        if full_is_finite:
+            found[0] += 1
+            found[5] += (np.float64(rounded) - value) ** 2
+            found[6] += (np.float64(rounded) - full) ** 2
+
+
 @_kernel
 def multiply_halves(halves: UInt16, x: Float32, out: Float32, begin: int, end: int) -> None:
     """out[r] = row r · x for rows of bits of halves (rows, K)."""

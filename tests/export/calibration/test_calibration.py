@@ -21,10 +21,13 @@ from export.calibration.inputs import Embedder
 from export.calibration.layers import Inputs, LayerRunner, measure
 from export.calibration.torch_ops import Compute
 from export.checkpoint import open_source
+from export.checkpoint.calibrated import CalibratedSource, save_weights
 from export.checkpoint.locate import DEFAULT_CHECKPOINT
 from export.cli import main
 from export.config import ExportConfig
 from export.pipeline import export_bundle
+from export.quant.methods import Values, quantize
+from export.quant.recipe import QuantSpec
 from export.quant.weights import LutWeight
 from mobile_runtime.bundle import list_files, read_manifest
 from mobile_runtime.engines import EngineOptions
@@ -211,7 +214,7 @@ def test_a_stopped_calibration_goes_on_to_the_same_weights(
     assert run(tmp_path / "whole") == whole, "a finished calibration is found again"
 
 
-def test_only_the_decoder_is_calibrated_and_its_weights_are_nearer_where_it_counts(
+def test_decoder_and_head_are_calibrated_and_their_weights_are_nearer_where_it_counts(
     random_checkpoint, examples, tmp_path
 ):
     config = ExportConfig(checkpoint=str(random_checkpoint), calibration=str(examples))
@@ -219,13 +222,36 @@ def test_only_the_decoder_is_calibrated_and_its_weights_are_nearer_where_it_coun
     given = read_examples(str(examples))
     done = stage.calibrate(job, config, given, tmp_path, lambda *_: None)
     source = open_source(done.folder)
-    layers = job.model.decoder.num_layers
-    assert len(source.weights) == 7 * layers
-    assert all(name.startswith("llm.model.layers.") for name in source.weights)
+    blocks = [name for name in source.weights if name.startswith("llm.model.layers.")]
+    assert len(blocks) == 7 * job.model.decoder.num_layers
+    assert source.weights.keys() - blocks == {"llm.lm_head.weight"}
     name = "llm.model.layers.1.mlp.down_proj.weight"
     weight = source.read_weight(name, 0, source.tensors[name].row_count)
     assert isinstance(weight, LutWeight)
     np.testing.assert_array_equal(weight.dequantize(), source.read(name))
+
+
+def test_rows_finished_in_parts_are_read_across_them(random_checkpoint, tmp_path):
+    name, source = "llm.lm_head.weight", open_source(random_checkpoint)
+    whole = source.read(name).astype(np.float32)
+    middle, count = 128, len(whole)
+    padded = -(-count // 4) * 4 + 4
+    ends, spec = {"a": (0, middle), "b": (middle, padded)}, QuantSpec("lut", 6, 4)
+    weights = {
+        part: quantize(Values(whole[begin:end], part, end - begin), replace(spec, method="kmeans"))
+        for part, (begin, end) in ends.items()
+    }
+    begins = {part: (name, begin) for part, (begin, _) in ends.items()}
+    save_weights(weights, dict.fromkeys(weights, spec), tmp_path / "head.safetensors", begins)
+    finished = CalibratedSource(source, [tmp_path / "head.safetensors"])
+    expected = np.concatenate([weights[part].dequantize() for part in "ab"])[:count]
+    np.testing.assert_array_equal(finished.read(name), expected)
+    np.testing.assert_array_equal(finished.read_rows(name, 100, 140), expected[100:140])
+    assert len(finished.read_rows(name, count, padded)) == 0
+    second = finished.read_weight(name, middle, padded)
+    np.testing.assert_array_equal(second.dequantize(), weights["b"].dequantize())
+    digests = {finished.digest(name, *rows) for rows in ((0, middle), (0, count), (middle, padded))}
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize(

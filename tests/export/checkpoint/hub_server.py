@@ -6,6 +6,7 @@ import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -13,6 +14,8 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """Files of one repository by name. `cut` names files whose first transfer breaks off at half,
     `spoilt` those that are sent with another byte; `log` holds (method, file, range)."""
+
+    large = (".safetensors",)  # endings of names
 
     def __init__(self, repository, files):
         self.repository, self.files = repository, files
@@ -23,33 +26,40 @@ class Hub:
         """Names of the files whose content was asked for."""
         return {name for method, name, _ in self.log if method == "GET"}
 
-    def etag(self, name):
+    def at(self, revision):
+        """(commit, its files) that a revision names; None if it names none."""
+        return REVISION, self.files
+
+    def etag(self, name, data):
         """As the hub does: SHA-256 of large files, git's SHA-1 of small ones."""
-        data = self.files[name]
-        if name.endswith(".safetensors"):
+        if name.endswith(self.large):
             return hashlib.sha256(data).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
-    def sent(self, name):
+    def sent(self, name, data):
         """The bytes that the server sends."""
-        data = self.files[name]
         if name not in self.spoilt:
             return data
         middle = len(data) // 2
         return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
-    def entry(self, name):
+    def entry(self, name, data):
         """A file in the listing of the repository."""
-        size = len(self.files[name])
-        large = {"lfs": {"oid": self.etag(name), "size": size, "pointerSize": 130}}
+        size, etag = len(data), self.etag(name, data)
+        large = {"lfs": {"oid": etag, "size": size, "pointerSize": 130}}
         plain = {"type": "file", "path": name, "size": size}
-        return plain | {"oid": self.etag(name)} | (large if name.endswith("tensors") else {})
+        return plain | {"oid": etag} | (large if name.endswith(self.large) else {})
+
+    def facts(self):
+        """What the hub says of the repository besides its name, commit and files."""
+        return {}
 
 
 @contextmanager
-def running(hub):
+def running(hub, handler=None):
     """Serve `hub` at `hub.endpoint` while the block runs."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    kind = type("Handler", (handler or Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -61,7 +71,9 @@ def running(hub):
         thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Reads; nothing can be written."""
+
     hub = None  # of a subclass for each server
     protocol_version = "HTTP/1.1"
 
@@ -76,32 +88,43 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body):
         hub, path = self.hub, self.path.partition("?")[0]
-        if path.startswith(f"/api/models/{hub.repository}"):
-            return self._json(path)
-        found = re.fullmatch(rf"/{hub.repository}/resolve/[^/]+/(.+)", path)
-        if found is None or found[1] not in hub.files:
-            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, with_body)
-        return self._file(found[1], with_body)
+        api = re.fullmatch(rf"/api/models/{hub.repository}(?:/(tree|revision)/([^/]+))?", path)
+        file = re.fullmatch(rf"/{hub.repository}/resolve/([^/]+)/(.+)", path)
+        if api is None and file is None:
+            return self._missing("RepoNotFound", with_body)
+        found = hub.at(unquote((api[2] or "main") if api else file[1]))
+        if found is None:
+            return self._missing("RevisionNotFound", with_body)
+        if api is not None:
+            return self._listing(api[1], *found)
+        name = unquote(file[2])
+        if name not in found[1]:
+            return self._missing("EntryNotFound", with_body)
+        return self._file(name, *found, with_body)
 
-    def _json(self, path):
-        hub = self.hub
-        names = sorted(hub.files)
-        if "/tree/" in path:
-            value = [hub.entry(name) for name in names]
-        else:
-            siblings = [{"rfilename": name} for name in names]
-            value = {"id": hub.repository, "sha": REVISION, "siblings": siblings}
+    def _missing(self, code, with_body):
+        self._send(404, b"", {"X-Error-Code": code}, with_body)
+
+    def _listing(self, kind, commit, files):
+        hub, names = self.hub, sorted(files)
+        if kind == "tree":
+            return self.json([hub.entry(name, files[name]) for name in names])
+        siblings = [{"rfilename": name} for name in names]
+        return self.json({"id": hub.repository, "sha": commit, "siblings": siblings} | hub.facts())
+
+    def json(self, value, status=200):
+        """Answer with a JSON value."""
         kind = {"Content-Type": "application/json"}
-        return self._send(200, json.dumps(value).encode(), kind, True)
+        self._send(status, json.dumps(value).encode(), kind, True)
 
-    def _file(self, name, with_body):
+    def _file(self, name, commit, files, with_body):
         hub = self.hub
         hub.log.append((self.command, name, self.headers.get("Range")))
-        data = hub.sent(name)
-        headers = {"ETag": f'"{hub.etag(name)}"', "X-Repo-Commit": REVISION}
+        data, etag = hub.sent(name, files[name]), hub.etag(name, files[name])
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
         headers |= {"Accept-Ranges": "bytes"}
-        if name.endswith(".safetensors"):
-            headers |= {"X-Linked-Etag": f'"{hub.etag(name)}"', "X-Linked-Size": str(len(data))}
+        if name.endswith(hub.large):
+            headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
         begin = re.match(r"bytes=(\d+)-", self.headers.get("Range") or "")
         if begin and with_body:
             rest = data[int(begin[1]) :]

@@ -185,6 +185,24 @@ def test_an_answer_with_places_comes_back_unchanged(published, preprocessing):
     assert answered in "".join(map(chr, after))
 
 
+@pytest.mark.parametrize("given", ["<think>\nFirst the", "<think>", "<think>\na <think> b"])
+def test_thoughts_that_a_limit_cut_begin_with_the_token_that_the_model_gave(
+    given, published, preprocessing
+):
+    """As published, where the tag is one token; a user who writes it means the letters."""
+    tokenizer, prompt = published
+    think = prompt.special_tokens["think_start"].id
+    answer = {"role": "assistant", "content": given}
+    messages = [_user(_text("<think> Why?")), answer, _user(_text("And now?"))]
+    options = PromptOptions(enable_thinking=None)
+    encoded = encode_prompt(read_turns(messages), [], tokenizer, prompt, preprocessing, options)
+    ids = encoded.input_ids.tolist()
+    assert ids.count(think) == 1
+    assert f"assistant\n{given}<|im_end|>" in encoded.text
+    opening = tokenizer.encode_text("assistant\n")
+    assert ids[ids.index(think) - len(opening) : ids.index(think)] == opening
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_special_tokens_in_text_change_no_bound_and_no_control_token(seed, tiny, preprocessing):
     tokenizer, prompt = tiny

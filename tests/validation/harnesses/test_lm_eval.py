@@ -198,9 +198,9 @@ def test_the_command_of_the_page_writes_the_harness_s_results(
     pocket, only_local, tmp_path, monkeypatch, capsys
 ):
     page = blocks(ROOT / "docs/evaluate.md")
-    (tmp_path / "tasks").mkdir()
     for block in page:
         if block.file:
+            (tmp_path / block.file).parent.mkdir(exist_ok=True)
             (tmp_path / block.file).write_text(block.body)
     shown = [b.commands() for b in page if b.reason == "needs the harness" and b.is_shell]
     ((python, _, module, *words),) = shown[0]

@@ -97,6 +97,23 @@ def test_a_right_package_passes(factory, workspace, capsys):
     assert report["precision"] == "fp32"
 
 
+def test_pytorch_as_the_engine_gives_the_same_verdicts(workspace, capsys, monkeypatch):
+    from mobile_runtime.engines.torch import engine
+
+    ran, run = [], engine.TorchEngine.run
+    monkeypatch.setattr(
+        engine.TorchEngine, "run", lambda self, *a, **k: ran.append(self) or run(self, *a, **k)
+    )
+    told = ["--engine", "torch", "--device", "cpu", "--output", "report.json"]
+    assert main([*workspace("right"), "--least", "100", *told]) == 0
+    assert ran
+    with open("report.json", encoding="utf-8") as file:
+        assert json.load(file)["engine"] == "torch"
+    assert main([*workspace("wrong"), *told]) == 1
+    assert main([*workspace("right"), "--engine", "torch", "--device", "no-such"]) == 2
+    assert "no-such" in capsys.readouterr().err
+
+
 def test_an_output_below_the_floor_fails_with_its_figures(workspace, capsys):
     assert main([*workspace("wrong"), "--output", "report.json"]) == 1
     assert "failed" in capsys.readouterr().out

@@ -87,10 +87,21 @@ enum ChatTemplate {
         }
         let thoughts = (reasoning ?? "").trimmingStart(where: Unicode.Scalar.isLineFeed)
             .trimmingEnd(where: Unicode.Scalar.isLineFeed)
-        guard isAfterQuery, isLast || reasoning?.isEmpty == false else { return [.text(content)] }
+        guard isAfterQuery, isLast || reasoning?.isEmpty == false else {
+            return cutAnswer(content)
+        }
         return [
             .control(.thinkStart), .text("\n\(thoughts)\n"), .control(.thinkEnd),
-            .text("\n\n" + content.trimmingStart(where: Unicode.Scalar.isLineFeed)),
+            .text("\n\n"),
+        ] + cutAnswer(content.trimmingStart(where: Unicode.Scalar.isLineFeed))
+    }
+
+    /// Thoughts that a limit cut begin with the token that the model began them with.
+    private static func cutAnswer(_ text: String) -> [PromptItem] {
+        let tag = "<think>"
+        guard text.startsExactly(with: tag) else { return [.text(text)] }
+        return [
+            .control(.thinkStart), .text(String(text.unicodeScalars.dropFirst(tag.count))),
         ]
     }
 }

@@ -48,3 +48,26 @@ def gather_along_axis(
     """Elements of `x` whose position along `axis` is given, element by element."""
     found = _positions(indices, x.shape[int(axis)], validate_indices, x)
     return NotImplemented if found is None else torch.take_along_dim(x, found, int(axis))
+
+
+@form("gather_nd", either=("indices",))
+def gather_nd(
+    x: Tensor, indices: Array | Tensor, batch_dims: Any = 0, validate_indices: Any = False
+) -> Any:
+    """Slices of `x` at the index vectors along the last axis of `indices`, within each of the first
+    `batch_dims` axes."""
+    batch = int(batch_dims)
+    found = [
+        _positions(indices[..., n], x.shape[batch + n], validate_indices, x)
+        for n in range(indices.shape[-1])
+    ]
+    if not found or any(positions is None for positions in found):
+        return NotImplemented
+    spread = (1,) * (indices.ndim - 1 - batch)
+    own = [
+        torch.arange(size, device=x.device).reshape(
+            *(-1 if n == m else 1 for n in range(batch)), *spread
+        )
+        for m, size in enumerate(x.shape[:batch])
+    ]
+    return x[(*own, *found)]

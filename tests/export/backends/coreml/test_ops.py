@@ -173,6 +173,24 @@ def test_rms_norm_of_huge_values_does_not_overflow_in_float16(run_body, scale):
     close(out, rms_reference(x, weight, 1e-6, 1), rtol=3e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("magnitude", [1e-5, 1e-4, 1.0, 3e4])
+def test_rms_norm_keeps_an_epsilon_that_float16_does_not_hold(run_body, precision, magnitude):
+    """1e-6 / 16² rounds to 0 in float16; rows of zeros stay zeros."""
+    eps = 1e-6 / 256
+    assert np.float16(eps) == 0
+    x = np.concatenate([normal(0, 1, 96, 1, 3), np.zeros((1, 96, 1, 1), np.float32)], axis=3)
+    x, weight = half(magnitude * np.clip(x, -2, 2)), half(1 + 0.1 * normal(1, 96))
+
+    def body(ops, given, p):
+        return ops.rms_norm(given["x"], p["w"], eps)
+
+    out = run_body(body, {"x": x}, x.shape, {"w": weight}, precision=precision)
+    expected = rms_reference(x, weight, eps, 1)
+    close(out, expected, rtol=1e-3 if precision == "fp32" else 2e-3, atol=1e-4)
+    np.testing.assert_array_equal(out[..., 3], 0)
+
+
 def test_rms_norm_of_zeros_is_zero(run_body):
     x = np.zeros((1, 96, 1, 2), np.float32)
     out = run_body(rms_body, {"x": x}, x.shape, {"w": np.ones(96, np.float32)}, precision="fp16")

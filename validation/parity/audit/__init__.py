@@ -1,0 +1,1 @@
+"""What half precision does to each operation of a package, and what it costs."""
