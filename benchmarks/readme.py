@@ -175,6 +175,23 @@ def speculation_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def schemas_table(report: dict[str, Any]) -> str:
+    """How many answers fit, and milliseconds that a schema adds to a token."""
+    fit = report["fit"]
+    lines = [
+        "| random schemas | answers | parse | fit | ended by the limit |",
+        "|---|---|---|---|---|",
+        "| " + " | ".join(str(fit[name]) for name in _FIT) + " |",
+        "",
+        "| tokens | choice | first answer, ms: median | worst | later, ms: median | worst |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["costs"]:
+        times = (f"{max(0.0, row[name]):.2f}" for name in _COSTS)  # less than the clock's noise
+        lines.append(f"| {row['tokens']:,} | {row['way']} | {' | '.join(times)} |")
+    return "\n".join(lines)
+
+
 def vision_table(report: dict[str, Any]) -> str:
     """Views per second of the ONNX tower by storage form, and how far it is from PyTorch."""
     threads = sorted({row["threads"] for row in report["rows"]})
@@ -259,6 +276,8 @@ _FIDELITY = {
     "Core ML `none`, float16": ("none", "fp16", "none fp16"),
     "ONNX `int4-fast`": ("onnx", "fp16", "onnx int4-fast"),
 }
+_FIT = ("schemas", "answers", "parsed", "valid", "ended_early")
+_COSTS = ("first_median", "first_worst", "later_median", "later_worst")
 _SPEED = (
     *("palettize", "layer", "full-export", "full-calibrated"),
     *("onnx-full", "onnx-decode", "onnx-vision"),
@@ -269,6 +288,7 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "layer": ("layer", layer_table),
     "decode": ("onnx-decode", decode_table),
     "speculation": ("speculation", speculation_table),
+    "schemas": ("schemas", schemas_table),
     "vision": ("onnx-vision", vision_table),
     "onnx-full": ("onnx-full", onnx_full_table),
     "interpreter": ("interpreter", interpreter_table),

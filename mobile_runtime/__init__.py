@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mobile_runtime.chat.options import GREEDY, ChatOptions
     from mobile_runtime.chat.prompt import PromptOptions
     from mobile_runtime.chat.stream import ChatStream
     from mobile_runtime.engines import EngineOptions
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from mobile_runtime.package.described import PackageDescription, describe_package
     from mobile_runtime.package.package import Package, PackageState
     from mobile_runtime.package.predictions import predict_anywhere
-    from mobile_runtime.session import GREEDY, ChatOptions, Session
+    from mobile_runtime.session import Session
 
 __all__ = [
     "GREEDY",
@@ -38,7 +39,8 @@ _HOMES = {
     "Limits": "mobile_runtime.engines.memory",
     "PromptOptions": "mobile_runtime.chat.prompt",
     "ChatStream": "mobile_runtime.chat.stream",
-    **dict.fromkeys(("GREEDY", "ChatOptions", "Session"), "mobile_runtime.session"),
+    **dict.fromkeys(("GREEDY", "ChatOptions"), "mobile_runtime.chat.options"),
+    "Session": "mobile_runtime.session",
     **dict.fromkeys(("Package", "PackageState"), "mobile_runtime.package.package"),
     **dict.fromkeys(("PackageDescription", "describe_package"), "mobile_runtime.package.described"),
     "predict_anywhere": "mobile_runtime.package.predictions",

@@ -24,10 +24,11 @@ from mobile_runtime.command import (
     run_command,
 )
 from mobile_runtime.errors import InputError
-from mobile_runtime.files import check_place
+from mobile_runtime.files import check_place, load_json
 from mobile_runtime.model.formats import format_of, require_engine
 from mobile_runtime.model.info import print_bundle
 from mobile_runtime.package import commands as package
+from mobile_runtime.sampling.structured.schema import compile_schema
 from mobile_runtime.serve import commands as serve
 from mobile_runtime.session import ChatOptions, Session
 
@@ -105,6 +106,12 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--thinking", action="store_true", help="let the model think first")
     parser.add_argument("--max-slice-nums", type=int, help="most slices per picture")
+    parser.add_argument(
+        "--schema",
+        type=Path,
+        metavar="FILE",
+        help="JSON Schema that the answers fit; thoughts before them are free",
+    )
     _add_sampling(parser)
     add_engine(parser)
     parser.add_argument(
@@ -132,6 +139,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def _chat(options: argparse.Namespace) -> int:
     parts = _parts(options)
+    if options.schema is not None:
+        options.schema = load_json(options.schema, "give a JSON Schema")
+        compile_schema(options.schema)  # before a model is loaded
     if options.session is not None:
         check_place(options.session)
     session = Session.load(options.bundle, engine_options(options))
@@ -285,7 +295,7 @@ def _answer(dialogue: _Dialogue, parts: list[dict[str, Any]], options: argparse.
             code = INTERRUPTED
     print()
     dialogue.messages += [question, {"role": "assistant", "content": answer}]
-    _report(stream, options.statistics)
+    _report(stream, options)
     return code
 
 
@@ -299,15 +309,18 @@ def _chat_options(options: argparse.Namespace) -> ChatOptions:
         repetition_penalty=1.0 if options.greedy else options.repetition_penalty,
         seed=options.seed,
         max_new_tokens=options.max_new_tokens,
+        schema=options.schema,
     )
 
 
-def _report(stream: ChatStream, wanted: bool) -> None:
+def _report(stream: ChatStream, options: argparse.Namespace) -> None:
     if frames := stream.statistics.video_frames:
         print(f"({frames} frame{'s' * (frames > 1)} of video read)", file=sys.stderr)
     if stream.finish_reason == "context_full":
         print("(the context is full: the answer was cut)", file=sys.stderr)
-    if wanted:
+    if stream.finish_reason == "length" and options.schema is not None:
+        print("(max-new-tokens was reached: the answer was ended early)", file=sys.stderr)
+    if options.statistics:
         counts = stream.statistics
         print(
             f"{counts.prompt_tokens} prompt tokens ({counts.reused_tokens} reused), "

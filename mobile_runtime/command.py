@@ -122,7 +122,8 @@ def add_engine_name(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add `--engine`, `--device`, `--precision`, `--compute-units` and `--prepacked`."""
+    """Add `--engine`, `--device`, `--precision`, `--compute-units`, `--prepacked`, and those of
+    `add_limits`."""
     add_engine_name(parser)
     add_precision(parser)
     parser.add_argument(
@@ -137,6 +138,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep ONNX weights there as this processor reads them: less memory, twice the disk",
     )
+    add_limits(parser)
 
 
 def engine_options(options: argparse.Namespace) -> EngineOptions:
@@ -147,6 +149,7 @@ def engine_options(options: argparse.Namespace) -> EngineOptions:
         compute_units=options.compute_units,
         prepacked=options.prepacked,
         device=options.device,
+        limits=limits_of(options),
     )
 
 

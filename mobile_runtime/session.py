@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ import numpy as np
 
 from mobile_runtime.bundle import (
     Manifest,
-    SamplingDefaults,
     bundle_digest,
     read_manifest,
     verify_files,
 )
 from mobile_runtime.chat.conversation import ChatFormat, Key, PreparedPrompt, prepare_prompt
 from mobile_runtime.chat.history import pack_messages
-from mobile_runtime.chat.prompt import EncodedPrompt, PromptOptions, check_prompt
+from mobile_runtime.chat.options import GREEDY, ChatOptions, sampler_for, token_limit
+from mobile_runtime.chat.prompt import EncodedPrompt, check_prompt
+from mobile_runtime.chat.schemas import Schemas
 from mobile_runtime.chat.stream import ChatStream, Statistics
 from mobile_runtime.chat.tokenizer import StreamDecoder, Tokenizer
 from mobile_runtime.engines import EngineOptions
@@ -43,25 +44,11 @@ from mobile_runtime.model.session_file import Origin, open_session, write_sessio
 from mobile_runtime.pictures.preprocess import check_view
 from mobile_runtime.sampling.lookup import PromptLookup
 from mobile_runtime.sampling.sampling import Sampler
+from mobile_runtime.sampling.structured.constraint import Constraint
 
 Array = np.ndarray
 
-
-@dataclass(frozen=True)
-class ChatOptions:
-    """Options of the published chat(); None takes the published default."""
-
-    prompt: PromptOptions = PromptOptions()
-    max_slice_nums: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-    max_new_tokens: int | None = None
-
-
-GREEDY = ChatOptions(temperature=0.0, repetition_penalty=1.0)
+__all__ = ["GREEDY", "ChatOptions", "Session"]
 
 
 class Session:
@@ -80,6 +67,7 @@ class Session:
         self.manifest, self._files = manifest, files
         self.tokenizer = Tokenizer.load(bundle / "tokenizer" / "tokenizer.json")
         check_prompt(manifest.prompt, self.tokenizer)
+        self._schemas = Schemas(self.tokenizer, manifest.prompt)
         with contradictions_named():
             self.model = open_model(bundle, manifest, options)
         self._origin = Origin(bundle_digest(bundle), options.precision)
@@ -297,45 +285,36 @@ class Session:
 
         Raises `InputError` here, before the first piece, and again when a stream is read on after
         another one was begun, or the session was used otherwise. The stream's `finish_reason`
-        becomes "stop", "length" (`max_new_tokens`), "context_full" or "cancelled".
+        becomes "stop", "length" (`max_new_tokens`), "context_full" or "cancelled". With a schema
+        the answer is whole all the same, but if it was cancelled; "length" then says that one of
+        both limits ended it.
         """
         self.check_options(options)  # before pictures are read
         return self.answer(self.prepare(messages, options, folder), options)
 
     def answer(self, prompt: PreparedPrompt, options: ChatOptions = ChatOptions()) -> ChatStream:
-        """Answer a prompt that `prepare` built, as `chat` does; raises as `check_options`."""
-        limit, sampler = self._limit(options), self._sampler(options)
-        thinking = options.prompt.enable_thinking is True
-        return ChatStream(partial(self._generate, prompt, sampler, limit, thinking))
+        """Answer a prompt that `prepare` built, as `chat` does; raises as `check_options`, and for
+        a schema whose shortest answer does not fit."""
+        sampler, limit = self._sampler(options), token_limit(options, self.manifest.generation)
+        constraint = None
+        if options.schema is not None:
+            # The last token of an answer needs no place in the context.
+            left = self.manifest.decoding.context_length - len(prompt.keys) + 1
+            schema = self._schemas.get(options.schema, options.thinking)
+            constraint = Constraint(schema, min(limit, left))
+        generate = partial(self._generate, prompt, sampler, limit, options.thinking, constraint)
+        return ChatStream(generate)
 
     def check_options(self, options: ChatOptions) -> None:
-        """Raises `InputError` for options of sampling that are out of their range."""
-        self._limit(options)
+        """Raises `InputError` for options of sampling that are out of their range, and for a schema
+        that answers cannot be held to."""
+        token_limit(options, self.manifest.generation)
         self._sampler(options)
-
-    def _limit(self, options: ChatOptions) -> int:
-        limit = options.max_new_tokens
-        if limit is None:
-            limit = self.manifest.generation.max_new_tokens
-        if limit < 1:
-            raise InputError(f"max_new_tokens is {limit}; give 1 or more.")
-        return limit
+        if options.schema is not None:
+            self._schemas.get(options.schema, options.thinking)
 
     def _sampler(self, options: ChatOptions) -> Sampler:
-        generation = self.manifest.generation
-        thinking = options.prompt.enable_thinking is True
-        defaults: SamplingDefaults = generation.thinking if thinking else generation.answer
-
-        def chosen(value: Any, default: Any) -> Any:
-            return default if value is None else value
-
-        return Sampler(
-            temperature=chosen(options.temperature, defaults.temperature),
-            top_k=chosen(options.top_k, defaults.top_k),
-            top_p=chosen(options.top_p, defaults.top_p),
-            repetition_penalty=chosen(options.repetition_penalty, defaults.repetition_penalty),
-            seed=options.seed,
-        )
+        return sampler_for(options, self.manifest.generation)
 
     def _generate(
         self,
@@ -343,6 +322,7 @@ class Session:
         sampler: Sampler,
         limit: int,
         thinking: bool,
+        constraint: Constraint | None,
         stream: ChatStream,
     ) -> Iterator[str]:
         with self._owned_by(stream):
@@ -354,12 +334,15 @@ class Session:
         guesses = None
         if self.speculate and sampler.temperature == 0:
             guesses = PromptLookup([key if isinstance(key, int) else -1 for key in prompt.keys])
+        choose = sampler.next_token
+        if constraint is not None:
+            choose = partial(constraint.next_token, sampler)
         begin = time.perf_counter()
         while stream.finish_reason is None:
-            token = sampler.next_token(logits, stream.token_ids)
+            token = choose(logits, stream.token_ids)
             position = len(prompt.keys) + len(stream.token_ids)
-            stream.finish_reason = self._finish_reason(token, stream, limit, position)
-            if stream.finish_reason in ("stop", "cancelled"):
+            stream.finish_reason = self._finish_reason(token, stream, limit, position, constraint)
+            if stream.cancelled or token in self.manifest.prompt.stop_token_ids:
                 break
             stream.token_ids.append(token)
             stream.statistics.new_tokens += 1
@@ -369,21 +352,33 @@ class Session:
                 yield piece
             if stream.finish_reason is None:
                 with self._owned_by(stream, begins=False):
-                    if guesses is None:
-                        logits = self._decode(token)
-                    else:
-                        logits = self._decode_ahead(token, guesses, limit - len(stream.token_ids))
-                        stream.statistics.drafted_tokens = guesses.drafted
-                        stream.statistics.accepted_tokens = guesses.accepted
+                    logits = self._next_logits(token, guesses, limit, stream)
             stream.statistics.decode_seconds = time.perf_counter() - begin
         if rest := text.flush():
             yield rest
 
+    def _next_logits(
+        self, token: int, guesses: PromptLookup | None, limit: int, stream: ChatStream
+    ) -> Array:
+        if guesses is None:
+            return self._decode(token)
+        logits = self._decode_ahead(token, guesses, limit - len(stream.token_ids))
+        stream.statistics.drafted_tokens = guesses.drafted
+        stream.statistics.accepted_tokens = guesses.accepted
+        return logits
+
     def _finish_reason(
-        self, token: int, stream: ChatStream, limit: int, position: int
+        self,
+        token: int,
+        stream: ChatStream,
+        limit: int,
+        position: int,
+        constraint: Constraint | None,
     ) -> str | None:
         if stream.cancelled:
             return "cancelled"
+        if constraint is not None and constraint.is_over:
+            return "length" if constraint.was_shortened else "stop"
         if token in self.manifest.prompt.stop_token_ids:
             return "stop"
         if len(stream.token_ids) + 1 >= limit:

@@ -77,6 +77,11 @@ class Tokenizer:
         token = self._backend.id_to_token(token_id)
         return b"" if token is None else bytes(_BYTE_OF[character] for character in token)
 
+    def written_texts(self) -> list[bytes]:
+        """The bytes of each token; none for added tokens, which text never becomes."""
+        ids = range(self.vocab_size)
+        return [b"" if n in self._added else self.token_bytes(n) for n in ids]
+
     def decode(self, ids: list[int], skip_special: bool = True) -> str:
         """The text of `ids`; invalid UTF-8 becomes U+FFFD."""
         stream = StreamDecoder(self, skip_special)

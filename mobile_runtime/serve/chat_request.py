@@ -14,6 +14,7 @@ from typing import Any
 from mobile_runtime.chat.messages import read_turns
 from mobile_runtime.chat.prompt import PromptOptions
 from mobile_runtime.errors import InputError
+from mobile_runtime.sampling.structured.schema import ANY_OBJECT
 from mobile_runtime.serve.api_error import ApiError
 from mobile_runtime.serve.messages import read_messages
 from mobile_runtime.session import ChatOptions
@@ -41,7 +42,6 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "tool_choice": (("none", "auto"), "leave it out"),
     "functions": (([],), "describe them in the messages"),
     "function_call": (("none", "auto"), "leave it out"),
-    "response_format": (({"type": "text"},), "ask for the format in the messages"),
     "modalities": ((["text"],), "leave it out"),
     "audio": ((), "leave it out"),
     "prediction": ((), "leave it out"),
@@ -150,6 +150,32 @@ def _options(fields: Mapping[str, Any]) -> ChatOptions:
         repetition_penalty=penalty,
         seed=_value(fields, "seed", int, None),
         max_new_tokens=_most_tokens(fields),
+        schema=_schema(fields),
+    )
+
+
+def _schema(fields: Mapping[str, Any]) -> Any:
+    """The schema of the answer, None if it is text. Its keywords are checked with the model."""
+    form = _value(fields, "response_format", dict, {"type": "text"})
+    kind = form.get("type")
+    if kind == "text":
+        return None
+    if fields.get("stop"):
+        raise ApiError(
+            400, "stop would cut an answer with a response_format; leave it out.", param="stop"
+        )
+    if kind == "json_object":
+        return ANY_OBJECT
+    described = form.get("json_schema")
+    if kind == "json_schema" and isinstance(described, dict):
+        schema = described.get("schema")
+        if isinstance(schema, dict | bool):
+            return schema
+    raise ApiError(
+        400,
+        f"response_format is {_shown(form)}; its type may be text, json_object, or json_schema "
+        "with json_schema.schema.",
+        param="response_format",
     )
 
 
@@ -263,4 +289,5 @@ READ: Sequence[str] = (
     *("model", "messages", "stream", "stream_options", "temperature", "top_p", "top_k"),
     *("repetition_penalty", "seed", "max_completion_tokens", "max_tokens", "stop", "logprobs"),
     *("top_logprobs", "reasoning_effort", "chat_template_kwargs", "max_slice_nums"),
+    "response_format",
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 from mobile_runtime.chat.conversation import PreparedPrompt
 from mobile_runtime.chat.stream import ChatStream, Statistics
 from mobile_runtime.errors import InputError
+from mobile_runtime.sampling.structured.grammar import SchemaError
 from mobile_runtime.serve.answer_text import AnswerText, Part
 from mobile_runtime.serve.api_error import ApiError
 from mobile_runtime.serve.chat_request import ChatRequest
@@ -139,6 +140,7 @@ class Worker:
             if job.cancelled.is_set():
                 return
             session = self._kept.take(prompt)
+            stream = session.answer(prompt, job.request.options)
         except (InputError, ApiError) as error:
             job.post(Failed(self._told(error, 400)))
             return
@@ -146,7 +148,7 @@ class Worker:
             job.post(Failed(self._told(error, 500)))
             return
         try:
-            for event in self._events(job, session, prompt):
+            for event in self._events(job, session, stream):
                 job.post(event)
         except _Interrupted:
             job.post(Failed(_LATE))
@@ -170,11 +172,11 @@ class Worker:
         text = str(error)
         if self._files is not None:
             text = text.replace(f"{self._files.resolve()}/", "")
-        return ApiError(status, text)
+        param = "response_format" if isinstance(error, SchemaError) else None
+        return ApiError(status, text, param=param)
 
-    def _events(self, job: Job, session: Session, prompt: PreparedPrompt) -> Iterator[Event]:
+    def _events(self, job: Job, session: Session, stream: ChatStream) -> Iterator[Event]:
         request = job.request
-        stream = session.answer(prompt, request.options)
         scores = TokenScores(session.tokenizer, request.top_logprobs)
         text = AnswerText(request.thinking, request.stops)
         thoughts = _Thoughts(session, request.thinking)

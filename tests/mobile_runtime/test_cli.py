@@ -238,3 +238,13 @@ def test_a_background_is_that_of_pictures_and_videos(bundle, tmp_path, monkeypat
         {"type": "image", "image": "a.png", "background": "#0c8"},
         {"type": "video", "video": "b.mov", "background": "#0c8", "fps": 2},
     ]
+
+
+def test_chat_takes_limits_of_memory_and_work(make_bundle, capsys):
+    bundle = str(make_bundle("int4-fast"))
+    asked = ["chat", bundle, "--greedy", "--max-new-tokens", "2", "Hi"]
+    assert main([*asked, "--memory", "1", "--work", "2"]) == 0
+    capsys.readouterr()
+    for flag, value, words in (("--memory", "0.000001", "allow more"), ("--work", "0", "above 0")):
+        assert main([*asked, flag, value]) == 2
+        assert words in capsys.readouterr().err

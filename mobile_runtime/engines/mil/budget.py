@@ -22,7 +22,7 @@ _MULTIPLICATIONS = 500 * 10**12
 _PER_ELEMENT = 100  # multiplications of a product that take as long as an element of other results
 _ITEM = 4  # bytes per element: values are float32 or int32, and short-lived ones at most twice that
 # What a user does who trusts a package; the option of the commands has the name of the limit.
-_ALLOW = "allow more of a package that you trust (--{0} of the command run, Limits of Package)"
+_ALLOW = "allow more of a package that you trust (--{0}, or Limits in a program)"
 
 
 def live_bytes(limits: Limits) -> int:

@@ -31,7 +31,15 @@ def shown(url, kind="image_url", **beside):
         ({"n": 2}, "n", "ask several times"),
         ({"n": True}, "n", "n is true"),
         ({"tools": [{}]}, "tools", "not supported here"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not supported here"),
+        ({"response_format": {"type": "xml"}}, "response_format", "may be text, json_object"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema.schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": None}}},
+            "response_format",
+            "json_schema.schema",
+        ),
+        ({"response_format": "json"}, "response_format", "give an object"),
+        ({"response_format": {"type": "json_object"}, "stop": "}"}, "stop", "would cut"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "use repetition_penalty"),
         ({"temperature": "hot"}, "temperature", "give a number"),
         ({"temperature": True}, "temperature", "give a number"),
@@ -87,6 +95,16 @@ def test_fields_that_change_nothing_pass():
     neutral = {name: allowed[0] for name, (allowed, _) in NEUTRAL.items() if allowed}
     asked = parse(**dict.fromkeys(IGNORED, "x"), **neutral, top_p=None)
     assert asked == parse()
+
+
+def test_a_format_of_the_answer_is_a_schema():
+    def schema_of(form):
+        return parse(response_format=form).options.schema
+
+    assert schema_of({"type": "text"}) is None
+    assert schema_of({"type": "json_object"}) == {"type": "object"}
+    described = {"name": "n", "strict": True, "schema": {"type": "integer"}}
+    assert schema_of({"type": "json_schema", "json_schema": described}) == {"type": "integer"}
 
 
 def test_temperature_zero_is_the_best_token():

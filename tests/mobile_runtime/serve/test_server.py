@@ -16,6 +16,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+import jsonschema
 import pytest
 
 from export.cli import main as export
@@ -100,6 +101,31 @@ def eventually(condition, seconds=20):
         time.sleep(0.02)
 
 
+def check_formats(client, bundle, question):
+    """Answers fit a schema, with thoughts and without; what cannot be is a 400 of its field."""
+
+    def form(schema):
+        return {"type": "json_schema", "json_schema": {"name": "sign", "schema": schema}}
+
+    properties = {"text": {"type": "string", "maxLength": 9}, "red": {"type": "boolean"}}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    for fields in ({}, {"reasoning_effort": "low"}, {"stream": True}):
+        answer = create(
+            client, bundle, question, response_format=form(schema), max_tokens=60, **fields
+        )
+        if "stream" in fields:
+            content = "".join(chunk.choices[0].delta.content or "" for chunk in answer)
+        else:
+            content = answer.choices[0].message.content
+        jsonschema.validate(json.loads(content), schema)
+    free = create(client, bundle, question, response_format={"type": "json_object"})
+    assert isinstance(json.loads(free.choices[0].message.content), dict)
+    for wrong, words in (({"pattern": "a"}, "has 'pattern'"), ({"minLength": 99}, "room for 6")):
+        with pytest.raises(openai.BadRequestError, match=words) as caught:
+            create(client, bundle, question, response_format=form(wrong))
+        assert caught.value.param == "response_format"
+
+
 def test_the_official_client_streams_an_answer_about_a_picture(tmp_path):
     """The pocket model reads a sign, thinks, and goes on with the conversation."""
     assert export(["coreml", "--quant", "int4-fast", "--output", str(tmp_path), "--quiet"]) == 0
@@ -135,6 +161,7 @@ def test_the_official_client_streams_an_answer_about_a_picture(tmp_path):
         assert message.reasoning_content and "think" not in message.reasoning_content
         assert thought.usage.prompt_tokens_details.cached_tokens > 40
         assert thought.usage.completion_tokens_details.reasoning_tokens > 6
+        check_formats(client, bundle, question)
         turns = [*question, message.model_dump(), *asked("What colour is it?")]
         again = create(client, bundle, turns)
         assert again.usage.prompt_tokens_details.cached_tokens > 40

@@ -83,7 +83,7 @@ def test_many_products_in_a_row_are_stopped_and_run_with_more(save):
     less, enough = (Limits(work=count * one / USUAL) for count in (39.5, 41))
     with pytest.raises(InputError, match=rf"Operation '\w+': {DONE} {40 * one:,}") as caught:
         MilEngine(package, limits=less).run({"x": X})
-    assert "--work of the command run" in str(caught.value) and "\n" not in str(caught.value)
+    assert "(--work, or Limits in a program)" in str(caught.value) and "\n" not in str(caught.value)
     (result,) = MilEngine(package, precision="fp32", limits=enough).run({"x": X}).values()
     np.testing.assert_allclose(result, 1, rtol=1e-5)
 
