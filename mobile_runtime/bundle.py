@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import (
+    is_plain,
     is_sealed,
     parse_json,
     path_inside,
@@ -347,16 +348,12 @@ def write_manifest(bundle: Path, manifest: Manifest) -> None:
 
 
 def resolve_inside(bundle: Path, name: str) -> Path:
-    """Return the path of `name` inside `bundle`, or in the blobs beside it that a snapshot of the
-    Hugging Face hub's cache is made of. Raises `InputError` for absolute paths, '..', links that
-    lead elsewhere, and names of the folder itself."""
-    if any(part in ("", ".") for part in name.removeprefix("/").split("/")):
-        raise InputError(
-            f"{MANIFEST_NAME} names {name!r}, which is not a file's path; do not use it."
-        )
-    path = path_inside(bundle, name)
-    if path is None:
-        raise InputError(f"{MANIFEST_NAME} names {name!r}, which leaves the bundle; do not use it.")
+    """The path of `name` inside `bundle`, or in the blobs that a snapshot of the hub's cache is made
+    of. Raises `InputError` for absolute paths, '..', links that lead elsewhere, and the folder."""
+    plain, path = is_plain(name), path_inside(bundle, name)
+    if path is None or not plain:
+        why = "leaves the bundle" if plain else "is not a file's path"
+        raise InputError(f"{MANIFEST_NAME} names {name!r}, which {why}; do not use it.")
     return path
 
 

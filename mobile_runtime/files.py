@@ -227,6 +227,11 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def is_plain(name: str) -> bool:
+    """Whether no part of a relative path is empty or '.'."""
+    return not {"", "."}.intersection(name.removeprefix("/").split("/"))
+
+
 def path_inside(root: Path, name: str) -> Path | None:
     """The path of `name` inside the folder `root`, links followed; None for absolute paths, '..',
     and links that lead out. A folder in a snapshot of the Hugging Face hub's cache is made of links
