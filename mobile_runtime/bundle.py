@@ -348,7 +348,7 @@ def write_manifest(bundle: Path, manifest: Manifest) -> None:
 
 
 def resolve_inside(bundle: Path, name: str) -> Path:
-    """The path of `name` in `bundle` or its hub's blobs; `InputError` if it is not a file's there."""
+    """Where `name` lies in `bundle` or its hub's blobs. Raises `InputError` if it leads away."""
     plain, path = is_plain(name), path_inside(bundle, name)
     if path is None or not plain:
         why = "leaves the bundle" if plain else "is not a file's path"
