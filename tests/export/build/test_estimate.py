@@ -29,9 +29,9 @@ def timed(monkeypatch):
         ("coreml", "none", {"round"}),
         ("coreml", "int4-fast", {"round", "kmeans", "minmax"}),
         ("onnx", "none", {"round"}),
-        ("coreml", "int4", {"round", "kmeans", "minmax", "error_feedback"}),
+        ("coreml", "int4", {"round", "minmax", "error_feedback"}),
         ("onnx", "int4-fast", {"round", "least_squares", "minmax"}),
-        ("onnx", "int4", {"round", "least_squares", "minmax", "error_feedback"}),
+        ("onnx", "int4", {"round", "minmax", "error_feedback"}),
     ],
 )
 def test_only_what_is_searched_is_timed_and_by_its_own_method(
