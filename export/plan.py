@@ -117,13 +117,9 @@ def build_plan(
     decoding = backend.decoding(config, model)
     examples = backend.precisions.examples(config.quant, config.calibration)
     calibration = None if examples is None else _calibration(config, described)
+    parts = () if calibration is None else _calibrated_parts(release, calibration, finished)
     recipe = recipe or build_recipe(
-        config.quant,
-        config.override,
-        backend.precisions,
-        release.parts,
-        release.kept,
-        () if calibration is None else _calibrated_parts(release, calibration),
+        config.quant, config.override, backend.precisions, release.parts, release.kept, parts
     )
     sections = backend.layout(release.bodies, model, described.preprocessing, decoding)
     embeddings, positions = embedding_table(model), position_table(model)
@@ -163,9 +159,14 @@ def _calibration(config: ExportConfig, described: ModelDescription) -> Calibrati
     return Calibration(tokens, gradients, gradients or not takes_hours, config.distill)
 
 
-def _calibrated_parts(release: Release, calibration: Calibration) -> Collection[str]:
-    """The head is finished by where the checkpoint's model and the quantized one end."""
-    if calibration.corrects_drift:
+def _calibrated_parts(
+    release: Release, calibration: Calibration, finished: Mapping[str, QuantSpec] | None
+) -> Collection[str]:
+    """The head is finished by where the checkpoint's model and the quantized one end: not without
+    time for the former, or over blocks that the source holds quantized."""
+    # A calibration that has ended tells by what it finished; any other source holds all or nothing.
+    is_due = LM_HEAD in finished if finished else True
+    if calibration.corrects_drift and is_due:
         return release.calibrated
     return [part for part in release.calibrated if part != HEAD]
 

@@ -86,13 +86,15 @@ def quantize_head(
         for states in (ended.hidden, ended.exact)
     )
     statistics = measure(x, ended.split, source.diagonal_part_of(LM_HEAD))
-    drift = Drift.between(statistics, x, exact, None, None)
+    halves = statistics.has_halves  # without which nothing tells how far to follow them
+    drift = Drift.between(statistics, x, exact, None, None) if halves else None
     weights: dict[str, Weight] = {}
     expected: float | None = None
     for parameter in parameters:
         name, rows = parameter.name, parameter.inverse
         assert rows is not None and rows.end is not None
-        values = drift.corrected(source.read_rows(LM_HEAD, rows.begin, rows.end))
+        values = source.read_rows(LM_HEAD, rows.begin, rows.end)
+        values = values if drift is None else drift.corrected(values)
         padded = np.pad(values, ((0, parameter.shape[0] - len(values)), (0, 0)))
         weights[name], found = quantize_with_feedback(
             padded, specs[name], statistics, name=name, expected=expected
