@@ -86,7 +86,8 @@ class Plan:
     @property
     def calibrated_blocks(self) -> tuple[Parameter, ...]:
         """Those of the decoder's blocks."""
-        return tuple(p for p in self.calibrated if not p.inverse or p.inverse.tensor != LM_HEAD)
+        head = self.calibrated_head
+        return tuple(p for p in self.calibrated if p not in head)
 
     def calibrated_bytes(self) -> int:
         """Room for those matrices besides the bundle: a byte a weight, since integers of blocks are

@@ -22,8 +22,8 @@ from mobile_runtime.mlprogram.program import BlobTensor, load_program
 
 Specs = Mapping[str, QuantSpec]
 Shapes = Mapping[str, tuple[int, int]]
-_ROLES = ("decoder", "lm_head")  # of the packages that hold them
 Loaders = dict[str, Callable[[], Weight]]
+_ROLES = ("decoder", "lm_head")  # of the packages that hold what a calibration finishes
 
 
 def read_stored(bundle: Path, manifest: Manifest, specs: Specs, shapes: Shapes) -> Loaders:

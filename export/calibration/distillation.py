@@ -214,9 +214,7 @@ class Distillation:
         """What the checkpoint's last block gives."""
         path = self.folder / _TEACHER
         if (ended := Inputs.load(path)) is None:
-            ended = self.inputs
-            for _ in self.files:
-                ended = self.runner.run(ended, self.source)
+            ended = self.runner.run_all(self.inputs, self.source)
             ended.save(path)
         return ended
 

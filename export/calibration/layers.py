@@ -149,6 +149,12 @@ class LayerRunner:
         ended = self._apply(ops, x, inputs.lengths, inputs.block)
         return replace(inputs, block=inputs.block + 1, hidden=ended.cpu().numpy())
 
+    def run_all(self, inputs: Inputs, source: TensorReader) -> Inputs:
+        """What the last block gives."""
+        while inputs.block < self.described.config.decoder.num_layers:
+            inputs = self.run(inputs, source)
+        return inputs
+
     def run_back(
         self, inputs: Inputs, gradient: np.ndarray, source: TensorReader, observe: ObserveSome
     ) -> np.ndarray:

@@ -211,20 +211,12 @@ class _Work:
             files = [self._path(block) for block in range(count)]
             steps = self.asked.distill
             Distillation(runner, source, files, first, steps, self.target).complete(report)
-            tuned = [path.with_suffix(_FINISHED) for path in files]
-            inputs = self._follow(runner, first, CalibratedSource(source, tuned), inputs)
+            if plan.calibrated_head:
+                tuned = CalibratedSource(source, [path.with_suffix(_FINISHED) for path in files])
+                inputs = replace(runner.run_all(first, tuned), exact=inputs.exact)
         if plan.calibrated_head:
             self._finish_head(Head(source, self.compute, described.config.decoder), inputs, specs)
         return said
-
-    def _follow(
-        self, runner: LayerRunner, first: Inputs, tuned: CalibratedSource, ended: Inputs
-    ) -> Inputs:
-        """What the last block gives after a distillation, where it gave `ended` before."""
-        reached = first
-        while reached.block < ended.block:
-            reached = runner.run(reached, tuned)
-        return replace(reached, exact=ended.exact)
 
     def _finish_head(self, head: Head, ended: Inputs, specs: Mapping[str, QuantSpec]) -> None:
         parameters = self.job.plan.calibrated_head

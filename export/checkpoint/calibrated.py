@@ -139,13 +139,14 @@ class CalibratedSource:
         if name not in self._specs:
             return self._origin.read_rows(name, begin, end)
         end = min(end, self.tensors[name].row_count)
-        found = [self._rows[name][0].load().rows(0, 0)]  # as wide as the others
-        found += [
+        found = [
             part.load().rows(max(begin, part.begin) - part.begin, min(end, part.end) - part.begin)
             for part in self._rows[name]
             if part.begin < end and begin < part.end
         ]
-        return np.concatenate(found)
+        if not found:
+            return np.zeros((0, self.tensors[name].shape[1]), np.float32)
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def read_weight(self, name: str, begin: int, end: int) -> Weight:
         """A finished matrix, whole, or rows that were finished together."""

@@ -7,18 +7,41 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
+from mobile_runtime.chat.prompt import PromptOptions
+from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.files import check_place, write_text
-from mobile_runtime.session import ChatOptions, Session
+from mobile_runtime.session import GREEDY, ChatOptions, Session
 
 # Option -> what it has to be, for the bundle to do it.
 _TAKEN = {"num_beams": (None, 1), "num_return_sequences": (None, 1)}
 _CHOSEN = ("temperature", "top_k", "top_p", "seed")
 _KNOWN = {"until", "max_new_tokens", "do_sample", *_CHOSEN, *_TAKEN}
+
+
+def engine_options(
+    engine: str, precision: Literal["fp32", "fp16"], threads: int | str
+) -> EngineOptions:
+    """How a bundle is run, as harnesses give it. Raises `InputError` for another precision."""
+    if precision not in ("fp16", "fp32"):
+        raise InputError(f"precision is {precision}; it must be fp16 or fp32.")
+    return EngineOptions(engine, precision, threads=int(threads))
+
+
+def greedy_options(
+    max_new_tokens: int, max_slice_nums: int | None, enable_thinking: bool
+) -> ChatOptions:
+    """How a question is asked unless its task says otherwise."""
+    return replace(
+        GREEDY,
+        prompt=PromptOptions(enable_thinking=enable_thinking),
+        max_slice_nums=max_slice_nums,
+        max_new_tokens=max_new_tokens,
+    )
 
 
 def chat_options(

@@ -18,11 +18,11 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 from tqdm import tqdm
 
 from mobile_runtime.bundle import bundle_digest
-from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.hub import bundle_folder
 from mobile_runtime.sampling.sampling import Sampler
 from validation.benchmark.facts import bundle_facts
+from validation.harnesses.answering import engine_options
 from validation.harnesses.scoring import TextScorer
 
 _T = TypeVar("_T")
@@ -53,15 +53,13 @@ class BundleLM(TemplateLM):  # type: ignore[misc]
         **unknown: Any,
     ) -> None:
         super().__init__()
-        if precision not in ("fp16", "fp32"):
-            raise InputError(f"precision is {precision}; it must be fp16 or fp32.")
         if str(batch_size) != "1" or unknown:
             raise InputError(
                 "a bundle runs one request at a time and takes bundle, engine, precision, threads, "
                 "max_gen_toks, enable_thinking and think_end_token; leave out "
                 f"{', '.join(unknown) or 'batch_size'}."
             )
-        self._options = EngineOptions(engine, precision, threads=int(threads))
+        self._options = engine_options(engine, precision, threads)
         self._bundle = bundle_folder(bundle)
         self._scorer = TextScorer(self._bundle, self._options)
         self._thinking, self._think_end = enable_thinking, think_end_token

@@ -7,7 +7,7 @@ of its own, which `make lmms-eval` sets up.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -16,13 +16,18 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
-from mobile_runtime.chat.prompt import PromptOptions
-from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
 from mobile_runtime.model.hub import bundle_folder
-from mobile_runtime.session import GREEDY, Session
+from mobile_runtime.session import Session
 from validation.benchmark.facts import bundle_facts
-from validation.harnesses.answering import KeptAnswers, answer_of, chat_options, question_digest
+from validation.harnesses.answering import (
+    KeptAnswers,
+    answer_of,
+    chat_options,
+    engine_options,
+    greedy_options,
+    question_digest,
+)
 
 
 def manifest() -> ModelManifest:
@@ -57,17 +62,9 @@ class BundleLMM(lmms):  # type: ignore[misc]
                 "threads, max_new_tokens, max_slice_nums, kept and enable_thinking; leave out "
                 f"{', '.join(unknown) or 'batch_size'}."
             )
-        options, folder = (
-            EngineOptions(engine, precision, threads=int(threads)),
-            bundle_folder(bundle),
-        )
+        options, folder = engine_options(engine, precision, threads), bundle_folder(bundle)
         self.session = Session.load(folder, options)
-        self._options = replace(
-            GREEDY,
-            prompt=PromptOptions(enable_thinking=enable_thinking),
-            max_slice_nums=max_slice_nums,
-            max_new_tokens=max_new_tokens,
-        )
+        self._options = greedy_options(max_new_tokens, max_slice_nums, enable_thinking)
         run = bundle_facts(folder, self.session.manifest, options) | asdict(self._options)
         self._kept = KeptAnswers(None if kept is None else Path(kept), run)
 

@@ -7,14 +7,11 @@ not imported here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
-from mobile_runtime.chat.prompt import PromptOptions
-from mobile_runtime.engines import EngineOptions
 from mobile_runtime.errors import InputError
-from mobile_runtime.session import GREEDY, Session
-from validation.harnesses.answering import answer_of
+from mobile_runtime.session import Session
+from validation.harnesses.answering import answer_of, engine_options, greedy_options
 
 _KINDS = ("text", "image", "video")
 
@@ -38,13 +35,8 @@ class BundleVLM:
         max_slice_nums: int | None = None,
         enable_thinking: bool = False,
     ) -> None:
-        self.session = Session.load(bundle, EngineOptions(engine, precision, threads=threads))
-        self._options = replace(
-            GREEDY,
-            prompt=PromptOptions(enable_thinking=enable_thinking),
-            max_slice_nums=max_slice_nums,
-            max_new_tokens=max_new_tokens,
-        )
+        self.session = Session.load(bundle, engine_options(engine, precision, threads))
+        self._options = greedy_options(max_new_tokens, max_slice_nums, enable_thinking)
         self.dump_image_func: Callable[[Any], Any] | None = None
 
     def use_custom_prompt(self, dataset: str) -> bool:

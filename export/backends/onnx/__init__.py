@@ -88,9 +88,8 @@ class OnnxBackend:
         (decoder,) = (graph for graph in graphs if graph.role == "decoder")
         write_text_model((embed, decoder), specs, folder, self._profile)
         configs = {"genai_config.json": genai_config(manifest, text_type)}
-        if (
-            self._profile.contrib
-        ):  # with standard operations, the cache cannot grow as optimum's does
+        # With standard operations, the cache cannot grow as optimum's does.
+        if self._profile.contrib:
             configs["config.json"] = text_config(manifest, decoder, text_type)
         for name, values in configs.items():
             text = json.dumps(values, indent=1)
